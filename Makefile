@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,models,triton]'
+	touch $@
+
+demo: $(READY)  ## plan FLUX.1-dev and HunyuanVideo, then run a small FLUX dense and planned
+	$(BIN)/planner demo
+
+test: $(READY)  ## run the tests (no GPU, no network)
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: $(READY)  ## ruff, pyright, the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure on this machine; writes bench/results
+	$(BIN)/python -m bench.planning
+	$(BIN)/python -m bench.grouped_sdpa
+
+clean:  ## remove what make built
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

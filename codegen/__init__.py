@@ -1,0 +1,1 @@
+"""From decisions to source text: closed-form index maps. Pure text and algebra; nothing here runs on a device."""

@@ -1,0 +1,117 @@
+"""What a query group reads along one axis, in closed form.
+
+A pattern is a disjoint union of boxes, and a box is one axis set per axis. All that is derived from a pattern
+(its list of key groups, its density, its index map) follows from the three closed forms here.
+In all of them c is the query group's coordinate, G the number of groups along the axis, n its tokens and g the group's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.arithmetic import INTS, Arithmetic, Number
+
+Edge = Literal["clamp", "clip"]
+"""At the grid's edge a window is shifted inside (``clamp``, constant work) or cut off (``clip``)."""
+
+
+class AxisSet(ABC):
+    """The groups along one axis that a query group at coordinate c reads."""
+
+    @abstractmethod
+    def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        """How many groups are read."""
+
+    @abstractmethod
+    def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        """Coordinate of the i-th group read, ascending in i."""
+
+    @abstractmethod
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        """(query token, key token) pairs along the axis, summed over all query groups."""
+
+
+@dataclass(frozen=True)
+class All(AxisSet):
+    """Every group."""
+
+    def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return G
+
+    def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return i
+
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return n * n
+
+
+@dataclass(frozen=True)
+class Own(AxisSet):
+    """The query's own group."""
+
+    def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return 1
+
+    def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return c
+
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        full, last = _full_and_last(n, g, arithmetic)
+        return full * g * g + last * last
+
+
+@dataclass(frozen=True)
+class Others(AxisSet):
+    """Every group but the query's own."""
+
+    def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return G - 1
+
+    def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return i + arithmetic.at_least(i, c)
+
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return n * n - Own().pairs(n, g, arithmetic)
+
+
+@dataclass(frozen=True)
+class Window(AxisSet):
+    """The groups within ``radius`` of the query's own."""
+
+    radius: Number
+    edge: Edge
+
+    def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        if self.edge == "clamp":
+            return arithmetic.minimum(2 * self.radius + 1, G)
+        return arithmetic.minimum(c + self.radius, G - 1) - self._start(c, G, arithmetic) + 1
+
+    def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return self._start(c, G, arithmetic) + i
+
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        r, (full, last) = self.radius, _full_and_last(n, g, arithmetic)
+        G = full + 1
+        if self.edge == "clip":
+            # A pair of groups d apart, 1 <= d <= m: full - d of them are two full groups, one has the last.
+            m = arithmetic.minimum(r, full)
+            apart = (2 * m * full - m * (m + 1)) * g * g + 2 * m * g * last
+            return apart + Own().pairs(n, g, arithmetic)
+        # Every window has w groups; those of the `near` groups next to the high edge hold the last, smaller one.
+        w = arithmetic.minimum(2 * r + 1, G)
+        near = w - r * arithmetic.at_least(G, 2 * r + 2)
+        return n * w * g - (g - last) * ((near - 1) * g + last)
+
+    def _start(self, c: Number, G: Number, arithmetic: Arithmetic) -> Number:
+        start = arithmetic.maximum(c - self.radius, 0)
+        if self.edge == "clip":
+            return start
+        return arithmetic.minimum(start, arithmetic.maximum(G - 2 * self.radius - 1, 0))
+
+
+def _full_and_last(n: Number, g: Number, arithmetic: Arithmetic) -> tuple[Number, Number]:
+    """Groups before the last one, all of g tokens, and the tokens of the last one (1 to g)."""
+    full = arithmetic.ceil_div(n, g) - 1
+    return full, n - full * g

@@ -1,0 +1,230 @@
+"""Capture: from a module or a Dynamo graph to one ATen graph, in which each attention is one node.
+
+Tensors that carry weights or pictures are replaced by fakes, so nothing is computed and no weights are needed.
+When a module is traced, whole-number tensors (masks, position ids) stay real, so that code which branches on them is
+traced as it would run. A graph of Dynamo's will run again with other values and is traced without them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+import torch.utils._pytree as pytree
+from torch._guards import tracing
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from planner.errors import CannotCapture, times
+
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+"""The node of an attention site."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of a model, by name, in the order of its signature."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @staticmethod
+    def of(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Bind arguments to the names of ``model.forward``."""
+        bound = inspect.signature(model.forward).bind_partial(*args, **kwargs)
+        named = dict[str, Any]()
+        for name, value in bound.arguments.items():
+            kind = bound.signature.parameters[name].kind
+            named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+        return Call(named)
+
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """Every tensor of the call with the name of its argument: ``hidden_states``, ``image_embeds.1``."""
+        found = list[tuple[str, torch.Tensor]]()
+        for name, value in self.arguments.items():
+            for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+                if isinstance(leaf, torch.Tensor):
+                    found.append((name + "".join(_spell(key) for key in path), leaf))
+        return found
+
+    def signature(self) -> str:
+        """Shapes and dtypes of the tensors and the whole numbers: ``hidden_states=1x96x64 bfloat16, height=8``."""
+        tensors = [
+            f"{name}={times(tensor.shape) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
+            for name, tensor in self.tensors()
+        ]
+        numbers = [f"{name}={value}" for name, value in self.arguments.items() if _is_whole(value)]
+        return ", ".join(tensors + numbers)
+
+    def digest(self, name: str) -> bytes:
+        """A digest of the values of one tensor of the call."""
+        values = dict(self.tensors())[name].detach().cpu().contiguous()
+        return hashlib.blake2b(values.flatten().view(torch.uint8).numpy().tobytes()).digest()
+
+
+@dataclass(frozen=True)
+class Capture:
+    """An ATen graph and, for each of its placeholders, the tensor it stands for (None for what is no tensor)."""
+
+    graph: torch.fx.GraphModule
+    inputs: tuple[torch.Tensor | None, ...]
+
+    def attention_nodes(self) -> list[torch.fx.Node]:
+        """The attention sites, in execution order."""
+        return [node for node in self.graph.graph.nodes if node.target is ATTENTION]
+
+
+def capture_module(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capture:
+    """Trace a module, on the meta device or any other, without running it; raises CannotCapture.
+
+    Tensors on the meta device are traced as if they were on the CPU.
+    """
+    model = copy.copy(model)
+    model._compiled_call_impl = None  # trace the model itself, also where it has been compiled
+    weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    leaves, spec = pytree.tree_flatten((weights, tuple(args), dict(kwargs)))
+    at = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaves[index] for index in at]
+
+    def run(*traced: torch.Tensor) -> Any:
+        values = list(leaves)
+        for index, value in zip(at, traced, strict=True):
+            values[index] = value
+        traced_weights, traced_args, traced_kwargs = pytree.tree_unflatten(values, spec)
+        return torch.func.functional_call(model, traced_weights, traced_args, traced_kwargs)
+
+    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model):
+        graph = _trace(run, tensors, type(model).__name__, keep_known=True)
+    return Capture(graph, tuple(tensors))
+
+
+def capture_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
+    """Lower a graph that Dynamo captured to ATen, keeping the module paths of its nodes; raises CannotCapture."""
+    interpreter = torch.fx.Interpreter(graph)
+    traced = _trace(lambda *values: interpreter.run(*values), list(inputs), "this model", keep_known=False)
+    return Capture(traced, tuple(x if isinstance(x, torch.Tensor) else None for x in inputs))
+
+
+def module_path(node: torch.fx.Node) -> str:
+    """Path of the module that a node comes from, such as ``transformer_blocks.3.attn``; empty if unknown."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = str(list(stack.values())[-1][0])
+    # Dynamo spells it L['self'].__dict__['_modules']['transformer_blocks'].3.attn, or L['self'].attn.
+    path = re.sub(r"\.?__dict__|\['_modules'\]|_modules\.", "", path)
+    path = re.sub(r"\['([^']*)'\]|\[(\d+)\]", lambda m: f".{m[1] or m[2]}", path)
+    return re.sub(r"^L\.?(_*self_*|fn|args|model)?\.?|_orig_mod\.", "", path).strip(".")
+
+
+def _trace(run: Callable[..., Any], inputs: list[Any], model: str, keep_known: bool) -> torch.fx.GraphModule:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = [_fake(x, mode, keep_known) if isinstance(x, torch.Tensor) else x for x in inputs]
+    try:
+        # A tracing context of our own: sizes must not become symbols of Dynamo's.
+        with tracing(None), fx_traceback.preserve_node_meta(), _quiet():
+            return make_fx(run, tracing_mode="real", pre_dispatch=True)(*fakes)
+    except Exception as error:
+        raise CannotCapture(
+            model, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+
+
+def _fake(tensor: torch.Tensor, mode: FakeTensorMode, keep_known: bool) -> torch.Tensor:
+    if keep_known and is_known(tensor):
+        return tensor
+    if tensor.device.type != "meta":
+        return mode.from_tensor(tensor, static_shapes=True)
+    fake = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+    return fake.requires_grad_(tensor.requires_grad)
+
+
+def is_known(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values may steer the graph: whole numbers or truth values that are really there."""
+    return _is_whole_number(tensor) and tensor.device.type != "meta"
+
+
+def _is_whole_number(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's own log of a failed trace from standing before our error."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _module_paths(model: torch.nn.Module) -> Iterator[None]:
+    """While tracing, give every node the path of the module that makes it."""
+    paths = {module: path for path, module in model.named_modules()}
+    stack = list[tuple[str, type]]()
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        if module in paths:
+            stack.append((paths[module], type(module)))
+            _publish()
+
+    def leave(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        if module in paths:
+            stack.pop()
+            _publish()
+
+    def _publish() -> None:
+        fx_traceback.current_meta["nn_module_stack"] = {str(i): entry for i, entry in enumerate(stack)}
+
+    hooks = [
+        torch.nn.modules.module.register_module_forward_pre_hook(enter),
+        torch.nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        fx_traceback.current_meta.pop("nn_module_stack", None)
+
+
+@contextlib.contextmanager
+def _tables_on_cpu(model: torch.nn.Module) -> Iterator[None]:
+    """While tracing, move tables that modules of a meta model keep as plain attributes to the CPU, without values."""
+    moved = list[tuple[dict[str, Any], str, torch.Tensor]]()
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.device.type == "meta" and not _is_whole_number(value):
+                moved.append((vars(module), name, value))
+    for attributes, name, value in moved:
+        attributes[name] = torch.zeros_like(value, device="cpu")
+    try:
+        yield
+    finally:
+        for attributes, name, value in moved:
+            attributes[name] = value
+
+
+def _spell(key: Any) -> str:
+    return "." + str(getattr(key, "idx", getattr(key, "key", key)))
+
+
+def _is_whole(value: Any) -> bool:
+    """A whole number, or nested lists of nothing else."""
+    if isinstance(value, list | tuple):
+        return bool(value) and len(value) <= 64 and all(map(_is_whole, value))
+    return isinstance(value, int) and not isinstance(value, bool)

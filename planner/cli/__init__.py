@@ -1,0 +1,20 @@
+"""The ``planner`` command. Nothing here imports torch before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+EXIT_DIFFERENT = 1
+EXIT_BAD_INPUT = 2
+
+
+def main() -> None:
+    """Run the command line; exit 0 on success, 1 where `planner diff` finds a difference, 2 on bad input."""
+    from planner.cli.commands import app
+    from planner.errors import PlannerError
+
+    try:
+        app()
+    except PlannerError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,129 @@
+"""The commands: arguments in, a call of the library, something rendered out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Plan attention sparsity for diffusion transformers, and look at the plans.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PlanFile = Annotated[Path, typer.Argument(help="A plan file.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A name of `planner models`, or a folder with a diffusers config.json.")],
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's own by default.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a video; the model's own by default.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures or videos at once.")] = 1,
+    target: Annotated[str, typer.Option(help="Device to plan for: a100, h100, h200, b200, rtx4090, …, cpu.")] = "h100",
+    pattern: Annotated[str | None, typer.Option(help="crisscross, neighborhood{radius=2}, dense, …")] = None,
+    group: Annotated[str | None, typer.Option(help="Group shape: 16x16, 4x8x8.")] = None,
+    density: Annotated[float | None, typer.Option(help="Attend to at most this share of the pairs.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="Speed attention up at least so much, at every site.")] = None,
+    min_speedup: Annotated[float, typer.Option(help="Leave a site dense that gains less.")] = 1.05,
+    layout: Annotated[str | None, typer.Option(help='Token layout: "text:512 | h:64 w:64".')] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan a full-size model, without weights and without a GPU."""
+    from models.catalogue import load_config
+    from planner.choose import Options
+    from planner.cli import render
+    from planner.cli.planning import parse_size, plan_config
+    from planner.target import Target
+
+    # Everything that can be wrong with the arguments is found before the model is built.
+    config = load_config(model)
+    pixels = None if size is None else parse_size(size)
+    Target.named(target)
+    options = Options(pattern, group, density, speedup, min_speedup, layout).verify()
+    with render.progress(f"planning {model}"):
+        made = plan_config(model, config, pixels, frames, batch, target, options)
+    if output is not None:
+        made.save(output)
+    render.show_plan(made, as_json)
+
+
+@app.command()
+def show(plan_file: PlanFile, as_json: AsJson = False) -> None:
+    """Show a saved plan."""
+    from planner.cli import render
+    from planner.plan import Plan
+
+    render.show_plan(Plan.load(plan_file), as_json)
+
+
+@app.command()
+def explain(
+    plan_file: PlanFile,
+    site: Annotated[str, typer.Argument(help="A site of the plan, such as transformer_blocks.0.attn.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say why a site got its pattern, why every other candidate lost, and draw the pattern."""
+    from planner.cli import render
+    from planner.decide import candidates_of
+    from planner.errors import UnknownName
+    from planner.plan import Plan
+
+    loaded = Plan.load(plan_file)
+    decision = next((decision for decision in loaded.decisions if decision.site == site), None)
+    if decision is None:
+        raise UnknownName("site", site, [decision.site for decision in loaded.decisions])
+    render.explain(decision, candidates_of(decision, loaded), as_json)
+
+
+@app.command()
+def diff(a: PlanFile, b: PlanFile, as_json: AsJson = False) -> None:
+    """Compare two plans; exit 1 if they differ."""
+    from planner.cli import EXIT_DIFFERENT, render
+    from planner.plan import Plan, difference
+
+    changes = difference(Plan.load(a), Plan.load(b))
+    render.show_changes(changes, as_json)
+    if changes:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models that can be planned by name."""
+    from models.catalogue import CATALOGUE
+    from planner.cli import render
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "class": entry.class_name,
+            "parameters": entry.parameters,
+            "size": "x".join(map(str, entry.size)),
+            "frames": entry.frames,
+        }
+        for name, entry in CATALOGUE.items()
+    ]
+    render.show_models(rows, as_json)
+
+
+@app.command()
+def demo() -> None:
+    """Plan FLUX.1-dev and HunyuanVideo, then run a small FLUX dense and planned on this machine."""
+    from planner.cli.demo import run_demo
+
+    run_demo()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from planner import __version__
+
+    typer.echo(__version__)

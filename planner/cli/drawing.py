@@ -1,0 +1,56 @@
+"""Drawing: what one query group reads, as text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from planner.groups import GroupGrid
+from planner.keys import key_groups
+from planner.plan import Decision
+
+DRAWN_COLUMNS = 72
+DRAWN_ROWS = 40
+
+
+def draw(decision: Decision) -> list[str]:
+    """The group grid around the query group in the middle: Q its own, # attended, · not.
+
+    One picture for time steps that are alike; large grids are cut to the part around the query.
+    """
+    pattern, layout = decision.parsed()
+    assert layout is not None
+    grid = GroupGrid(layout.grid.sizes, pattern.group)
+    counts = (1,) * (3 - len(grid.counts)) + grid.counts
+    query = tuple(count // 2 for count in grid.counts)
+    pad = (0,) * (3 - len(query))
+    attended, own = {pad + key for key in key_groups(pattern, grid, query)}, pad + query
+    rows, columns = _around(own[1], counts[1], DRAWN_ROWS), _around(own[2], counts[2], DRAWN_COLUMNS)
+    cut = len(rows) < counts[1] or len(columns) < counts[2]
+    names = " × ".join(name for name, _ in layout.grid.axes)
+    lines = [f"groups {'×'.join(map(str, grid.counts))} ({names}){', cut to the part around Q' if cut else ''}"]
+    pictures = [
+        ["".join("Q" if (t, y, x) == own else "#" if (t, y, x) in attended else "·" for x in columns) for y in rows]
+        for t in range(counts[0])
+    ]
+    for first, last in _alike(pictures):
+        if counts[0] > 1:
+            span = f"{first}" if first == last else f"{first} to {last}"
+            lines.append(f"{layout.grid.axes[0][0]} = {span}{'  (the query)' if first <= own[0] <= last else ''}")
+        lines += [f"  {row}" for row in pictures[first]]
+    if layout.global_tokens:
+        lines.append(f"and {layout.global_tokens} global tokens, which every query reads and which read everything")
+    return lines
+
+
+def _alike(pictures: Sequence[list[str]]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of equal pictures."""
+    indices = range(len(pictures))
+    for _, run in itertools.groupby(indices, key=lambda index: pictures[index]):
+        members = list(run)
+        yield members[0], members[-1]
+
+
+def _around(centre: int, count: int, limit: int) -> range:
+    start = max(0, min(centre - limit // 2, count - limit))
+    return range(start, min(count, start + limit))

@@ -1,0 +1,40 @@
+"""Planning a model of the catalogue, or of a folder, at a size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from models.catalogue import build, default_size
+from models.inputs import example_inputs
+from planner.api import make_plan
+from planner.choose import Options
+from planner.errors import BadSize
+from planner.plan import Plan
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of ``8192x8192``; raises BadSize."""
+    match = re.fullmatch(r"(\d{1,7})[xX×](\d{1,7})", text.strip(), re.ASCII)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise BadSize(text, "a size is WIDTHxHEIGHT in pixels", "Write it like 1280x720.")
+    return int(match[1]), int(match[2])
+
+
+def plan_config(
+    model: str,
+    config: Mapping[str, Any],
+    size: tuple[int, int] | None,
+    frames: int | None,
+    batch: int,
+    target: str,
+    options: Options,
+) -> Plan:
+    """Plan a configuration in bf16 on the meta device; size and frames default to the model's own."""
+    own_size, own_frames = default_size(model)
+    inputs = example_inputs(config, size or own_size, own_frames if frames is None else frames, batch=batch)
+    return make_plan(build(config, dtype=torch.bfloat16), kwargs=inputs, target=target, **asdict(options))  # type: ignore[arg-type]

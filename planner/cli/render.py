@@ -1,0 +1,187 @@
+"""Rendering: plans, candidates and patterns as rich tables, plain text where there is no terminal, or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from planner.choose import Candidate
+    from planner.plan import Change, Decision, Plan
+
+PLAIN_WIDTH = 1000
+
+
+def console() -> Console:
+    """Standard output: a terminal's width and colours, or plain text in lines as long as they need."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[None]:
+    """A spinner with the time passed, on standard error, if that is a terminal."""
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(data, indent=1))
+
+
+def table(*headings: str) -> Table:
+    """A table whose columns after the first are right-aligned where they are headed so (a leading >)."""
+    made = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, 2))
+    for heading in headings:
+        right = heading.startswith(">")
+        made.add_column(
+            heading.lstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=not sys.stdout.isatty()
+        )
+    return made
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """The plan: sites that decide alike on one line, what stays dense and why, the predicted times and their bounds."""
+    if as_json:
+        print(plan.to_json(), end="")
+        return
+    out = console()
+    out.print(f"{plan.model} on {plan.target}", style="bold")
+    out.print(plan.inputs, soft_wrap=True)
+    out.print()
+    sites = table(
+        "sites", ">×", "layout", "pattern", ">density", ">TFLOP dense", ">planned", ">ms dense", ">planned", ">speed-up"
+    )
+    for name, group in grouped(plan.decisions):
+        first, seconds = group[0], sum(d.seconds for d in group)
+        dense_seconds = sum(d.dense_seconds for d in group)
+        sites.add_row(
+            name,
+            str(len(group)),
+            first.layout,
+            first.pattern,
+            f"{first.density:.3f}",
+            f"{sum(d.dense_flops for d in group) / 1e12:.2f}",
+            f"{sum(d.flops for d in group) / 1e12:.2f}",
+            f"{dense_seconds * 1e3:.1f}",
+            f"{seconds * 1e3:.1f}",
+            f"{dense_seconds / seconds:.2f}x",
+        )
+    out.print(sites)
+    reasons = {name: group[0].reason for name, group in grouped(plan.decisions) if not group[0].is_sparse}
+    if reasons:
+        out.print("\nstays dense:")
+        for name, reason in reasons.items():
+            out.print(f"  {name}: {reason}", soft_wrap=True)
+    out.print()
+    out.print(totals(plan))
+    layout, reach = plan.reach()
+    if reach is not None:
+        out.print(
+            f"\nreach: after {reach} sites every grid token of {layout} can influence every other", soft_wrap=True
+        )
+    elif layout:
+        out.print(f"\nwarning: some grid tokens of {layout} never influence each other directly", soft_wrap=True)
+
+
+def totals(plan: Plan) -> Table:
+    """Predicted time of attention alone and of a whole step, with their bounds."""
+    made = table("predicted", ">ms dense", ">ms planned", ">speed-up", ">bound", "the bound is")
+    rest = plan.other_seconds
+    rows = [
+        ("attention", plan.dense_attention_seconds, plan.attention_seconds, plan.attention_speedup, plan.bound),
+        (
+            "whole step",
+            plan.dense_attention_seconds + rest,
+            plan.attention_seconds + rest,
+            plan.step_speedup,
+            plan.step_bound,
+        ),
+    ]
+    notes = ["dense over planned FLOPs", "Amdahl: attention for nothing; matrix products and attention only"]
+    for (name, dense, planned, speedup, bound), note in zip(rows, notes, strict=True):
+        made.add_row(name, f"{dense * 1e3:.1f}", f"{planned * 1e3:.1f}", f"{speedup:.2f}x", f"{bound:.2f}x", note)
+    return made
+
+
+def grouped(decisions: Sequence[Decision]) -> list[tuple[str, list[Decision]]]:
+    """Decisions that are alike but for numbers in their site's name, under that name with * for the numbers."""
+    groups: dict[tuple[Any, ...], list[Decision]] = {}
+    for decision in decisions:
+        name = re.sub(r"\d+", "*", decision.site)
+        groups.setdefault((name, decision.layout, decision.pattern, decision.shape), []).append(decision)
+    return [(key[0] if len(group) > 1 else group[0].site, group) for key, group in groups.items()]
+
+
+def explain(decision: Decision, candidates: Sequence[Candidate], as_json: bool) -> None:
+    """One site: its decision, its candidates with what each lost to, and the pattern around one query group."""
+    if as_json:
+        rows = [
+            {
+                "pattern": str(c.pattern),
+                "density": c.density,
+                "seconds": c.seconds,
+                "lost": str(c.lost) if c.lost else None,
+            }
+            for c in candidates
+        ]
+        print_json({"site": decision.site, "pattern": decision.pattern, "reason": decision.reason, "candidates": rows})
+        return
+    out = console()
+    out.print(decision.site, style="bold")
+    out.print(f"{decision.layout}, {decision.heads} heads of {decision.head_dim}", soft_wrap=True)
+    out.print(f"{decision.pattern}: {decision.reason}\n", soft_wrap=True)
+    if candidates:
+        made = table("candidate", ">density", ">ms", ">speed-up", "verdict")
+        for c in candidates:
+            verdict = "chosen" if c.lost is None else str(c.lost)
+            speedup = f"{decision.dense_seconds / c.seconds:.2f}x"
+            made.add_row(str(c.pattern), f"{c.density:.3f}", f"{c.seconds * 1e3:.2f}", speedup, verdict)
+        out.print(made)
+    if decision.is_sparse:
+        from planner.cli.drawing import draw
+
+        out.print()
+        for line in draw(decision):
+            out.print(line)
+
+
+def show_changes(changes: Sequence[Change], as_json: bool) -> None:
+    """What differs between two plans."""
+    if as_json:
+        print_json([{"where": c.where, "field": c.field, "a": c.a, "b": c.b} for c in changes])
+        return
+    out = console()
+    if not changes:
+        out.print("the plans are the same")
+        return
+    made = table("where", "field", "a", "b")
+    for change in changes:
+        made.add_row(change.where, change.field, str(change.a), str(change.b))
+    out.print(made)
+
+
+def show_models(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """The catalogue."""
+    if as_json:
+        print_json(rows)
+        return
+    made = table("name", "diffusers class", ">parameters", ">size", ">frames")
+    for row in rows:
+        made.add_row(row["name"], row["class"], f"{row['parameters'] / 1e9:.2f} B", row["size"], str(row["frames"]))
+    console().print(made)

@@ -1,0 +1,93 @@
+"""Cost: what an attention site and the rest of a step take on a target, by roofline. No GPU needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from planner.density import attended_pairs
+from planner.groups import GroupGrid
+from planner.layout import TokenLayout
+from planner.pattern import Dense, Pattern
+from planner.shadow_rules import op_name
+from planner.sites import AttentionSite
+from planner.target import Target
+
+TILE = 64
+"""Tokens that a kernel handles at once; a group fills whole tiles plus a tail."""
+
+
+def attention_flops(site: AttentionSite, pairs: int) -> int:
+    """Floating-point operations of attention over so many (query, key) pairs: two products, a multiply and an add."""
+    return 4 * site.batch * site.heads * site.head_dim * pairs
+
+
+def dense_seconds(site: AttentionSite, target: Target) -> float:
+    """Predicted time of the site as dense attention."""
+    flops = attention_flops(site, site.queries * site.keys)
+    return _roofline(site, target, flops / target.dense_attention)
+
+
+def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> float:
+    """Predicted time of the site under a pattern, moving tokens into group order included where the target needs it."""
+    layout = site.layout
+    if isinstance(pattern, Dense) or not isinstance(layout, TokenLayout):
+        return dense_seconds(site, target)
+    global_pairs = layout.global_tokens * layout.tokens
+    grouped = attention_flops(site, attended_pairs(pattern, layout) - global_pairs)
+    cost = grouped / target.sparse_attention / _tile_use(pattern)
+    cost += attention_flops(site, global_pairs) / target.dense_attention
+    seconds = _roofline(site, target, cost)
+    if not target.raster_order:
+        seconds += 2 * _bytes(site) / (target.bandwidth * 1e9)
+    if target.steps_per_group:
+        seconds += math.prod(GroupGrid(layout.grid.sizes, pattern.group).counts) * target.step_us * 1e-6
+    return seconds
+
+
+def rest_of_step(nodes: Iterable[torch.fx.Node], target: Target) -> tuple[int, float]:
+    """(FLOPs, predicted seconds) of a graph's matrix products outside attention; elementwise work is not counted."""
+    total_flops, seconds = 0, 0.0
+    for node in nodes:
+        flops, moved, dtype = _matrix_product(node)
+        total_flops += flops
+        if flops:
+            seconds += max(flops / (target.peak(dtype) * target.matmul), moved / (target.bandwidth * 1e9))
+    return total_flops, seconds
+
+
+def _roofline(site: AttentionSite, target: Target, cost: float) -> float:
+    """cost: FLOPs over the share of the peak at which they run."""
+    step = 0 if target.steps_per_group else target.step_us * 1e-6
+    return max(cost / target.peak(site.dtype), _bytes(site) / (target.bandwidth * 1e9)) + step
+
+
+def _bytes(site: AttentionSite) -> int:
+    """Bytes of queries, keys, values and output."""
+    elements = site.batch * site.head_dim * 2 * (site.heads * site.queries + site.kv_heads * site.keys)
+    return elements * getattr(torch, site.dtype).itemsize
+
+
+def _tile_use(pattern: Pattern) -> float:
+    """Share of the tiles' rows and columns that a whole group fills."""
+    tokens = math.prod(pattern.group)
+    return (tokens / (math.ceil(tokens / TILE) * TILE)) ** 2
+
+
+def _matrix_product(node: torch.fx.Node) -> tuple[int, int, str]:
+    """(FLOPs, bytes, dtype) of a node; zero if it is no matrix product."""
+    weight_at = {"linear": 1, "mm": 1, "bmm": 1, "matmul": 1, "addmm": 2, "conv1d": 1, "conv2d": 1, "conv3d": 1}
+    name = op_name(node.target)
+    name = "conv3d" if name == "convolution" else name
+    if node.op != "call_function" or name not in weight_at:
+        return 0, 0, ""
+    position = weight_at[name]
+    left: Any = node.args[position - 1]
+    right: Any = node.args[position]
+    x, weight, out = left.meta["val"], right.meta["val"], node.meta["val"]
+    inner = weight[0].numel() if name == "linear" or name.startswith("conv") else x.shape[-1]
+    moved = sum(t.numel() * t.element_size() for t in (x, weight, out))
+    return 2 * out.numel() * inner, moved, str(out.dtype).removeprefix("torch.")

@@ -1,0 +1,114 @@
+"""From attention sites to decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from planner.choose import Candidate, Loss, Options, choose, rank, why_dense
+from planner.cost import attention_flops, dense_seconds
+from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
+from planner.groups import GroupGrid
+from planner.layout import TokenLayout
+from planner.pattern import Dense
+from planner.plan import Decision, Plan
+from planner.sites import AttentionSite, Unreadable
+from planner.target import Target
+
+
+def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> tuple[Decision, ...]:
+    """One decision per site. A site's cost depends on its layout's spelling alone, never on its number of tokens.
+
+    Raises GroupTooLarge, PatternCoversAll or UnreachableBudget if an option that the caller named fits no site.
+    """
+    _check_request(sites, options, target)
+    return tuple(_decision(site, options, target) for site in sites)
+
+
+def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
+    """The candidates that a decision was made from, worked out again; none where the site itself ruled them out."""
+    _, layout = decision.parsed()
+    unknown = Unreadable(decision.reason)
+    site = AttentionSite(
+        name=decision.site,
+        batch=decision.batch,
+        heads=decision.heads,
+        kv_heads=decision.kv_heads,
+        queries=decision.queries,
+        keys=decision.keys,
+        head_dim=decision.head_dim,
+        dtype=decision.dtype,
+        layout=layout or unknown,
+        key_layout=layout or unknown,
+    )
+    ranked = rank(site, plan.options, Target.named(plan.target))
+    return ranked if str(ranked[0].pattern) == decision.pattern else []
+
+
+def _decision(site: AttentionSite, options: Options, target: Target) -> Decision:
+    best = choose(site, options, target)
+    return Decision(
+        site=site.name,
+        layout=str(site.layout),
+        batch=site.batch,
+        heads=site.heads,
+        kv_heads=site.kv_heads,
+        queries=site.queries,
+        keys=site.keys,
+        head_dim=site.head_dim,
+        dtype=site.dtype,
+        pattern=str(best.pattern),
+        reason=why_dense(site, options, target) if isinstance(best.pattern, Dense) else _why(options),
+        density=best.density,
+        flops=best.flops,
+        seconds=best.seconds,
+        dense_flops=attention_flops(site, site.queries * site.keys),
+        dense_seconds=dense_seconds(site, target),
+    )
+
+
+def _why(options: Options) -> str:
+    budgets = [("density", options.density), ("speedup", options.speedup)]
+    budget = ", ".join(f"{name}={value:g}" for name, value in budgets if value is not None)
+    return f"keeps the most within {budget}" if budget else "keeps the most of what beats dense attention"
+
+
+def _check_request(sites: Iterable[AttentionSite], options: Options, target: Target) -> None:
+    """An option that no site can follow is the caller's mistake, not a reason to stay dense everywhere."""
+    if options.request is not None and options.request.kind == "dense":
+        return
+    gridded = [site for site in sites if site.why_not() is None]
+    ranked = [(site, candidate) for site in gridded for candidate in rank(site, options, target)]
+    sparse = [(site, candidate) for site, candidate in ranked if not isinstance(candidate.pattern, Dense)]
+    if not gridded or any(candidate.lost is None for _, candidate in sparse):
+        return
+    site = max(gridded, key=lambda site: site.queries)
+    layout = site.layout
+    assert isinstance(layout, TokenLayout)
+    losses = [(candidate, candidate.lost) for _, candidate in sparse if candidate.lost is not None]
+    shape = options.group_shape
+    if shape is not None and all(_is_misfit(site, shape) for site in gridded):
+        suggestion = tuple(max(1, min(8, n // 2)) for n in layout.grid.sizes)
+        raise GroupTooLarge(site.name, shape, str(layout.grid), suggestion)
+    if options.pattern is not None and losses and all(loss.kind == "covers all" for _, loss in losses):
+        candidate = max((c for s, c in sparse if s is site), key=lambda c: c.density)
+        counts = GroupGrid(layout.grid.sizes, candidate.pattern.group).counts
+        raise PatternCoversAll(site.name, str(candidate.pattern), counts)
+    over = [(candidate, loss) for candidate, loss in losses if loss.kind == "over budget"]
+    if over:
+        raise UnreachableBudget(site.name, _budget(options), _nearest(over, options))
+
+
+def _is_misfit(site: AttentionSite, group: tuple[int, ...]) -> bool:
+    sizes = site.layout.grid.sizes if isinstance(site.layout, TokenLayout) else ()
+    return len(sizes) != len(group) or any(g > n for g, n in zip(group, sizes, strict=True))
+
+
+def _budget(options: Options) -> str:
+    budgets = [("density", "at most", options.density), ("speedup", "at least", options.speedup)]
+    return " and ".join(f"a {name} of {bound} {value:g}" for name, bound, value in budgets if value is not None)
+
+
+def _nearest(over: Sequence[tuple[Candidate, Loss]], options: Options) -> str:
+    by_density = options.density is not None
+    candidate, loss = min(over, key=lambda pair: pair[0].density if by_density else pair[0].seconds)
+    return f"{candidate.pattern} ({loss.detail.split(',')[0]})"

@@ -1,0 +1,33 @@
+"""How much a pattern attends to, in closed form: the cost of a site does not grow with its tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from planner.arithmetic import INTS, Arithmetic, Number
+from planner.layout import TokenLayout
+from planner.pattern import Dense, Pattern
+
+
+def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic = INTS) -> Number:
+    """(query token, key token) pairs of grid tokens that a pattern attends to.
+
+    Boxes are disjoint, and within a box the axes are independent: a sum of products.
+    """
+    return sum(
+        math.prod(along.pairs(n, g, arithmetic) for along, n, g in zip(box, sizes, pattern.group, strict=True))
+        for box in pattern.boxes()
+    )
+
+
+def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
+    """Pairs attended at a site: the pattern's on the grid, and every pair with a global token."""
+    if isinstance(pattern, Dense):
+        return layout.tokens**2
+    return layout.tokens**2 - layout.grid.tokens**2 + grid_pairs(pattern, layout.grid.sizes)
+
+
+def density(pattern: Pattern, layout: TokenLayout) -> float:
+    """Attended pairs over all pairs, in (0, 1]."""
+    return attended_pairs(pattern, layout) / layout.tokens**2

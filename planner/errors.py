@@ -1,0 +1,230 @@
+"""The catalogue of mistakes: one class each, whose text says what was asked, what was found, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class PlannerError(Exception):
+    """Base of every error this project raises on purpose.
+
+    The text has up to three lines: the problem (with the place, if there is one), what was found, what to do.
+    """
+
+    def __init__(self, problem: str, *, found: str, remedy: str, where: str = "") -> None:
+        name = type(self).__name__
+        place = f"{name} at {where}" if where else name
+        super().__init__(f"{place}: {problem}\n  {found}\n  {remedy}")
+        self.problem, self.found, self.remedy, self.where = problem, found, remedy, where
+
+
+class BadSpelling(PlannerError, ValueError):
+    """A layout, pattern or group that does not parse."""
+
+    def __init__(self, kind: str, text: str, fault: str, example: str) -> None:
+        super().__init__(
+            f"cannot read {clip(text)!r} as a {kind}.", found=f"{fault}.", remedy=f"Write it like {example!r}."
+        )
+
+
+class MalformedValue(PlannerError, ValueError):
+    """A value that violates its own invariants."""
+
+    def __init__(self, value: str, fault: str, remedy: str, where: str = "") -> None:
+        super().__init__(f"{value} is not well formed.", found=f"{fault}.", remedy=remedy, where=where)
+
+
+class LayoutMismatch(PlannerError, ValueError):
+    """A layout given by the caller that disagrees with the attention site."""
+
+    def __init__(self, where: str, layout: str, tokens: int, site_tokens: int, inferred: str) -> None:
+        if tokens != site_tokens:
+            found = f'"{layout}" is {tokens} tokens; the site has {site_tokens}, read from the graph as "{inferred}".'
+        else:
+            found = f'"{layout}" and the graph\'s own "{inferred}" cut the {site_tokens} tokens at different places.'
+        super().__init__(
+            "layout and sequence disagree.",
+            found=found,
+            remedy="Pass a layout= whose segments match the site's, or leave it out where the graph knows the grid.",
+            where=where,
+        )
+
+
+class GroupTooLarge(PlannerError, ValueError):
+    """A group that does not fit in the grid of any site."""
+
+    def __init__(self, where: str, group: Sequence[int], grid: str, suggestion: Sequence[int]) -> None:
+        super().__init__(
+            f"a group of {times(group)} does not fit.",
+            found=f"The grid here is {grid}: a group needs as many axes as the grid, each no longer than the grid's.",
+            remedy=f"Pass a smaller group, for instance group={times(suggestion)!r}.",
+            where=where,
+        )
+
+
+class PatternCoversAll(PlannerError, ValueError):
+    """A pattern so wide that it is dense attention."""
+
+    def __init__(self, where: str, pattern: str, group_grid: Sequence[int]) -> None:
+        super().__init__(
+            f"{pattern} covers everything.",
+            found=f"The grid has {times(group_grid)} groups and the pattern reads all of them from every group.",
+            remedy='Pass a smaller radius or smaller groups, or pattern="dense" if dense is what you want.',
+            where=where,
+        )
+
+
+class UnreachableBudget(PlannerError, ValueError):
+    """A density or speed-up that no candidate reaches."""
+
+    def __init__(self, where: str, asked: str, best: str) -> None:
+        super().__init__(
+            f"no candidate reaches {asked}.",
+            found=f"The nearest is {best}.",
+            remedy="Ask for less, or widen the choice: leave out pattern= or group=.",
+            where=where,
+        )
+
+
+class BadOption(PlannerError, ValueError):
+    """An option outside its range."""
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        super().__init__(
+            f"{option}={value!r} is not possible.", found=f"{option} takes {expected}.", remedy=f"Change {option}."
+        )
+
+
+class UnknownName(PlannerError, KeyError):
+    """A name that is not in a catalogue; suggests the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        remedy = f"Did you mean {near[0]!r}?" if near else "Pick one of these names."
+        super().__init__(f"there is no {kind} {clip(name)!r}.", found=f"Known: {', '.join(names)}.", remedy=remedy)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class BadSize(PlannerError, ValueError):
+    """A picture or video size that is not a size, or that the model cannot take."""
+
+    def __init__(self, asked: str, fault: str, remedy: str) -> None:
+        super().__init__(f"{clip(asked)!r} is not a size this model can take.", found=f"{fault}.", remedy=remedy)
+
+
+class NoExampleInputs(PlannerError, ValueError):
+    """A model class for which the command line cannot make inputs."""
+
+    def __init__(self, class_name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"no example inputs are known for {class_name!r}.",
+            found=f"The command line can make inputs for: {', '.join(sorted(known))}.",
+            remedy="Plan it from Python: planner.make_plan(model, kwargs={...}).",
+        )
+
+
+class BadModelFolder(PlannerError, ValueError):
+    """A folder in place of a model name that holds no usable diffusers configuration."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(
+            f"{path!r} is not a diffusers model folder.",
+            found=f"{fault}.",
+            remedy='It must hold a config.json with a "_class_name" that diffusers knows.',
+        )
+
+
+class BadPlanFile(PlannerError, ValueError):
+    """A plan file that is corrupt, too large, or not a plan."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(
+            f"cannot read a plan from {path!r}.", found=f"{fault}.", remedy="Write it again with `planner plan … -o`."
+        )
+
+
+class PlanVersion(PlannerError, ValueError):
+    """A plan written by another version of the format."""
+
+    def __init__(self, path: str, found: object, expected: int) -> None:
+        super().__init__(
+            f"{path!r} has another plan version.",
+            found=f"The file says version {found!r}; this planner reads version {expected}.",
+            remedy="Plan again with this version of the planner.",
+        )
+
+
+class PlanMismatch(PlannerError, ValueError):
+    """A plan made for another model, or for other inputs."""
+
+    def __init__(self, planned: str, found: str) -> None:
+        super().__init__(
+            "the plan does not fit this call.",
+            found=f"It was made for {planned}; this is {found}.",
+            remedy="Plan again for this model and these inputs, or drop plan= and let compile() plan.",
+        )
+
+
+class CannotCapture(PlannerError, RuntimeError):
+    """A model whose graph cannot be captured."""
+
+    def __init__(self, model: str, cause: str) -> None:
+        super().__init__(
+            f"cannot capture the graph of {model}.",
+            found=f"Tracing stopped with: {cause}.",
+            remedy="Check that the model runs with these inputs. Masks and position ids must be real tensors.",
+        )
+
+
+class NotAModule(PlannerError, TypeError):
+    """Something other than an nn.Module where a model is needed."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(
+            "planner.compile and planner.make_plan take a torch.nn.Module.",
+            found=f"This is a {type(found).__name__}.",
+            remedy="Pass the transformer, for instance pipe.transformer, not the pipeline.",
+        )
+
+
+class NotCompiled(PlannerError, TypeError):
+    """A model that did not come out of planner.compile."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(
+            "this model was not compiled by the planner.",
+            found=f"This is a plain {type(found).__name__}.",
+            remedy="Pass what planner.compile(model) returned.",
+        )
+
+
+class BadAttentionInput(PlannerError, ValueError):
+    """Tensors that a grouped attention cannot take."""
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__("grouped attention cannot take these tensors.", found=f"{fault}.", remedy=remedy)
+
+
+class NoGradient(PlannerError, RuntimeError):
+    """A backward pass through sparse attention."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "grouped attention has no backward pass.",
+            found="A gradient was asked of a planned attention site.",
+            remedy="Run under torch.no_grad(), or train the original model; planning is for inference.",
+        )
+
+
+def times(numbers: Sequence[int]) -> str:
+    """Spell a shape: (4, 8, 8) is '4x8x8'."""
+    return "x".join(map(str, numbers))
+
+
+def clip(text: str, limit: int = 80) -> str:
+    """Shorten text from outside before it enters a message."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,31 @@
+"""Which key groups a query group reads, in numbers: the boxes of a pattern written out for one query group."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from planner.groups import GroupGrid
+from planner.pattern import Pattern
+
+
+def key_groups(pattern: Pattern, grid: GroupGrid, query: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Coordinates of the key groups that one query group reads, each once, box by box."""
+    for box in pattern.boxes():
+        yield from itertools.product(
+            *(
+                [along.item(i, c, G) for i in range(along.count(c, G))]
+                for along, c, G in zip(box, query, grid.counts, strict=True)
+            )
+        )
+
+
+def key_runs(pattern: Pattern, grid: GroupGrid, query: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """(start, stop) position ranges, in group order, of what one query group reads: ascending and merged."""
+    runs = list[tuple[int, int]]()
+    for start, size in sorted((grid.start(key), grid.size(key)) for key in key_groups(pattern, grid, query)):
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], start + size)
+        else:
+            runs.append((start, start + size))
+    return tuple(runs)

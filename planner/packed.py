@@ -1,0 +1,100 @@
+"""The grid of packed tokens: what a call's own arguments say of a (batch, tokens, channels) input.
+
+A packed input has lost its height and width. Three kinds of argument tell them, whatever their names:
+
+- a tensor of coordinates, one row a token (``img_ids`` of FLUX);
+- a tuple of extents, or a list of them, whose product is the number of tokens (``img_shapes`` of Qwen-Image);
+- two or three whole numbers side by side in the signature with that product (``num_frames, height, width`` of LTX).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from planner.capture import Call
+from planner.layout import Grid
+
+
+def grids_of(call: Call, tokens: int) -> tuple[tuple[Grid, ...], str | None]:
+    """Grids that hold a packed input of so many tokens, in order, and the tensor whose values said so, if one did.
+
+    No grids where no argument tells.
+    """
+    for name, tensor in call.tensors():
+        extents = grid_of_coordinates(tensor, tokens)
+        if extents:
+            return (grid_of_extents(extents),), name
+    for found in _shapes([value for value in call.arguments.values() if isinstance(value, list | tuple)]):
+        if sum(map(math.prod, found)) == tokens:
+            return tuple(map(grid_of_extents, found)), None
+    numbers = [value if _is_count(value) else 0 for value in call.arguments.values()]
+    for length in (3, 2):
+        for first in range(len(numbers) - length + 1):
+            extents = tuple(numbers[first : first + length])
+            if math.prod(extents) == tokens:
+                return (grid_of_extents(extents),), None
+    return (), None
+
+
+def grid_of_extents(extents: Sequence[int]) -> Grid:
+    """A grid whose last axes are time, height and width; axes of length 1 are left out."""
+    names = ("t", "h", "w")[-len(extents) :]
+    axes = tuple((name, extent) for name, extent in zip(names, extents, strict=True) if extent > 1)
+    return Grid(axes or (("w", 1),))
+
+
+def grid_of_coordinates(tensor: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
+    """Extents of the raster that rows of two to four coordinates walk through, slow to fast; None if it is no raster.
+
+    Values may be rounded (FLUX keeps its ids in bf16, where 257 is 256): only where a coordinate starts anew counts.
+    """
+    if tensor.device.type == "meta" or tensor.dim() not in (2, 3) or tensor.shape[-2] != tokens:
+        return None
+    rows = (tensor if tensor.dim() == 2 else tensor[0]).detach()
+    if not 2 <= rows.shape[1] <= 4 or tokens < 4:
+        return None
+    columns = [column for column in rows.float().cpu().unbind(1) if bool((column != column[0]).any())]
+    if len(columns) < 2 or len(columns) > 3:
+        return None
+    columns = sorted(((_period(column), column) for column in columns), key=lambda pair: -pair[0])
+    extents, inner = list[int](), 1
+    for period, _ in reversed(columns):
+        if period % inner:
+            return None
+        extents.insert(0, period // inner)
+        inner = period
+    if math.prod(extents) != tokens:
+        return None
+    for axis, (_, column) in enumerate(columns):
+        raster = column.view(extents)
+        line = raster[tuple(slice(None) if a == axis else slice(0, 1) for a in range(len(extents)))]
+        if not torch.equal(raster, line.expand(raster.shape)):
+            return None
+    return tuple(extents)
+
+
+def _period(column: torch.Tensor) -> int:
+    """Tokens before a coordinate falls back for the first time."""
+    falls = (column[1:] < column[:-1]).nonzero()
+    return int(falls[0]) + 1 if len(falls) else len(column)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _shapes(value: Any) -> Iterator[list[tuple[int, ...]]]:
+    """Every list of extents in nested lists and tuples, outermost first; one tuple of extents is a list of one."""
+    if not isinstance(value, list | tuple) or not value:
+        return
+    if len(value) in (2, 3) and all(map(_is_count, value)):
+        yield [tuple(value)]
+        return
+    if all(isinstance(item, list | tuple) and len(item) in (2, 3) and all(map(_is_count, item)) for item in value):
+        yield [tuple(item) for item in value]
+    for item in value:
+        yield from _shapes(item)

@@ -1,0 +1,75 @@
+"""From one captured graph to its plan: the stages in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from planner.capture import Call, Capture
+from planner.choose import Options
+from planner.cost import rest_of_step
+from planner.decide import decide
+from planner.errors import PlanMismatch
+from planner.plan import Decision, Plan
+from planner.provenance import Memory, Provenance, trace_provenance
+from planner.shadow_rules import Shadow
+from planner.sites import find_sites
+from planner.target import Target
+
+
+@dataclass(frozen=True)
+class PlannedGraph:
+    """The plan of one graph: a decision for each attention node, in order; and the provenance of its outputs.
+
+    relied_on: arguments whose values the plan depends on.
+    """
+
+    plan: Plan
+    outputs: tuple[Shadow, ...]
+    relied_on: frozenset[str]
+
+
+def plan_capture(
+    options: Options, target: Target, capture: Capture, call: Call, memory: Memory | None = None, model: str = ""
+) -> PlannedGraph:
+    """Plan one captured graph of a call; raises what decide and find_sites raise."""
+    provenance = trace_provenance(capture, call, memory)
+    sites = find_sites(capture, provenance, call, options.layout)
+    decisions = decide(sites, options, target)
+    flops, seconds = rest_of_step(capture.graph.graph.nodes, target)
+    plan = Plan(model, call.signature(), target.name, options, decisions, flops, seconds)
+    return _planned(plan.verify(), capture, provenance)
+
+
+def follow_plan(
+    plan: Plan, capture: Capture, call: Call, memory: Memory | None = None, model: str = ""
+) -> PlannedGraph:
+    """Take the decisions for a captured graph from a plan made before; raises PlanMismatch."""
+    if plan.model != model:
+        raise PlanMismatch(f"a {plan.model}", f"a {model}")
+    if plan.inputs != call.signature():
+        raise PlanMismatch(f"inputs {plan.inputs}", call.signature())
+    provenance = trace_provenance(capture, call, memory)
+    planned = {decision.site: decision for decision in plan.decisions}
+    decisions = list[Decision]()
+    for site in find_sites(capture, provenance, call, plan.options.layout):
+        decision = planned.get(site.name)
+        shape = (site.batch, site.heads, site.kv_heads, site.queries, site.keys, site.head_dim)
+        if decision is None or decision.shape != shape:
+            raise PlanMismatch(f"{decision.shape if decision else 'no site'} at {site.name}", f"{shape}")
+        if decision.is_sparse and decision.layout != str(site.layout):
+            raise PlanMismatch(f'"{decision.layout}" at {site.name}', f'"{site.layout}"')
+        decisions.append(decision)
+    return _planned(replace(plan, decisions=tuple(decisions)), capture, provenance)
+
+
+def _planned(plan: Plan, capture: Capture, provenance: Provenance) -> PlannedGraph:
+    output = next(iter(reversed(capture.graph.graph.nodes)))
+    return PlannedGraph(plan, _flat(provenance.of(output.args[0])), frozenset(provenance.relied_on))
+
+
+def _flat(shadows: object) -> tuple[Shadow, ...]:
+    if isinstance(shadows, list | tuple):
+        return tuple(shadow for item in shadows for shadow in _flat(item))
+    return (shadows if isinstance(shadows, torch.Tensor) else None,)

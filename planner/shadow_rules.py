@@ -1,0 +1,363 @@
+"""How each operation moves provenance: one rule an operation, found by its ATen name.
+
+A rule sees shadows in place of tensors (see provenance.py) and the result's metadata, and returns the result's shadow.
+Operations that only move elements apply themselves to the shadow; the others are below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Shadow = torch.Tensor | None
+ShadowTree = Any
+"""A shadow, or a nest of them for an operation with several results."""
+
+Rule = Callable[[list[Any], dict[str, Any], Any], ShadowTree]
+
+SOURCE_STRIDE = 2**40
+"""Ids of the k-th source begin at k * SOURCE_STRIDE."""
+
+UNKNOWN = -1
+
+MAX_ELEMENTS = 2**27
+"""The largest shadow that is written out (1 GiB); the pixels of any picture or video stay far below."""
+
+aten = torch.ops.aten
+
+
+class Unsupported(Exception):
+    """A case that a rule does not know: its result has unknown provenance."""
+
+
+def op_name(target: Any) -> str:
+    """``linear`` for ``aten.linear.default``; the Python name of anything else."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[1]
+    return getattr(target, "__name__", str(target))
+
+
+def find(target: Any) -> Rule | None:
+    """The rule of an operation, None if there is none."""
+    name = op_name(target)
+    if name in _RULES:
+        return _RULES[name]
+    if name in _MOVES:
+        return lambda arguments, options, value: _move(target, arguments, options)
+    if isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
+        return _pointwise
+    return None
+
+
+def is_steered(target: Any) -> bool:
+    """Whether the values of an argument, not only its shadow, decide what goes where."""
+    return op_name(target) in ("index", "index_select", "gather", "take_along_dim")
+
+
+def is_pure(target: Any) -> bool:
+    """Whether an operation's result depends on nothing but its arguments."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return getattr(target, "__module__", "") in ("_operator", "math", "builtins")
+    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def is_in_place(target: Any) -> bool:
+    """Whether an operation changes one of its arguments."""
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def is_view(target: Any) -> bool:
+    """Whether an operation's result shares memory with its first argument."""
+    return isinstance(target, torch._ops.OpOverload) and any(
+        argument.alias_info is not None for argument in target._schema.arguments
+    )
+
+
+def compress(shadow: torch.Tensor) -> torch.Tensor:
+    """The shadow with size 1 along the dimensions in which it does not vary."""
+    for dim in range(shadow.dim()):
+        if shadow.stride(dim) == 0 and shadow.size(dim) > 1:
+            shadow = shadow.narrow(dim, 0, 1)
+    return shadow
+
+
+def merge(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Provenance of an element made from two: unknown yields; two different inputs give unknown.
+
+    Elements at the same place of two inputs of one shape (a picture and its control residual) keep the first.
+    """
+    if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
+        return a
+    # What is constant along every dimension in which the other varies says nothing about tokens.
+    for one, other in ((a, b), (b, a)):
+        if one.numel() == 1 and other.numel() > 1:
+            return other
+    agree = (a == b) | (a % SOURCE_STRIDE == b % SOURCE_STRIDE)
+    return torch.where(a == UNKNOWN, b, torch.where(b == UNKNOWN, a, torch.where(agree, torch.minimum(a, b), UNKNOWN)))
+
+
+def write_back(target: Any, arguments: list[Any], written: ShadowTree, whole: Any) -> Shadow:
+    """Shadow of a whole tensor after a view of it was overwritten; None if the view is more than a slice.
+
+    What was not overwritten keeps its shadow, and along dimensions in which neither varies it takes the new one.
+    """
+    if op_name(target) != "slice" or not isinstance(written, torch.Tensor):
+        return None
+    new, dim = compress(written), arguments[1] if len(arguments) > 1 else 0
+    if new.size(dim) > 1:
+        filled = torch.full(_with(new.shape, dim, whole.shape[dim]), UNKNOWN)
+        target(filled, *arguments[1:]).copy_(new)
+        new = filled
+    old = arguments[0]
+    return (merge(compress(old), new) if isinstance(old, torch.Tensor) else new).expand(whole.shape)
+
+
+def _shadows(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, list | tuple):
+        return [shadow for item in tree for shadow in _shadows(item)]
+    return []
+
+
+def _first(arguments: list[Any]) -> torch.Tensor:
+    if not isinstance(arguments[0], torch.Tensor):
+        raise Unsupported("its first argument has no provenance")
+    return arguments[0]
+
+
+def _contract(shadow: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    """Drop provenance along dimensions: the element at index 0 stands for all."""
+    for dim in dims:
+        shadow = shadow.narrow(dim, 0, min(1, shadow.size(dim)))
+    return shadow
+
+
+def _same(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    return _first(arguments).expand(value.shape)
+
+
+def _pointwise(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    rank, merged = len(value.shape), None
+    for shadow in _shadows([arguments, list(options.values())]):
+        small = compress(shadow)
+        small = small.view(*[1] * (rank - small.dim()), *small.shape) if small.dim() < rank else small
+        merged = small if merged is None else merge(merged, small)
+    return None if merged is None else merged.expand(value.shape)
+
+
+def _copy(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    return _pointwise([arguments[1]], {}, value)
+
+
+def _channels_mixed(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """Linear layers and norms mix the last dimension and keep the others."""
+    return _contract(_first(arguments), [-1]).expand(value.shape)
+
+
+def _matmul(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    rows = arguments[0]
+    if not isinstance(rows, torch.Tensor):
+        raise Unsupported("its left factor has no provenance")
+    return _contract(rows, [-1]).expand(value.shape)
+
+
+def _addmm(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    return _matmul(arguments[1:], options, value)
+
+
+def _layer_norm(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    dims = arguments[1]
+    return _contract(_first(arguments), range(-len(dims), 0)).expand(value.shape)
+
+
+def _attention(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    return _contract(_first(arguments), [-1]).expand(value.shape)
+
+
+def _convolution(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """An output element stands where the middle of its window was: a patch embedding keeps one pixel a patch."""
+    shadow = _contract(_first(arguments), [1])
+    spatial = shadow.dim() - 2
+    kernel = arguments[1].shape[2:]
+
+    def setting(index: int, name: str, default: int) -> list[int]:
+        given = arguments[index] if len(arguments) > index else options.get(name, default)
+        if isinstance(given, str):
+            raise Unsupported(f"padding={given!r}")
+        given = list(given) if isinstance(given, list | tuple) else [given]
+        return given * spatial if len(given) == 1 else given
+
+    stride, padding, dilation = setting(3, "stride", 1), setting(4, "padding", 0), setting(5, "dilation", 1)
+    for dim in range(spatial):
+        middle = dilation[dim] * (kernel[dim] - 1) // 2 - padding[dim]
+        at = torch.arange(value.shape[dim + 2]) * stride[dim] + middle
+        if shadow.size(dim + 2) > 1 and shadow.stride(dim + 2) != 0:
+            shadow = shadow.index_select(dim + 2, at.clamp(0, shadow.size(dim + 2) - 1))
+    return compress(shadow).expand(value.shape)
+
+
+def _embedding(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    if not isinstance(arguments[1], torch.Tensor):
+        raise Unsupported("its indices have no provenance")
+    return arguments[1].unsqueeze(-1).expand(value.shape)
+
+
+def _reduction(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """Along a reduced dimension that holds one token provenance stays; otherwise the result belongs to no one."""
+    shadow = _first(arguments)
+    dims = arguments[1] if len(arguments) > 1 else options.get("dim")
+    keep = arguments[2] if len(arguments) > 2 else options.get("keepdim", False)
+    if dims is None or isinstance(dims, bool) or not isinstance(value, torch.Tensor):
+        return None
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    if any(shadow.size(dim) > 1 and shadow.stride(dim) != 0 for dim in dims):
+        return None
+    shadow = _contract(shadow, dims)
+    for dim in sorted((dim % shadow.dim() for dim in dims), reverse=True):
+        shadow = shadow if keep else shadow.squeeze(dim)
+    return shadow.expand(value.shape)
+
+
+def _view(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    shadow = _first(arguments)
+    try:
+        return shadow.view(value.shape)
+    except RuntimeError:
+        if value.numel() > MAX_ELEMENTS:
+            raise Unsupported(f"its shadow would hold {value.numel()} elements") from None
+        return shadow.reshape(value.shape)
+
+
+def _concatenate(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    parts, dim = arguments[0], arguments[1] if len(arguments) > 1 else options.get("dim", 0)
+    rank = len(value.shape)
+    dim %= rank
+    parts = [part for part in parts if len(part.shape) == rank]
+    small = [compress(part) if isinstance(part, torch.Tensor) else torch.full([1] * rank, UNKNOWN) for part in parts]
+    if all(part.size(dim) == 1 and torch.equal(part, small[0]) for part in small):
+        return small[0].expand(value.shape)
+    small = [part.expand(_with(part.shape, dim, whole.shape[dim])) for part, whole in zip(small, parts, strict=True)]
+    shape = torch.broadcast_shapes(*(_with(part.shape, dim, 1) for part in small))
+    return torch.cat([part.expand(_with(shape, dim, part.size(dim))) for part in small], dim).expand(value.shape)
+
+
+def _stack(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    dim = (arguments[1] if len(arguments) > 1 else options.get("dim", 0)) % len(value.shape)
+    layers = [
+        part.unsqueeze(dim) if isinstance(part, torch.Tensor) else torch.full([1] * len(value.shape), UNKNOWN)
+        for part in arguments[0]
+    ]
+    return _concatenate([layers, dim], {}, value)
+
+
+def _with(shape: Sequence[int], dim: int, size: int) -> list[int]:
+    return [*shape[:dim], size, *shape[dim + 1 :]]
+
+
+def _pad(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    shadow, widths = compress(_first(arguments)), list(arguments[1])
+    for place in range(len(widths) // 2):
+        before, after, dim = widths[2 * place], widths[2 * place + 1], shadow.dim() - 1 - place
+        if before or after:
+            shadow = shadow.expand(_with(shadow.shape, dim, arguments[0].size(dim)))
+    return F.pad(shadow, widths, value=UNKNOWN).expand(value.shape)
+
+
+def _index(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    shadow, indices = _first(arguments), _steering(arguments[1])
+    kept = compress(shadow)
+    for dim, index in enumerate(indices):
+        if index is not None:
+            kept = kept.expand(_with(kept.shape, dim, shadow.size(dim)))
+    return aten.index(kept, indices).expand(value.shape)
+
+
+def _index_select(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    shadow, dim = _first(arguments), arguments[1]
+    kept = compress(shadow)
+    kept = kept.expand(_with(kept.shape, dim % kept.dim(), shadow.size(dim)))
+    return kept.index_select(dim, _steering(arguments[2])).expand(value.shape)
+
+
+def _repeat(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    kept, times = compress(_first(arguments)), list(arguments[1])
+    kept = kept.view(*[1] * (len(times) - kept.dim()), *kept.shape)
+    return kept.repeat([1 if size == 1 else n for size, n in zip(kept.shape, times, strict=True)]).expand(value.shape)
+
+
+def _getitem(arguments: list[Any], options: dict[str, Any], value: Any) -> ShadowTree:
+    return arguments[0][arguments[1]] if isinstance(arguments[0], list | tuple) else None
+
+
+def _view_as_complex(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    return _first(arguments).select(-1, 0)
+
+
+def _view_as_real(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    return _first(arguments).unsqueeze(-1).expand(value.shape)
+
+
+def _steering(argument: Any) -> Any:
+    """Values of an argument that says what goes where."""
+    if isinstance(argument, list | tuple):
+        return [_steering(item) for item in argument]
+    if hasattr(argument, "get"):
+        return argument.get()
+    if isinstance(argument, torch.Tensor):
+        raise Unsupported("its indices come from the input tokens")
+    return argument
+
+
+def _move(target: Any, arguments: list[Any], options: dict[str, Any]) -> ShadowTree:
+    """Do to the shadow what the operation does to the tensor."""
+    rest = [_steering(argument) for argument in arguments[1:]]
+    moved = target(_first(arguments), *rest, **{name: _steering(value) for name, value in options.items()})
+    return list(moved) if isinstance(moved, list | tuple) else moved
+
+
+_MOVES = frozenset(
+    """permute transpose t mT mH numpy_T swapaxes movedim unsqueeze squeeze expand expand_as slice select narrow split
+    split_with_sizes tensor_split chunk unbind flatten unflatten repeat_interleave tile gather take_along_dim flip roll
+    pixel_shuffle pixel_unshuffle unfold diagonal""".split()
+)
+_REDUCTIONS = "mean sum amax amin max min var std norm linalg_vector_norm prod any all".split()
+_UNMOVED = """to _to_copy contiguous clone detach alias dropout feature_dropout lift_fresh lift_fresh_copy type_as float
+    half bfloat16 softmax _softmax log_softmax group_norm instance_norm batch_norm gelu silu""".split()
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_REDUCTIONS, _reduction),
+    **dict.fromkeys(_UNMOVED, _same),
+    "getitem": _getitem,
+    "copy_": _copy,
+    "scaled_dot_product_attention": _attention,
+    "linear": _channels_mixed,
+    "rms_norm": _layer_norm,
+    "layer_norm": _layer_norm,
+    "matmul": _matmul,
+    "bmm": _matmul,
+    "mm": _matmul,
+    "addmm": _addmm,
+    "conv1d": _convolution,
+    "conv2d": _convolution,
+    "conv3d": _convolution,
+    "convolution": _convolution,
+    "embedding": _embedding,
+    "cat": _concatenate,
+    "concat": _concatenate,
+    "stack": _stack,
+    "index": _index,
+    "index_select": _index_select,
+    "repeat": _repeat,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "view": _view,
+    "reshape": _view,
+    "_unsafe_view": _view,
+    "view_as": _view,
+    "view_as_complex": _view_as_complex,
+    "view_as_real": _view_as_real,
+}

@@ -1,0 +1,239 @@
+"""Attention sites: each ``scaled_dot_product_attention`` of a graph, with its layout or why it has none."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from planner.capture import Call, Capture, module_path
+from planner.errors import LayoutMismatch
+from planner.layout import GlobalTokens, Grid, Segment, TokenLayout
+from planner.packed import grids_of
+from planner.provenance import Provenance, Source
+from planner.shadow_rules import SOURCE_STRIDE, compress
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A sequence whose layout is unknown, and why."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention of a model: its shapes, the layouts of its queries and keys, and the flags of the call."""
+
+    name: str
+    batch: int
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    head_dim: int
+    dtype: str
+    layout: TokenLayout | Unreadable
+    key_layout: TokenLayout | Unreadable
+    mask: tuple[int, ...] | None = None
+    is_causal: bool = False
+    dropout: float = 0.0
+
+    def why_not(self) -> str | None:
+        """Why no pattern can be applied here, None if one can."""
+        if self.dropout:
+            return "attention dropout is on: call model.eval()"
+        if self.queries <= 1 or self.keys <= 1:
+            return "one token: there is nothing to leave out"
+        if isinstance(self.layout, Unreadable):
+            return f"layout unknown: {self.layout.reason}"
+        if self.queries != self.keys or self.layout != self.key_layout:
+            return f"cross-attention: keys are {self.key_layout}"
+        if not self.layout.grids:
+            return f"no grid in {self.layout}: text, or a packed input whose grid only layout= can tell"
+        if len(self.layout.grids) > 1:
+            return f"{len(self.layout.grids)} grids in {self.layout}: one is supported"
+        if self.mask is not None and self.mask[-2] != 1:
+            return f"its mask of shape {self.mask} differs from query to query"
+        return None
+
+
+def find_sites(capture: Capture, provenance: Provenance, call: Call, layout: str | None = None) -> list[AttentionSite]:
+    """All attention sites of a captured graph in execution order; raises LayoutMismatch.
+
+    layout: a layout from the caller, for the self-attention sites of that length.
+    """
+    reader = _Reader(provenance, call)
+    nodes = capture.attention_nodes()
+    names = _unique([module_path(node) or "attention" for node in nodes])
+    sites = [_site(node, name, reader, provenance) for node, name in zip(nodes, names, strict=True)]
+    return sites if layout is None else _apply_layout(sites, TokenLayout.parse(layout))
+
+
+def _site(node: torch.fx.Node, name: str, reader: _Reader, provenance: Provenance) -> AttentionSite:
+    signature = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    arguments: dict[str, Any] = {**dict(zip(signature, node.args, strict=False)), **node.kwargs}
+    query, key = (arguments[name].meta["val"] for name in ("query", "key"))
+    mask = arguments.get("attn_mask")
+    rank4 = query.dim() == 4
+    q_shape = tuple(query.shape) if rank4 else (1, *query.shape[-3:])
+    k_shape = tuple(key.shape) if rank4 else (1, *key.shape[-3:])
+    unusual = Unreadable(f"queries have {query.dim()} dimensions instead of 4")
+    return AttentionSite(
+        name=name,
+        batch=q_shape[0],
+        heads=q_shape[1],
+        kv_heads=k_shape[1],
+        queries=q_shape[2],
+        keys=k_shape[2],
+        head_dim=q_shape[3],
+        dtype=str(query.dtype).removeprefix("torch."),
+        layout=reader.read(provenance.of(arguments["query"]), query) if rank4 else unusual,
+        key_layout=reader.read(provenance.of(arguments["key"]), key) if rank4 else unusual,
+        mask=None if mask is None else (1,) * (2 - mask.meta["val"].dim()) + tuple(mask.meta["val"].shape),
+        is_causal=bool(arguments.get("is_causal", False)),
+        dropout=float(arguments.get("dropout_p", 0.0)),
+    )
+
+
+class _Reader:
+    """Reads layouts out of shadows, each distinct shadow once."""
+
+    def __init__(self, provenance: Provenance, call: Call) -> None:
+        self.sources = provenance.sources
+        self.call = call
+        self.unhandled = provenance.unhandled
+        self.relied_on = provenance.relied_on
+        self.memo = dict[Any, TokenLayout | Unreadable]()
+
+    def read(self, shadow: Any, value: torch.Tensor) -> TokenLayout | Unreadable:
+        """Layout of the sequence of a (batch, heads, tokens, channels) tensor."""
+        if not isinstance(shadow, torch.Tensor):
+            return Unreadable(self._lost())
+        rows = compress(shadow[:, 0, :, 0])
+        key = (rows.data_ptr(), tuple(rows.shape), rows.stride(), value.shape[2])
+        if key not in self.memo:
+            self.memo[key] = self._rows(rows.expand(rows.shape[0], value.shape[2]))
+        return self.memo[key]
+
+    def _rows(self, rows: torch.Tensor) -> TokenLayout | Unreadable:
+        ids = rows[0]
+        if bool((ids < 0).any()):
+            return Unreadable(self._lost())
+        source, lengths = torch.unique_consecutive(ids // SOURCE_STRIDE, return_counts=True)
+        bounds = [0, *itertools.accumulate(lengths.tolist())]
+        segments = list[Segment]()
+        for index, (start, stop) in zip(source.tolist(), itertools.pairwise(bounds), strict=True):
+            steps = rows[:, start:stop].diff(dim=1)
+            if not bool((steps == steps[:1]).all()):
+                return Unreadable("the rows of the batch are laid out differently")
+            segment = self._segment(self.sources[index], ids[start:stop] % SOURCE_STRIDE)
+            if isinstance(segment, Unreadable):
+                return segment
+            segments.extend(segment)
+        return TokenLayout(tuple(segments)).verify()
+
+    def _segment(self, source: Source, ids: torch.Tensor) -> list[Segment] | Unreadable:
+        coordinates, rest = dict[int, torch.Tensor](), ids
+        for dim in reversed(range(len(source.shape))):
+            along = rest % source.shape[dim]
+            rest = rest // source.shape[dim]
+            if bool((along != along[0]).any()):
+                coordinates[dim] = along
+        name, tokens = source.name.replace("-", "_"), len(ids)
+        if not coordinates or (len(source.shape) < 2):
+            return [GlobalTokens(name, tokens)]
+        if len(source.shape) == 2:
+            return self._sequence(source, name, coordinates, tokens)
+        axes = raster_axes(coordinates, tokens)
+        if axes is None:
+            return Unreadable(f"the tokens of {source.name} are not in raster order")
+        from_end = {len(source.shape) - 1: "w", len(source.shape) - 2: "h"}
+        return [Grid(tuple((from_end.get(dim, "t"), extent) for dim, extent in axes), name)]
+
+    def _sequence(
+        self, source: Source, name: str, coordinates: dict[int, torch.Tensor], tokens: int
+    ) -> list[Segment] | Unreadable:
+        """Tokens of a (batch, tokens, channels) or (batch, channels, length) input."""
+        if 1 in coordinates:
+            return [Grid((("n", tokens),), name)] if 0 not in coordinates else Unreadable("tokens mix two dimensions")
+        if bool((coordinates[0].diff() <= 0).any()):
+            return Unreadable(f"the tokens of {source.name} are not in their own order")
+        if tokens != source.shape[0] or not self._is_first(source):
+            return [GlobalTokens(name, tokens)]
+        grids, witness = grids_of(self.call, tokens)
+        if witness is not None:
+            self.relied_on.add(witness)
+        return [replace(grid, name=name) for grid in grids] or [GlobalTokens(name, tokens)]
+
+    def _is_first(self, source: Source) -> bool:
+        """Of several inputs of one length the first of the call is the picture."""
+        same = [other for other in self.sources if len(other.shape) == 2 and other.shape[0] == source.shape[0]]
+        order = [name for name, _ in self.call.tensors()]
+        return source.name == min((other.name for other in same), key=order.index)
+
+    def _lost(self) -> str:
+        if not self.unhandled:
+            return "its tokens do not come from an input"
+        (name, _), *_ = Counter(self.unhandled).most_common(1)
+        return f"provenance is lost, probably in {name}; pass layout="
+
+
+def raster_axes(coordinates: dict[int, torch.Tensor], tokens: int) -> list[tuple[int, int]] | None:
+    """(dimension, extent) of a raster from slow to fast, whatever the order of its axes; None if it is no raster."""
+    extents = {dim: len(along.unique()) for dim, along in coordinates.items()}
+    for dims in itertools.permutations(sorted(coordinates)):
+        shape = [extents[dim] for dim in dims]
+        if torch.Size(shape).numel() == tokens and all(
+            _is_line(coordinates[dim].view(shape), axis) for axis, dim in enumerate(dims)
+        ):
+            return [(dim, extents[dim]) for dim in dims]
+    return None
+
+
+def _is_line(raster: torch.Tensor, axis: int) -> bool:
+    """Whether a coordinate changes along one axis only, and always ascends."""
+    line = raster[tuple(slice(None) if a == axis else slice(0, 1) for a in range(raster.dim()))]
+    return bool((line.diff(dim=axis) > 0).all()) and torch.equal(raster, line.expand(raster.shape))
+
+
+def _apply_layout(sites: Sequence[AttentionSite], layout: TokenLayout) -> list[AttentionSite]:
+    applied = [
+        replace(site, layout=layout, key_layout=layout)
+        if site.queries == site.keys == layout.tokens and site.layout == site.key_layout
+        else site
+        for site in sites
+    ]
+    if layout.tokens not in [site.queries for site, new in zip(sites, applied, strict=True) if new is not site]:
+        longest = max(sites, key=lambda site: site.queries)
+        raise LayoutMismatch(longest.name, str(layout), layout.tokens, longest.queries, str(longest.layout))
+    for site, new in zip(sites, applied, strict=True):
+        if new is not site and isinstance(site.layout, TokenLayout) and not _agree(site.layout, layout):
+            raise LayoutMismatch(site.name, str(layout), layout.tokens, site.queries, str(site.layout))
+    return applied
+
+
+def _agree(inferred: TokenLayout, given: TokenLayout) -> bool:
+    """Whether a given layout may refine an inferred one: every inferred border is a border."""
+
+    def borders(layout: TokenLayout) -> set[int]:
+        return set(itertools.accumulate(segment.tokens for segment in layout.segments))
+
+    return borders(inferred) <= borders(given)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Number the names that occur more than once: attn, attn#1, attn#2."""
+    seen = Counter[str]()
+    unique = list[str]()
+    for name in names:
+        unique.append(f"{name}#{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return unique

@@ -1,0 +1,1 @@
+"""Executing plans: recipes, grouped attention, the operator, graph rewriting, the compiled model."""

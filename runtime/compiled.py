@@ -1,0 +1,231 @@
+"""The compiled model: a twin of the original that shares everything with it but is called through the planner."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch._dynamo.backends.registry import lookup_backend
+from torch._dynamo.exc import BackendCompilerFailed
+
+from planner.capture import Call, Capture, capture_graph, capture_module, module_path
+from planner.errors import BadOption, NotCompiled, PlannerError
+from planner.pipeline import PlannedGraph
+from planner.plan import Plan
+from planner.provenance import Memory
+from runtime.rewrite import rewrite
+
+MAX_VARIANTS = 256
+"""Sets of inputs for which one model is kept compiled; more is an error, never a silent return to dense."""
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+class PlanGraph(Protocol):
+    """Decides for one captured graph of a call."""
+
+    def __call__(self, capture: Capture, call: Call, memory: Memory, model: str) -> PlannedGraph:
+        """Raises what planning raises."""
+        ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compiled model has done so far: one plan per set of inputs, how often each was called, what stays dense.
+
+    unplanned: for each plan, attention sites that were left out of the captured graphs.
+    """
+
+    plans: tuple[Plan, ...]
+    calls: tuple[int, ...]
+    unplanned: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        lines = list[str]()
+        for plan, calls, unplanned in zip(self.plans, self.calls, self.unplanned, strict=True):
+            sparse = sum(decision.is_sparse for decision in plan.decisions)
+            lines.append(f"{plan.inputs}: {calls} calls, {sparse} of {len(plan.decisions)} attention sites sparse")
+            dense = [decision for decision in plan.decisions if not decision.is_sparse]
+            lines += [f"  dense {decision.site}: {decision.reason}" for decision in dense]
+            lines += [f"  dense {site}: not in a captured graph, because of a graph break" for site in unplanned]
+        return "\n".join(lines) or "not called yet"
+
+
+def compile_model(model: Model, plan_graph: PlanGraph, backend: str) -> Model:
+    """A twin of a model whose calls are planned; raises BadOption for a backend that torch.compile does not know."""
+    if backend != "eager" and backend not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(["eager", *torch.compiler.list_backends()])
+        raise BadOption("backend", backend, f"a name that torch.compile knows: {known}")
+    twin = copy.copy(model)
+    session = _Session(weakref.ref(twin), plan_graph, backend)
+    twin._compiled_call_impl = session.run
+    _SESSIONS[twin] = session
+    return twin
+
+
+def report(model: torch.nn.Module) -> Report:
+    """The plans that a compiled model runs; raises NotCompiled."""
+    session = _SESSIONS.get(model)
+    if session is None:
+        raise NotCompiled(model)
+    planned = [(variant, variant.plan) for variants in session.variants.values() for variant in variants]
+    return Report(
+        tuple(plan for _, plan in planned if plan is not None),
+        tuple(variant.calls for variant, plan in planned if plan is not None),
+        tuple(variant.unplanned for variant, plan in planned if plan is not None),
+    )
+
+
+class _Session:
+    """All that is compiled for one model: a variant for each set of input shapes and each grid of that many tokens."""
+
+    def __init__(self, twin: Callable[[], torch.nn.Module | None], plan_graph: PlanGraph, backend: str) -> None:
+        self.twin = twin
+        self.plan_graph = plan_graph
+        self.backend = backend
+        self.variants = dict[str, list[_Variant]]()
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        model = self.twin()
+        assert model is not None
+        call = Call.of(model, args, kwargs)
+        variants = self.variants.setdefault(call.signature(), [])
+        variant = next((variant for variant in variants if variant.holds_for(call)), None)
+        if variant is not None:
+            return variant.run(call, args, kwargs)
+        variant = _Variant(model, self.plan_graph, self.backend)
+        result = variant.run(call, args, kwargs)
+        variant.note_unplanned(model, args, kwargs)
+        variants.append(variant)
+        return result
+
+
+class _Variant:
+    """A model compiled for one set of input shapes, valid while the values that its plan relies on stay the same."""
+
+    def __init__(self, model: torch.nn.Module, plan_graph: PlanGraph, backend: str) -> None:
+        self.name = type(model).__name__
+        self.plan_graph = plan_graph
+        self.backend = backend
+        self.plan: Plan | None = None
+        self.calls = 0
+        self.graphs = 0
+        self.unplanned: tuple[str, ...] = ()
+        self.digests = dict[str, bytes]()
+        self.seen = dict[str, tuple[weakref.ref[torch.Tensor], int]]()
+        self.local = threading.local()
+        self.compiled = torch.compile(model._call_impl, backend=self._compile_graph, dynamic=False)
+
+    def holds_for(self, call: Call) -> bool:
+        """Whether the plan was made for these values; a tensor seen before costs no look, and so no device sync."""
+        tensors = dict(call.tensors())
+        return all(
+            self._is_seen(name, tensors[name]) or self._is_equal(name, tensors[name], call) for name in self.digests
+        )
+
+    def run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self.local.current = _Current(call)
+        try:
+            with torch._dynamo.config.patch(
+                recompile_limit=MAX_VARIANTS,
+                accumulated_recompile_limit=16 * MAX_VARIANTS,
+                fail_on_recompile_limit_hit=True,
+            ):
+                result = self.compiled(*args, **kwargs)
+        except BackendCompilerFailed as failure:
+            if isinstance(failure.inner_exception, PlannerError):
+                raise failure.inner_exception from None
+            raise
+        finally:
+            self.local.current = None
+        self.calls += 1
+        return result
+
+    def note_unplanned(self, model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """After a graph break, name the attention that Dynamo left out of its graphs: it runs dense."""
+        if self.graphs == 1:
+            return
+        planned = {decision.site for decision in self.plan.decisions} if self.plan else set[str]()
+        nodes = capture_module(model, args, kwargs).attention_nodes()
+        self.unplanned = tuple(sorted({module_path(node) for node in nodes} - planned))
+
+    def _compile_graph(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        """The torch.compile backend: plan a graph, rewrite it, hand it on."""
+        current: _Current = self.local.current
+        capture = capture_graph(graph, inputs)
+        planned = self.plan_graph(capture, current.call, current.memory, self.name)
+        rewrite(capture, planned.plan.decisions)
+        self.graphs += 1
+        current.plan = planned.plan if current.plan is None else _joined(current.plan, planned.plan)
+        self.plan = current.plan
+        for name in planned.relied_on:
+            self.digests[name] = current.call.digest(name)
+            self._remember(name, dict(current.call.tensors())[name])
+        run = (
+            capture.graph.forward
+            if self.backend == "eager"
+            else lookup_backend(self.backend)(capture.graph, list(inputs))
+        )
+        return self._carrying(run, planned)
+
+    def _carrying(self, run: Callable[..., Any], planned: PlannedGraph) -> Callable[..., Any]:
+        """After a graph break the next graph's inputs are this one's outputs: note which tokens they hold."""
+
+        def run_and_carry(*args: Any) -> Any:
+            results = run(*args)
+            current: _Current | None = getattr(self.local, "current", None)
+            if current is not None:
+                for result, shadow in zip(results, planned.outputs, strict=False):
+                    if shadow is not None and isinstance(result, torch.Tensor):
+                        current.memory.shadows[result] = shadow
+            return results
+
+        return run_and_carry
+
+    def _remember(self, name: str, tensor: torch.Tensor) -> None:
+        self.seen[name] = (weakref.ref(tensor), tensor._version)
+
+    def _is_seen(self, name: str, tensor: torch.Tensor) -> bool:
+        seen, version = self.seen[name]
+        return seen() is tensor and version == tensor._version
+
+    def _is_equal(self, name: str, tensor: torch.Tensor, call: Call) -> bool:
+        if call.digest(name) != self.digests[name]:
+            return False
+        self._remember(name, tensor)
+        return True
+
+
+@dataclass
+class _Current:
+    """The call under way, whose graphs Dynamo hands over one by one."""
+
+    call: Call
+    memory: Memory = field(default_factory=Memory)
+    plan: Plan | None = None
+
+
+_SESSIONS: weakref.WeakKeyDictionary[torch.nn.Module, _Session] = weakref.WeakKeyDictionary()
+
+
+def _joined(first: Plan, second: Plan) -> Plan:
+    """One plan for the graphs of one call; sites that share a name are numbered."""
+    taken = {decision.site for decision in first.decisions}
+    added = list(first.decisions)
+    for decision in second.decisions:
+        name, number = decision.site, 1
+        while name in taken:
+            name, number = f"{decision.site}#{number}", number + 1
+        taken.add(name)
+        added.append(replace(decision, site=name))
+    return replace(
+        first,
+        decisions=tuple(added),
+        other_flops=first.other_flops + second.other_flops,
+        other_seconds=first.other_seconds + second.other_seconds,
+    )

@@ -1,0 +1,80 @@
+"""Hypothesis strategies for every value of the planner. Import them to test your own pattern or layout.
+
+All draw small values, so that brute force over pairs of tokens stays cheap: at most MAX_TOKENS tokens on the grid.
+"""
+
+import math
+
+from hypothesis import strategies as st
+
+from planner.choose import Options
+from planner.groups import GroupGrid
+from planner.layout import GlobalTokens, Grid, TokenLayout
+from planner.pattern import CrissCross, Neighborhood
+
+MAX_TOKENS = 400
+AXES = {1: (("n",), ("w",), ("t",)), 2: (("h", "w"), ("w", "h"), ("t", "n")), 3: (("t", "h", "w"),)}
+
+
+@st.composite
+def sizes(draw, min_axes=1, max_axes=3):
+    """Extents of a small grid, slow to fast."""
+    axes = draw(st.integers(min_axes, max_axes))
+    return draw(
+        st.tuples(*[st.integers(1, {1: 60, 2: 14, 3: 7}[axes])] * axes).filter(lambda s: math.prod(s) <= MAX_TOKENS)
+    )
+
+
+@st.composite
+def group_grids(draw, **kwargs):
+    """A grid and groups that fit in it, ragged edges included."""
+    extents = draw(sizes(**kwargs))
+    return GroupGrid(extents, tuple(draw(st.integers(1, n)) for n in extents)).verify()
+
+
+names = st.sampled_from(["text", "class_token", "encoder_hidden_states", "image_embeds.1", "x-2"])
+global_tokens = st.builds(GlobalTokens, names, st.integers(1, 6))
+
+
+@st.composite
+def grids(draw, extents=None):
+    """A named or nameless grid."""
+    extents = extents or draw(sizes())
+    axes = draw(st.sampled_from(AXES[len(extents)]))
+    return Grid(tuple(zip(axes, extents, strict=True)), draw(st.sampled_from(["", "hidden_states"])))
+
+
+@st.composite
+def layouts(draw, extents=None):
+    """A layout with one grid and global tokens before, after, on both sides or nowhere."""
+    before, after = draw(st.lists(global_tokens, max_size=2)), draw(st.lists(global_tokens, max_size=2))
+    return TokenLayout((*before, draw(grids(extents)), *after)).verify()
+
+
+@st.composite
+def neighborhoods(draw, group):
+    """A neighbourhood, also one that covers everything."""
+    radius = tuple(draw(st.integers(0, 3)) for _ in group)
+    return Neighborhood(group, radius, draw(st.sampled_from(["clamp", "clip"]))).verify()
+
+
+def patterns(group):
+    """Any pattern with a given group."""
+    crisscross = st.builds(CrissCross, st.just(group), st.sampled_from(["lines", "planes"]))
+    return st.one_of(neighborhoods(group), crisscross)
+
+
+@st.composite
+def problems(draw, **kwargs):
+    """(layout, group grid, pattern) that fit together."""
+    grid = draw(group_grids(**kwargs))
+    return draw(layouts(grid.sizes)), grid, draw(patterns(grid.group))
+
+
+options = st.builds(
+    Options,
+    pattern=st.sampled_from([None, "crisscross", "neighborhood", "neighborhood{radius=2}", "dense"]),
+    density=st.none() | st.floats(0.01, 1),
+    speedup=st.none() | st.floats(1, 20),
+    min_speedup=st.floats(0, 3),
+)

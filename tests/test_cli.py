@@ -1,0 +1,148 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from zoo import FAMILIES
+
+import planner.cli
+from planner.plan import Plan
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["planner", *map(str, arguments)])
+        try:
+            planner.cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small FLUX as a diffusers folder."""
+    path = tmp_path_factory.mktemp("model")
+    FAMILIES["flux"]()[0].save_config(path)
+    return path
+
+
+@pytest.fixture
+def saved(run, folder, tmp_path):
+    path = tmp_path / "plan.json"
+    assert run("plan", folder, "--size", "1024x1024", "-o", path)[0] == 0
+    return path
+
+
+def test_plan_shows_and_saves(run, folder, tmp_path):
+    code, out, _ = run("plan", folder, "--size", "2048x1024", "--target", "h100", "-o", tmp_path / "p.json")
+    assert code == 0
+    assert "hidden_states[h:64 w:128]" in out
+    assert "crisscross{axes=lines,group=16x16}" in out
+    assert re.search(r"attention +[\d.]+ +[\d.]+ +[\d.]+x", out)
+    assert "\x1b" not in out
+    assert Plan.load(tmp_path / "p.json").decisions[0].queries == 512 + 64 * 128
+
+
+def test_plan_as_json_is_the_plan(run, folder, saved):
+    code, out, _ = run("plan", folder, "--size", "1024x1024", "--json")
+    assert (code, Plan.from_json(out)) == (0, Plan.load(saved))
+
+
+def test_show(run, saved):
+    code, out, _ = run("show", saved)
+    assert code == 0
+    assert "single_transformer_blocks.0.attn" in out
+
+
+def test_explain_draws_the_pattern_and_says_why_others_lost(run, saved):
+    code, out, _ = run("explain", saved, "transformer_blocks.0.attn")
+    assert code == 0
+    assert "crisscross{axes=lines,group=8x8}" in out
+    assert "beaten" in out
+    assert out.count("Q") == 1 + out.count("around Q")
+    assert "  ##Q#" in out
+    code, out, _ = run("explain", saved, "transformer_blocks.0.attn", "--json")
+    assert json.loads(out)["candidates"][0]["lost"] is None
+
+
+def test_explain_a_video_pattern(run, tmp_path, tmp_path_factory):
+    path = tmp_path_factory.mktemp("wan")
+    FAMILIES["wan"]()[0].save_config(path)
+    made = tmp_path / "plan.json"
+    assert run("plan", path, "--size", "512x480", "--frames", "33", "--pattern", "neighborhood", "-o", made)[0] == 0
+    _, out, _ = run("explain", made, "blocks.0.attn1")
+    assert "groups 3×4×4 (t × h × w)" in out
+    assert "t = 1  (the query)" in out or "t = 0 to 2  (the query)" in out
+    _, out, _ = run("explain", made, "blocks.0.attn2")
+    assert "dense: cross-attention" in out
+
+
+def test_diff_exits_1_where_plans_differ(run, folder, saved, tmp_path):
+    other = tmp_path / "other.json"
+    run("plan", folder, "--size", "1024x1024", "--group", "8x8", "-o", other)
+    code, out, _ = run("diff", saved, other)
+    assert code == 1
+    assert "crisscross{axes=lines,group=8x8}" in out
+    code, out, _ = run("diff", saved, saved)
+    assert (code, out.strip()) == (0, "the plans are the same")
+    code, out, _ = run("diff", saved, other, "--json")
+    assert {"where": "options", "field": "group", "a": None, "b": "8x8"} in json.loads(out)
+
+
+def test_models(run):
+    code, out, _ = run("models", "--json")
+    assert code == 0
+    assert {row["name"] for row in json.loads(out)} >= {"flux.1-dev", "hunyuanvideo", "mochi"}
+    assert "11.90 B" in run("models")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["plan", "flux.1-def"], "Did you mean 'flux.1-dev'?"),
+        (["plan", "flux.1-dev", "--size", "big"], "Write it like 1280x720."),
+        (["plan", "flux.1-dev", "--size", "1024x0"], "'1024x0' is not a size"),
+        (["plan", "flux.1-dev", "--target", "h10"], "Did you mean 'h100'?"),
+        (["plan", "flux.1-dev", "--group", "16by16"], "joined by x"),
+        (["plan", "flux.1-dev", "--layout", "text"], "'text' is not NAME:COUNT"),
+        (["show", "no-such-plan.json"], "No such file"),
+    ],
+)
+def test_mistakes_go_to_stderr_with_exit_code_2(run, arguments, fault):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert fault in err
+
+
+def test_explain_suggests_sites(run, saved):
+    code, _, err = run("explain", saved, "transformer_blocks.0.atn")
+    assert code == 2
+    assert "Did you mean 'transformer_blocks.0.attn'?" in err
+
+
+@pytest.mark.parametrize("code", ["import planner", "import planner.cli.commands", "import models.catalogue"])
+def test_starting_imports_no_torch(code):
+    check = f"import sys; {code}; assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+@pytest.mark.parametrize(
+    "module", ["planner", "codegen.index_map", "runtime.compiled", "runtime.grouped", "models.inputs"]
+)
+def test_every_package_imports_alone(module):
+    check = f"import sys, {module}; assert 'triton' not in sys.modules or {module!r}.startswith('runtime')"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_public_names_are_there():
+    check = "import planner; [getattr(planner, name) for name in planner.__all__]"
+    subprocess.run([sys.executable, "-c", check], check=True)

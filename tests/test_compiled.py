@@ -1,0 +1,271 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from zoo import CROSS, EXPECTED, FAMILIES, GROUPS, flux, flux_inputs, mochi
+
+import planner
+from planner.errors import BadOption, GroupTooLarge, NotAModule, NotCompiled, PlanMismatch, UnknownName
+from runtime.reference import MaskedDense
+
+FORCE = {"target": "cpu", "min_speedup": 0.0}
+"""The test models are so small that nothing gains; plan them all the same."""
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def output(model, kwargs):
+    return model(**kwargs, return_dict=False)[0]
+
+
+@pytest.mark.parametrize("pattern", ["crisscross", "neighborhood{edge=clip,radius=0}"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_sparse_plan_equals_masked_dense_attention(name, pattern):
+    model, kwargs = FAMILIES[name]()
+    compiled = planner.compile(model, pattern=pattern, group=GROUPS.get(name, "1x3x5"), **FORCE)
+    ours = output(compiled, kwargs)
+    (plan,) = planner.report(compiled).plans
+    assert {d.site for d in plan.decisions if d.is_sparse} == {
+        site for site, layout in EXPECTED[name].items() if layout not in (CROSS, "no grid", "hidden_states[t:3]")
+    }
+    assert all(d.density < 1 for d in plan.decisions if d.is_sparse)
+    with MaskedDense(plan):
+        judged = output(model, kwargs)
+    torch.testing.assert_close(ours, judged, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours, output(model, kwargs), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_plan_that_covers_everything_equals_the_original(name):
+    """One row of groups, as long as the grid: the criss-cross is all of it."""
+    model, kwargs = FAMILIES[name]()
+    sizes = {"latte": "4x2"} | dict.fromkeys(["qwen", "pixart"], "6x3") | dict.fromkeys(["flux", "sd3"], "12x5")
+    video = {"hunyuanvideo": "5x6x3", "wan": "3x6x3", "cogvideox": "3x6x3", "ltx": "2x6x3"}
+    group = (sizes | video)[name]
+    compiled = planner.compile(model, pattern="crisscross", group=group, **FORCE)
+    torch.testing.assert_close(output(compiled, kwargs), output(model, kwargs), rtol=1e-5, atol=1e-5)
+    (plan,) = planner.report(compiled).plans
+    assert {d.density for d in plan.decisions if d.is_sparse} == {1.0}
+
+
+@pytest.mark.parametrize("name", ["flux", "hunyuanvideo", "wan"])
+def test_in_bf16_no_further_off_than_masked_dense(name):
+    model, kwargs = FAMILIES[name]()
+    exact_kwargs = {k: v.bfloat16().float() if is_float(v) else v for k, v in kwargs.items()}
+    compiled = planner.compile(model, group=GROUPS.get(name, "1x3x5"), **FORCE)
+    output(compiled, exact_kwargs)
+    (plan,) = planner.report(compiled).plans
+    low = copy.deepcopy(model).bfloat16()
+    low_kwargs = {k: v.bfloat16() if is_float(v) and "ids" not in k else v for k, v in kwargs.items()}
+    with MaskedDense(plan):
+        truth = output(low.float(), exact_kwargs)
+    low = low.bfloat16()
+    with MaskedDense(plan):
+        budget = (output(low, low_kwargs).float() - truth).norm()
+    compiled = planner.compile(low, group=GROUPS.get(name, "1x3x5"), **FORCE)
+    assert (output(compiled, low_kwargs).float() - truth).norm() <= 1.5 * budget
+
+
+def is_float(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def test_new_shapes_are_planned_once_and_remembered():
+    model, _ = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    cases = [{}, {"h": 14}, {"text": 5}, {"batch": 1}]
+    for _ in range(3):
+        for case in cases:
+            kwargs = flux_inputs(**case)
+            ours = output(compiled, kwargs)
+            plan = next(
+                p for p in planner.report(compiled).plans if f"x{kwargs['hidden_states'].shape[1]}x16" in p.inputs
+            )
+            assert ours.shape == kwargs["hidden_states"].shape
+            assert plan.decisions[0].queries == kwargs["img_ids"].shape[0] + plan_text(plan)
+    report = planner.report(compiled)
+    assert report.calls == (3, 3, 3, 3)
+    layouts = [plan.decisions[0].layout for plan in report.plans]
+    assert layouts == [
+        "encoder_hidden_states:8 | hidden_states[h:12 w:16]",
+        "encoder_hidden_states:8 | hidden_states[h:14 w:16]",
+        "encoder_hidden_states:5 | hidden_states[h:12 w:16]",
+        "encoder_hidden_states:8 | hidden_states[h:12 w:16]",
+    ]
+
+
+def plan_text(plan):
+    return int(plan.decisions[0].layout.split(" | ")[0].split(":")[1])
+
+
+def test_another_grid_with_as_many_tokens_is_another_plan():
+    """Same shapes, other position ids: only their values tell 12x16 from 16x12."""
+    model, _ = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    wide, tall = flux_inputs(12, 16), flux_inputs(16, 12)
+    for kwargs in (wide, tall, wide, tall):
+        ours = output(compiled, kwargs)
+        (plan,) = [
+            p
+            for p in planner.report(compiled).plans
+            if f"h:{'12' if kwargs is wide else '16'}" in p.decisions[0].layout
+        ]
+        with MaskedDense(plan):
+            torch.testing.assert_close(ours, output(model, kwargs), rtol=1e-5, atol=1e-5)
+    assert planner.report(compiled).calls == (2, 2)
+    wide["img_ids"].copy_(tall["img_ids"])
+    output(compiled, wide)
+    assert planner.report(compiled).calls == (2, 3)
+
+
+def test_new_prompts_and_timesteps_compile_nothing():
+    model, _ = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    output(compiled, flux_inputs())
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            output(compiled, flux_inputs())
+    assert planner.report(compiled).calls == (4,)
+
+
+def test_the_compiled_model_answers_as_the_original():
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    assert isinstance(compiled, type(model))
+    assert compiled.config == model.config
+    assert compiled.dtype == model.dtype
+    assert compiled.device == model.device
+    assert list(compiled.state_dict()) == list(model.state_dict())
+    assert compiled.to(torch.float64) is compiled
+    assert compiled.dtype == torch.float64
+    compiled.to(torch.float32)
+
+    before = output(compiled, kwargs)
+    compiled.load_state_dict({name: weight * 0.5 for name, weight in model.state_dict().items()})
+    assert not torch.allclose(output(compiled, kwargs), before)
+    assert len(planner.report(compiled).plans) == 1
+
+    seen = []
+    hook = compiled.register_forward_hook(lambda *args: seen.append(1))
+    output(compiled, kwargs)
+    hook.remove()
+    assert seen == [1]
+
+
+def test_outputs_have_the_originals_type():
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    assert type(compiled(**kwargs)) is type(model(**kwargs))
+    first, *rest = kwargs.values()
+    assert torch.equal(compiled(first, **dict(zip(list(kwargs)[1:], rest, strict=True)))[0], compiled(**kwargs)[0])
+
+
+def test_the_original_and_its_copies_stay_dense():
+    model, kwargs = flux()
+    before = output(model, kwargs)
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    output(compiled, kwargs)
+    assert torch.equal(output(model, kwargs), before)
+    twin = copy.deepcopy(compiled)
+    assert torch.equal(output(twin, kwargs), before)
+    with pytest.raises(NotCompiled):
+        planner.report(twin)
+
+
+def test_save_pretrained_saves_the_original(tmp_path):
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    compiled.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(output(again, kwargs), output(model, kwargs))
+
+
+def test_a_given_plan_is_followed_and_no_other_inputs_are_taken():
+    model, kwargs = flux()
+    plan = planner.make_plan(
+        model, kwargs={**kwargs, "return_dict": False}, pattern="neighborhood", group="3x5", **FORCE
+    )
+    plan = planner.Plan.from_json(plan.to_json())
+    compiled = planner.compile(model, plan=plan)
+    ours = output(compiled, kwargs)
+    with MaskedDense(plan):
+        torch.testing.assert_close(ours, output(model, kwargs), rtol=1e-5, atol=1e-5)
+    with pytest.raises(PlanMismatch, match="It was made for inputs hidden_states=2x192x16"):
+        output(compiled, flux_inputs(14, 16))
+    with pytest.raises(PlanMismatch, match=r"h:12 w:16.*h:16 w:12"):
+        output(compiled, flux_inputs(16, 12))
+
+
+def test_a_plan_of_another_model_is_refused():
+    model, kwargs = flux()
+    plan = planner.make_plan(model, kwargs=kwargs, **FORCE)
+    other, other_kwargs = FAMILIES["sd3"]()
+    with pytest.raises(PlanMismatch, match="a FluxTransformer2DModel; this is a SD3Transformer2DModel"):
+        output(planner.compile(other, plan=plan), other_kwargs)
+
+
+class Broken(torch.nn.Module):
+    """A graph break between the patch embedding and the attention."""
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)[:, None]
+        torch._dynamo.graph_break()
+        tokens = tokens * 2
+        torch._dynamo.graph_break()
+        return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+def test_layouts_are_carried_across_graph_breaks():
+    x = torch.randn(1, 8, 6, 10)
+    compiled = planner.compile(Broken(), group="2x3", **FORCE)
+    ours = compiled(x)
+    (plan,) = planner.report(compiled).plans
+    assert [d.layout for d in plan.decisions] == ["x[h:6 w:10]"]
+    with MaskedDense(plan):
+        torch.testing.assert_close(ours, Broken()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_attention_that_no_graph_holds_is_reported():
+    model, kwargs = mochi()
+    compiled = planner.compile(model, **FORCE)
+    torch.testing.assert_close(output(compiled, kwargs), output(model, kwargs), rtol=1e-5, atol=1e-5)
+    assert "dense transformer_blocks.0.attn1: not in a captured graph" in str(planner.report(compiled))
+
+
+def test_an_inductor_like_backend_lowers_the_rest():
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", backend="aot_eager", **FORCE)
+    eager = planner.compile(model, group="3x5", **FORCE)
+    torch.testing.assert_close(output(compiled, kwargs), output(eager, kwargs), rtol=1e-5, atol=1e-5)
+
+
+def test_the_report_says_what_stays_dense():
+    model, kwargs = FAMILIES["wan"]()
+    compiled = planner.compile(model, group="1x3x5", **FORCE)
+    assert str(planner.report(compiled)) == "not called yet"
+    output(compiled, kwargs)
+    text = str(planner.report(compiled))
+    assert "1 calls, 2 of 4 attention sites sparse" in text
+    assert "dense blocks.0.attn2: cross-attention: keys are encoder_hidden_states:10" in text
+
+
+def test_mistakes_are_told_at_once():
+    model, kwargs = flux()
+    with pytest.raises(NotAModule, match=r"pipe\.transformer"):
+        planner.compile("flux.1-dev")
+    with pytest.raises(UnknownName):
+        planner.compile(model, target="h1000")
+    with pytest.raises(BadOption):
+        planner.compile(model, density=3.0)
+    with pytest.raises(BadOption, match="inductr"):
+        planner.compile(model, backend="inductr")
+    with pytest.raises(NotCompiled, match=r"planner\.compile\(model\)"):
+        planner.report(model)
+    with pytest.raises(GroupTooLarge, match=r"transformer_blocks\.0\.attn"):
+        planner.compile(model, group="64x64")(**kwargs)

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+from test_choose import site
+
+from planner.capture import capture_module
+from planner.cost import attention_flops, dense_seconds, rest_of_step, sparse_seconds
+from planner.errors import UnknownName
+from planner.pattern import CrissCross
+from planner.target import TARGETS, Target
+
+
+def test_flops_of_attention():
+    assert attention_flops(site("h:10 w:10", heads=2, head_dim=8), 100 * 100) == 4 * 2 * 8 * 100 * 100
+
+
+def test_dense_time_is_near_what_cudnn_reaches_on_an_h100():
+    """FLUX at 4096²: 640 TFLOP/s measured (see docs/peers in the design notes)."""
+    flux = site("text:512 | h:256 w:256")
+    rate = attention_flops(flux, flux.queries**2) / dense_seconds(flux, Target.named("h100"))
+    assert math.isclose(rate, 643e12, rel_tol=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_sparse_wins_where_there_is_much_to_leave_out(name):
+    target, large = Target.named(name), site("text:512 | h:512 w:512")
+    assert sparse_seconds(large, CrissCross((16, 16)), target) < dense_seconds(large, target) / 5
+
+
+def test_small_groups_waste_tiles():
+    h100, large = Target.named("h100"), site("h:512 w:512")
+    wasteful, whole = (sparse_seconds(large, CrissCross(g), h100) for g in ((9, 9), (8, 8)))
+    assert wasteful > 2 * whole
+
+
+def test_linear_layers_are_counted():
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
+    graph = capture_module(model, (torch.randn(4, 16),), {}).graph.graph
+    flops, seconds = rest_of_step(graph.nodes, Target.named("h100"))
+    assert flops == 2 * 4 * (16 * 32 + 32 * 8)
+    assert seconds > 0
+
+
+def test_convolutions_are_counted():
+    graph = capture_module(torch.nn.Conv2d(3, 5, 2, stride=2), (torch.randn(1, 3, 8, 8),), {}).graph.graph
+    assert rest_of_step(graph.nodes, Target.named("cpu"))[0] == 2 * 5 * 16 * 12
+
+
+def test_unknown_targets_suggest_the_nearest():
+    with pytest.raises(UnknownName, match="Did you mean 'h100'"):
+        Target.named("h1000")

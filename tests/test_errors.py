@@ -1,0 +1,126 @@
+import pytest
+
+from planner import errors
+
+TEXTS = [
+    (
+        errors.BadSpelling("layout", "h:x", "'h:x' is not NAME:COUNT", "h:64 w:64"),
+        "BadSpelling: cannot read 'h:x' as a layout.\n  'h:x' is not NAME:COUNT.\n  Write it like 'h:64 w:64'.",
+    ),
+    (
+        errors.MalformedValue("h:0", "0 is not positive", "Give it a token.", where="attn"),
+        "MalformedValue at attn: h:0 is not well formed.\n  0 is not positive.\n  Give it a token.",
+    ),
+    (
+        errors.LayoutMismatch("blocks.3.attn", "text:512 | h:64 w:64", 4608, 4096, "h:64 w:64"),
+        "LayoutMismatch at blocks.3.attn: layout and sequence disagree.\n"
+        '  "text:512 | h:64 w:64" is 4608 tokens; the site has 4096, read from the graph as "h:64 w:64".\n'
+        "  Pass a layout= whose segments match the site's, or leave it out where the graph knows the grid.",
+    ),
+    (
+        errors.GroupTooLarge("attn", (16, 16), "h:8 w:8", (4, 4)),
+        "GroupTooLarge at attn: a group of 16x16 does not fit.\n"
+        "  The grid here is h:8 w:8: a group needs as many axes as the grid, each no longer than the grid's.\n"
+        "  Pass a smaller group, for instance group='4x4'.",
+    ),
+    (
+        errors.PatternCoversAll("attn", "neighborhood{radius=9}", (3, 3)),
+        "PatternCoversAll at attn: neighborhood{radius=9} covers everything.\n"
+        "  The grid has 3x3 groups and the pattern reads all of them from every group.\n"
+        '  Pass a smaller radius or smaller groups, or pattern="dense" if dense is what you want.',
+    ),
+    (
+        errors.UnreachableBudget("attn", "a density of at most 0.01", "crisscross (density 0.1)"),
+        "UnreachableBudget at attn: no candidate reaches a density of at most 0.01.\n"
+        "  The nearest is crisscross (density 0.1).\n"
+        "  Ask for less, or widen the choice: leave out pattern= or group=.",
+    ),
+    (
+        errors.BadOption("density", 3, "a share"),
+        "BadOption: density=3 is not possible.\n  density takes a share.\n  Change density.",
+    ),
+    (
+        errors.UnknownName("model", "flx", ["flux", "wan"]),
+        "UnknownName: there is no model 'flx'.\n  Known: flux, wan.\n  Did you mean 'flux'?",
+    ),
+    (
+        errors.UnknownName("model", "zzz", ["flux", "wan"]),
+        "UnknownName: there is no model 'zzz'.\n  Known: flux, wan.\n  Pick one of these names.",
+    ),
+    (
+        errors.BadSize("8x", "no size", "Write it like 1x1."),
+        "BadSize: '8x' is not a size this model can take.\n  no size.\n  Write it like 1x1.",
+    ),
+    (
+        errors.NoExampleInputs("DiT", ["Flux"]),
+        "NoExampleInputs: no example inputs are known for 'DiT'.\n"
+        "  The command line can make inputs for: Flux.\n"
+        "  Plan it from Python: planner.make_plan(model, kwargs={...}).",
+    ),
+    (
+        errors.BadModelFolder("x", "its config.json is not JSON"),
+        "BadModelFolder: 'x' is not a diffusers model folder.\n"
+        "  its config.json is not JSON.\n"
+        '  It must hold a config.json with a "_class_name" that diffusers knows.',
+    ),
+    (
+        errors.BadPlanFile("p", "it is not JSON"),
+        "BadPlanFile: cannot read a plan from 'p'.\n  it is not JSON.\n  Write it again with `planner plan … -o`.",
+    ),
+    (
+        errors.PlanVersion("p", 9, 1),
+        "PlanVersion: 'p' has another plan version.\n"
+        "  The file says version 9; this planner reads version 1.\n"
+        "  Plan again with this version of the planner.",
+    ),
+    (
+        errors.PlanMismatch("a Flux", "a Wan"),
+        "PlanMismatch: the plan does not fit this call.\n"
+        "  It was made for a Flux; this is a Wan.\n"
+        "  Plan again for this model and these inputs, or drop plan= and let compile() plan.",
+    ),
+    (
+        errors.CannotCapture("Flux", "RuntimeError: no"),
+        "CannotCapture: cannot capture the graph of Flux.\n"
+        "  Tracing stopped with: RuntimeError: no.\n"
+        "  Check that the model runs with these inputs. Masks and position ids must be real tensors.",
+    ),
+    (
+        errors.NotAModule("flux"),
+        "NotAModule: planner.compile and planner.make_plan take a torch.nn.Module.\n"
+        "  This is a str.\n"
+        "  Pass the transformer, for instance pipe.transformer, not the pipeline.",
+    ),
+    (
+        errors.NotCompiled(3),
+        "NotCompiled: this model was not compiled by the planner.\n"
+        "  This is a plain int.\n"
+        "  Pass what planner.compile(model) returned.",
+    ),
+    (
+        errors.BadAttentionInput("a mask of shape (3,)", "Plan again."),
+        "BadAttentionInput: grouped attention cannot take these tensors.\n  a mask of shape (3,).\n  Plan again.",
+    ),
+    (
+        errors.NoGradient(),
+        "NoGradient: grouped attention has no backward pass.\n"
+        "  A gradient was asked of a planned attention site.\n"
+        "  Run under torch.no_grad(), or train the original model; planning is for inference.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), TEXTS, ids=lambda value: type(value).__name__)
+def test_text(error, text):
+    assert str(error) == text
+
+
+def test_the_catalogue_is_complete():
+    classes = {
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.PlannerError)
+    }
+    assert classes - {errors.PlannerError} == {type(error) for error, _ in TEXTS}
+
+
+def test_text_from_outside_is_cut():
+    assert len(str(errors.UnknownName("model", "x" * 10_000, ["flux"]))) < 300

@@ -1,0 +1,47 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from strategies import group_grids
+
+from planner.errors import MalformedValue
+from planner.groups import GroupGrid
+
+
+def brute_force_order(grid):
+    """Tokens sorted by their group, then in raster order within it."""
+    tokens = enumerate(itertools.product(*map(range, grid.sizes)))
+    by_group = sorted(tokens, key=lambda item: (*(x // g for x, g in zip(item[1], grid.group, strict=True)), item[0]))
+    return [raster for raster, _ in by_group]
+
+
+@given(group_grids())
+def test_order_is_a_bijection_and_its_closed_form_is_right(grid):
+    order = grid.order()
+    assert sorted(order.tolist()) == list(range(math.prod(grid.sizes)))
+    assert order.tolist() == brute_force_order(grid)
+    assert torch.equal(order[grid.positions()], torch.arange(len(order)))
+
+
+@given(group_grids())
+def test_groups_lie_one_after_the_other(grid):
+    at = 0
+    for coords in grid.coords():
+        assert grid.start(coords) == at
+        at += grid.size(coords)
+    assert at == math.prod(grid.sizes)
+
+
+def test_nested_groups_share_an_order_at_the_coarse_level():
+    """Groups of 8x8 lie inside groups of 16x16: each coarse group is a permutation of the same tokens."""
+    fine, coarse = GroupGrid((48, 32), (8, 8)), GroupGrid((48, 32), (16, 16))
+    inside = fine.order().view(3, 2, 2, 2, 64).transpose(1, 2).reshape(6, 256)
+    assert torch.equal(inside.sort(1)[0], coarse.order().view(6, 256).sort(1)[0])
+
+
+@pytest.mark.parametrize(("sizes", "group"), [((4, 4), (5, 4)), ((4, 4), (4,)), ((4,), (0,)), ((), ())])
+def test_groups_that_do_not_fit_are_refused(sizes, group):
+    with pytest.raises(MalformedValue):
+        GroupGrid(sizes, group).verify()

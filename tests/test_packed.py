@@ -1,0 +1,62 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.inputs import flux_ids
+from planner.capture import Call
+from planner.packed import grid_of_coordinates, grids_of
+
+
+@given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 4), st.floats(0.1, 3), st.integers(0, 50))
+def test_any_raster_of_coordinates_is_read(h, w, t, step, first):
+    ids = torch.stack(torch.meshgrid(*(torch.arange(n) * step + first for n in (t, h, w)), indexing="ij"), -1)
+    assert grid_of_coordinates(ids.view(-1, 3), t * h * w) == ((t, h, w) if t > 1 else (h, w))
+
+
+def test_rounding_in_bf16_does_no_harm():
+    """FLUX keeps its ids in bf16, which has no 257: neighbouring rows and columns can share a coordinate."""
+    ids = flux_ids(512, 512).bfloat16()
+    assert len(ids[:, 1].unique()) < 512
+    assert grid_of_coordinates(ids, 512 * 512) == (512, 512)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.zeros(12, 3),
+        torch.stack([torch.arange(12)] * 3, 1),
+        flux_ids(3, 4)[torch.randperm(12, generator=torch.Generator().manual_seed(0))],
+        torch.cat([flux_ids(2, 3), flux_ids(3, 2)]),
+        flux_ids(3, 4)[:, :1],
+        flux_ids(3, 4).to("meta"),
+    ],
+    ids=["zeros", "diagonal", "shuffled", "two pictures", "one column", "meta"],
+)
+def test_what_is_no_raster_is_not_read(ids):
+    assert grid_of_coordinates(ids, 12) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"img_shapes": [[(1, 3, 4)]]}, "h:3 w:4"),
+        ({"img_shapes": [(1, 3, 4)]}, "h:3 w:4"),
+        ({"shape": (3, 4)}, "h:3 w:4"),
+        ({"img_shapes": [[(1, 2, 3), (1, 3, 2)]]}, "h:2 w:3 | h:3 w:2"),
+        ({"num_frames": 2, "height": 2, "width": 3}, "t:2 h:2 w:3"),
+        ({"height": 3, "width": 4, "steps": 50}, "h:3 w:4"),
+        ({"height": 3, "return_dict": True, "width": 4}, ""),
+        ({"height": 5, "width": 4}, ""),
+        ({}, ""),
+    ],
+)
+def test_whole_numbers_tell_the_grid(arguments, expected):
+    grids, witness = grids_of(Call(arguments), 12)
+    assert " | ".join(map(str, grids)) == expected
+    assert witness is None
+
+
+def test_the_witness_is_named():
+    grids, witness = grids_of(Call({"txt_ids": torch.zeros(4, 3), "img_ids": flux_ids(3, 4)}), 12)
+    assert (str(grids[0]), witness) == ("h:3 w:4", "img_ids")
