@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from planner import shadow_rules
@@ -170,20 +171,18 @@ class _Walker:
         return torch.arange(value[0].numel()).view(1, *value.shape[1:]).expand(value.shape)
 
     def _known(self, node: torch.fx.Node) -> Any:
-        """Values of a tensor that follows from known values alone; raises Unsupported."""
+        """Values, on the CPU, of a tensor that follows from known values alone; raises Unsupported."""
         if node in self.names:
             self.provenance.relied_on.add(self.names[node])
-        if node in self.known:
-            return self.known[node]
-        if node.op != "call_function" or not shadow_rules.is_pure(node.target):
-            raise Unsupported(f"the values of {node.name} are not known")
-        args = map_arg(node.args, self._known)
-        kwargs = dict(map_arg(node.kwargs, self._known))
-        if "device" in kwargs:
-            kwargs["device"] = torch.device("cpu")
-        with torch.no_grad():
-            self.known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return self.known[node]
+        if node not in self.known:
+            if node.op != "call_function" or not shadow_rules.is_pure(node.target):
+                raise Unsupported(f"the values of {node.name} are not known")
+            arguments = map_arg((node.args, node.kwargs), self._known)
+            args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), arguments)
+            with torch.no_grad():
+                self.known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        value = self.known[node]
+        return value.cpu() if isinstance(value, torch.Tensor) else value
 
     def _write_through(self, node: torch.fx.Node, written: ShadowTree) -> None:
         """An in-place operation on a view also writes into the tensor that the view was cut from."""

@@ -1,0 +1,136 @@
+"""What planning costs: whole commands, one site as its tokens grow, capture with provenance, FlexAttention's mask."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.protocol import interleaved, publish
+from models.catalogue import build, load_config
+from models.inputs import example_inputs
+from planner.capture import Call, capture_module
+from planner.choose import Options
+from planner.decide import decide
+from planner.layout import TokenLayout
+from planner.provenance import trace_provenance
+from planner.sites import AttentionSite, find_sites
+from planner.target import Target
+
+SIDES = (64, 128, 256, 512, 1024)
+BLOCK_MASK_SIDES = (64, 128, 192, 256)
+
+
+def commands() -> list[dict[str, Any]]:
+    """Whole processes, median of three."""
+    runs = {
+        "planner --help": ["--help"],
+        "planner models": ["models"],
+        "planner plan flux.1-dev --size 8192x8192": ["plan", "flux.1-dev", "--size", "8192x8192"],
+        "planner plan hunyuanvideo": ["plan", "hunyuanvideo"],
+    }
+
+    def process(arguments: list[str]) -> Callable[[], Any]:
+        code = "from planner.cli import main; main()"
+        return lambda: subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    seconds = interleaved({name: process(arguments) for name, arguments in runs.items()}, repeats=3)
+    return [{"command": name, "seconds": taken} for name, taken in seconds.items()]
+
+
+def sites() -> list[dict[str, Any]]:
+    """Deciding for one site, all candidates of a budget included."""
+    options, h100 = Options(density=0.9), Target.named("h100")
+
+    def site(side: int) -> AttentionSite:
+        layout = TokenLayout.parse(f"text:512 | h:{side} w:{side}")
+        return AttentionSite("attn", 1, 24, 24, layout.tokens, layout.tokens, 128, "bfloat16", layout, layout)
+
+    drawn = {side: site(side) for side in SIDES}
+    seconds = interleaved({str(side): lambda s=s: decide([s], options, h100) for side, s in drawn.items()}, repeats=50)
+    rows = []
+    for side, one in drawn.items():
+        tracemalloc.start()
+        decide([one], options, h100)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        rows.append({"tokens": side * side, "plan_us": seconds[str(side)] * 1e6, "peak_kib": peak / 1024})
+    return rows
+
+
+def captures() -> list[dict[str, Any]]:
+    """Capture and provenance of the whole FLUX.1-dev, 57 sites."""
+    config = load_config("flux.1-dev")
+    model, rows = build(config, dtype=torch.bfloat16), []
+    for side in (64, 128, 256, 512):
+        inputs = example_inputs(config, (side * 16, side * 16))
+        call, start = Call.of(model, (), inputs), time.perf_counter()
+        capture = capture_module(model, (), inputs)
+        captured = time.perf_counter()
+        found = find_sites(capture, trace_provenance(capture, call), call)
+        seen = time.perf_counter()
+        rows.append(
+            {
+                "image_tokens": side * side,
+                "sites": len(found),
+                "capture_s": captured - start,
+                "provenance_s": seen - captured,
+                "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            }
+        )
+    return rows
+
+
+def block_masks() -> list[dict[str, Any]]:
+    """FlexAttention's create_block_mask for the same pattern, in a process of its own each, compiled and not."""
+    rows = []
+    for side in BLOCK_MASK_SIDES:
+        row: dict[str, Any] = {"tokens": side * side}
+        for compiled in (False, True):
+            name = "compiled" if compiled else "eager"
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.planning", str(side), str(int(compiled))],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            # None where it does not fit in memory.
+            seconds, gib = map(float, done.stdout.split()) if done.returncode == 0 else (None, None)
+            row |= {f"{name}_s": seconds, f"{name}_peak_gib": gib}
+        rows.append(row)
+    return rows
+
+
+def block_mask(side: int, compiled: bool) -> None:
+    """Print the seconds (compilation left out) and the peak memory of one block mask."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """crisscross{group=16x16} in its plainest form, for the compiler's sake."""
+        return (q // side // 16 == k // side // 16) | (q % side // 16 == k % side // 16)
+
+    make = torch.compile(create_block_mask) if compiled else create_block_mask
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    build_mask = lambda: make(mask_mod, None, None, side * side, side * side, device="cpu")  # noqa: E731
+    build_mask()
+    seconds = interleaved({"mask": build_mask}, repeats=3)["mask"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(seconds, peak / 2**20)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        # The widest masks do not fit in memory: fail instead of taking the machine down.
+        resource.setrlimit(resource.RLIMIT_AS, (40 * 2**30, 40 * 2**30))
+        block_mask(int(sys.argv[1]), sys.argv[2] == "1")
+    else:
+        publish("planning_sites", sites())
+        publish("planning_captures", captures())
+        publish("planning_commands", commands())
+        publish("planning_block_masks", block_masks())

@@ -1,0 +1,72 @@
+"""The protocol of every benchmark: random data, interleaved runs, medians, and where the numbers come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import planner
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run, taken in turn after one warm-up each, so that drift hits all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def provenance() -> dict[str, Any]:
+    """Command, device, versions, commit and date."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    return {
+        "command": f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "planner": planner.__version__,
+        "commit": commit,
+        "date": date.today().isoformat(),
+    }
+
+
+def publish(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table and write bench/results/NAME.json."""
+    headings = list(rows[0])
+    cells = [[_cell(row[heading]) for heading in headings] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    for line in (headings, *cells):
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"provenance": provenance(), "rows": list(rows)}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
