@@ -31,7 +31,7 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             q, k, v = (torch.randn(1, HEADS, tokens, HEAD_DIM).to(dtype) for _ in range(3))
             runs = {"dense": lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)}
-            runs |= {p: lambda p=p, q=q, k=k, v=v: grouped_sdpa(q, k, v, layout, p) for p in patterns}
+            runs |= {p: lambda p=p, q=q, k=k, v=v, layout=layout: grouped_sdpa(q, k, v, layout, p) for p in patterns}
             seconds = interleaved(runs, repeats=5 if tokens < 10_000 else 3)
             for pattern in patterns:
                 share = density(parse_pattern(pattern), TokenLayout.parse(layout))

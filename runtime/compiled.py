@@ -188,9 +188,13 @@ class _Variant:
         return run_and_carry
 
     def _remember(self, name: str, tensor: torch.Tensor) -> None:
-        self.seen[name] = (weakref.ref(tensor), tensor._version)
+        # Tensors made under inference_mode do not count their changes: their values are compared every time.
+        if not tensor.is_inference():
+            self.seen[name] = (weakref.ref(tensor), tensor._version)
 
     def _is_seen(self, name: str, tensor: torch.Tensor) -> bool:
+        if name not in self.seen or tensor.is_inference():
+            return False
         seen, version = self.seen[name]
         return seen() is tensor and version == tensor._version
 

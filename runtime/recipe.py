@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +17,9 @@ from planner.pattern import Dense, parse_pattern
 Run = tuple[int, int]
 """(start, stop) positions in stored order."""
 
+Work = tuple[Run, tuple[Run, ...]]
+"""A run of queries and the runs of keys that all of them read, which are ascending and merged."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -24,12 +28,18 @@ class Recipe:
     Stored order is: global tokens first, then the grid group by group.
 
     order: sequence index of the token at each stored position, int64. place: the inverse.
-    work: (queries, keys) pairs; all tokens of the query run read exactly the key runs, which are ascending and merged.
+    work: what is to be attended, in stored order of the queries.
     """
 
     order: torch.Tensor
     place: torch.Tensor
-    work: tuple[tuple[Run, tuple[Run, ...]], ...]
+    work: tuple[Work, ...]
+
+    def batches(self, rows: int) -> Iterator[tuple[Work, ...]]:
+        """The work in order; consecutive pieces of one shape go together, up to so many query rows."""
+        for (height, _), alike in itertools.groupby(self.work, key=_shape):
+            pieces, size = list(alike), max(1, rows // height)
+            yield from (tuple(pieces[at : at + size]) for at in range(0, len(pieces), size))
 
 
 @lru_cache(maxsize=64)
@@ -43,7 +53,7 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device) -> Re
     grid = GroupGrid(layout.grid.sizes, pattern.group).verify()
     index, first = torch.arange(tokens), layout.grid_start
     order = torch.cat([index[:first], index[first + layout.grid.tokens :], first + grid.order()])
-    work = list[tuple[Run, tuple[Run, ...]]]()
+    work = list[Work]()
     if m:
         work.append(((0, m), ((0, tokens),)))
     for coords in grid.coords():
@@ -56,6 +66,11 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device) -> Re
         else:
             work.append((queries, keys))
     return Recipe(order.to(device), order.argsort().to(device), tuple(work))
+
+
+def _shape(piece: Work) -> tuple[int, int]:
+    (start, stop), keys = piece
+    return stop - start, sum(last - first for first, last in keys)
 
 
 def _with_globals(m: int, runs: tuple[Run, ...]) -> tuple[Run, ...]:

@@ -123,6 +123,18 @@ def test_another_grid_with_as_many_tokens_is_another_plan():
     assert planner.report(compiled).calls == (2, 3)
 
 
+def test_inputs_made_in_inference_mode_are_told_apart_too():
+    model, _ = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    with torch.inference_mode():
+        wide, tall = flux_inputs(12, 16), flux_inputs(16, 12)
+        for kwargs in (wide, wide, tall):
+            output(compiled, kwargs)
+        wide["img_ids"].copy_(tall["img_ids"])
+        output(compiled, wide)
+    assert planner.report(compiled).calls == (2, 2)
+
+
 def test_new_prompts_and_timesteps_compile_nothing():
     model, _ = flux()
     compiled = planner.compile(model, group="3x5", **FORCE)

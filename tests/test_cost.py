@@ -8,7 +8,7 @@ from planner.capture import capture_module
 from planner.cost import attention_flops, dense_seconds, rest_of_step, sparse_seconds
 from planner.errors import UnknownName
 from planner.pattern import CrissCross
-from planner.target import TARGETS, Target
+from planner.target import SDPA, TARGETS, Target
 
 
 def test_flops_of_attention():
@@ -25,7 +25,16 @@ def test_dense_time_is_near_what_cudnn_reaches_on_an_h100():
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_sparse_wins_where_there_is_much_to_leave_out(name):
     target, large = Target.named(name), site("text:512 | h:512 w:512")
-    assert sparse_seconds(large, CrissCross((16, 16)), target) < dense_seconds(large, target) / 5
+    factor = 2 if name.endswith(SDPA) else 5
+    assert sparse_seconds(large, CrissCross((16, 16)), target) < dense_seconds(large, target) / factor
+
+
+def test_torchs_own_kernels_lose_where_little_is_left_out():
+    """Measured on an H100: FLUX at 1024² with GRAT-X runs at 0.76 of dense, at 4096² at 1.17."""
+    target = Target.named("h100" + SDPA)
+    for side, wins in ((64, False), (256, True)):
+        flux = site(f"text:512 | h:{side} w:{side}")
+        assert (sparse_seconds(flux, CrissCross((16, 16)), target) < dense_seconds(flux, target)) == wins
 
 
 def test_small_groups_waste_tiles():

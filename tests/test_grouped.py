@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.errors import BadAttentionInput
 from planner.pattern import Dense
+from runtime import grouped
 from runtime.grouped import grouped_sdpa
 from runtime.recipe import make_recipe
 from runtime.reference import masked_dense
@@ -43,6 +46,15 @@ def test_equals_masked_dense_attention(call):
     arguments, flags = call
     ours, judge = grouped_sdpa(*arguments, **flags), masked_dense(*arguments, **flags)
     torch.testing.assert_close(ours, judge, rtol=1e-5, atol=1e-5)
+
+
+@given(attention_calls(), st.integers(2, 300))
+def test_groups_attended_together_give_the_same(call, rows):
+    """As on a GPU, where groups of one shape share a launch."""
+    arguments, flags = call
+    judge = masked_dense(*arguments, **flags)
+    with patch.dict(grouped.ROWS, cpu=rows):
+        torch.testing.assert_close(grouped_sdpa(*arguments, **flags), judge, rtol=1e-5, atol=1e-5)
 
 
 @given(attention_calls())
