@@ -19,25 +19,28 @@ from planner.capture import Call
 from planner.layout import Grid
 
 
-def grids_of(call: Call, tokens: int) -> tuple[tuple[Grid, ...], str | None]:
-    """Grids that hold a packed input of so many tokens, in order, and the tensor whose values said so, if one did.
+def grids_of(call: Call, tokens: int) -> tuple[tuple[Grid, ...], tuple[str, ...]]:
+    """Grids that hold a packed input of so many tokens, in order, and the tensors whose values were read to know.
 
     No grids where no argument tells.
     """
+    read = list[str]()
     for name, tensor in call.tensors():
-        extents = grid_of_coordinates(tensor, tokens)
-        if extents:
-            return (grid_of_extents(extents),), name
+        if may_be_coordinates(tensor, tokens):
+            read.append(name)
+            extents = grid_of_coordinates(tensor, tokens)
+            if extents:
+                return (grid_of_extents(extents),), tuple(read)
     for found in _shapes([value for value in call.arguments.values() if isinstance(value, list | tuple)]):
         if sum(map(math.prod, found)) == tokens:
-            return tuple(map(grid_of_extents, found)), None
+            return tuple(map(grid_of_extents, found)), tuple(read)
     numbers = [value if _is_count(value) else 0 for value in call.arguments.values()]
     for length in (3, 2):
         for first in range(len(numbers) - length + 1):
             extents = tuple(numbers[first : first + length])
             if math.prod(extents) == tokens:
-                return (grid_of_extents(extents),), None
-    return (), None
+                return (grid_of_extents(extents),), tuple(read)
+    return (), tuple(read)
 
 
 def grid_of_extents(extents: Sequence[int]) -> Grid:
@@ -47,16 +50,20 @@ def grid_of_extents(extents: Sequence[int]) -> Grid:
     return Grid(axes or (("w", 1),))
 
 
+def may_be_coordinates(tensor: torch.Tensor, tokens: int) -> bool:
+    """Whether a tensor has two to four numbers for each token, and values."""
+    shaped = tensor.dim() in (2, 3) and tensor.shape[-2] == tokens and 2 <= tensor.shape[-1] <= 4
+    return shaped and tensor.device.type != "meta"
+
+
 def grid_of_coordinates(tensor: torch.Tensor, tokens: int) -> tuple[int, ...] | None:
     """Extents of the raster that rows of two to four coordinates walk through, slow to fast; None if it is no raster.
 
     Values may be rounded (FLUX keeps its ids in bf16, where 257 is 256): only where a coordinate starts anew counts.
     """
-    if tensor.device.type == "meta" or tensor.dim() not in (2, 3) or tensor.shape[-2] != tokens:
+    if not may_be_coordinates(tensor, tokens):
         return None
     rows = (tensor if tensor.dim() == 2 else tensor[0]).detach()
-    if not 2 <= rows.shape[1] <= 4 or tokens < 4:
-        return None
     columns = [column for column in rows.float().cpu().unbind(1) if bool((column != column[0]).any())]
     if len(columns) < 2 or len(columns) > 3:
         return None

@@ -168,9 +168,8 @@ class _Reader:
             return Unreadable(f"the tokens of {source.name} are not in their own order")
         if tokens != source.shape[0] or not self._is_first(source):
             return [GlobalTokens(name, tokens)]
-        grids, witness = grids_of(self.call, tokens)
-        if witness is not None:
-            self.relied_on.add(witness)
+        grids, read = grids_of(self.call, tokens)
+        self.relied_on.update(read)
         return [replace(grid, name=name) for grid in grids] or [GlobalTokens(name, tokens)]
 
     def _is_first(self, source: Source) -> bool:

@@ -62,16 +62,14 @@ def compile_model(model: Model, plan_graph: PlanGraph, backend: str) -> Model:
         known = ", ".join(["eager", *torch.compiler.list_backends()])
         raise BadOption("backend", backend, f"a name that torch.compile knows: {known}")
     twin = copy.copy(model)
-    session = _Session(weakref.ref(twin), plan_graph, backend)
-    twin._compiled_call_impl = session.run
-    _SESSIONS[twin] = session
+    twin._compiled_call_impl = _Session(weakref.ref(twin), plan_graph, backend).run
     return twin
 
 
 def report(model: torch.nn.Module) -> Report:
     """The plans that a compiled model runs; raises NotCompiled."""
-    session = _SESSIONS.get(model)
-    if session is None:
+    session = getattr(getattr(model, "_compiled_call_impl", None), "__self__", None)
+    if not isinstance(session, _Session):
         raise NotCompiled(model)
     planned = [(variant, variant.plan) for variants in session.variants.values() for variant in variants]
     return Report(
@@ -212,9 +210,6 @@ class _Current:
     call: Call
     memory: Memory = field(default_factory=Memory)
     plan: Plan | None = None
-
-
-_SESSIONS: weakref.WeakKeyDictionary[torch.nn.Module, _Session] = weakref.WeakKeyDictionary()
 
 
 def _joined(first: Plan, second: Plan) -> Plan:

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -123,6 +125,16 @@ def test_another_grid_with_as_many_tokens_is_another_plan():
     assert planner.report(compiled).calls == (2, 3)
 
 
+def test_ids_that_tell_no_grid_are_looked_at_again():
+    model, kwargs = flux()
+    compiled = planner.compile(model, **FORCE)
+    output(compiled, kwargs | {"img_ids": torch.zeros(192, 3)})
+    output(compiled, kwargs)
+    unknown, known = planner.report(compiled).plans
+    assert unknown.decisions[0].reason.startswith("no grid in encoder_hidden_states:8 | hidden_states:192")
+    assert known.decisions[0].layout == "encoder_hidden_states:8 | hidden_states[h:12 w:16]"
+
+
 def test_inputs_made_in_inference_mode_are_told_apart_too():
     model, _ = flux()
     compiled = planner.compile(model, group="3x5", **FORCE)
@@ -187,6 +199,17 @@ def test_the_original_and_its_copies_stay_dense():
     assert torch.equal(output(twin, kwargs), before)
     with pytest.raises(NotCompiled):
         planner.report(twin)
+
+
+def test_a_compiled_model_is_let_go():
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    output(compiled, kwargs)
+    gone = weakref.ref(compiled)
+    del compiled
+    torch._dynamo.reset()
+    gc.collect()
+    assert gone() is None
 
 
 def test_save_pretrained_saves_the_original(tmp_path):

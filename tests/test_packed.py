@@ -52,11 +52,12 @@ def test_what_is_no_raster_is_not_read(ids):
     ],
 )
 def test_whole_numbers_tell_the_grid(arguments, expected):
-    grids, witness = grids_of(Call(arguments), 12)
+    grids, read = grids_of(Call(arguments), 12)
     assert " | ".join(map(str, grids)) == expected
-    assert witness is None
+    assert read == ()
 
 
-def test_the_witness_is_named():
-    grids, witness = grids_of(Call({"txt_ids": torch.zeros(4, 3), "img_ids": flux_ids(3, 4)}), 12)
-    assert (str(grids[0]), witness) == ("h:3 w:4", "img_ids")
+def test_tensors_whose_values_were_read_are_named():
+    grids, read = grids_of(Call({"txt_ids": torch.zeros(4, 3), "img_ids": flux_ids(3, 4)}), 12)
+    assert (str(grids[0]), read) == ("h:3 w:4", ("img_ids",))
+    assert grids_of(Call({"img_ids": torch.zeros(12, 3)}), 12) == ((), ("img_ids",))
