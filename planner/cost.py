@@ -85,6 +85,8 @@ def _matrix_product(node: torch.fx.Node) -> tuple[int, int, str]:
     if node.op != "call_function" or name not in weight_at:
         return 0, 0, ""
     position = weight_at[name]
+    if len(node.args) <= position:
+        return 0, 0, ""
     left: Any = node.args[position - 1]
     right: Any = node.args[position]
     x, weight, out = left.meta["val"], right.meta["val"], node.meta["val"]

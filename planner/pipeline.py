@@ -55,9 +55,8 @@ def follow_plan(
     decisions = list[Decision]()
     for site in find_sites(capture, provenance, call, plan.options.layout):
         decision = planned.get(site.name)
-        shape = (site.batch, site.heads, site.kv_heads, site.queries, site.keys, site.head_dim)
-        if decision is None or decision.shape != shape:
-            raise PlanMismatch(f"{decision.shape if decision else 'no site'} at {site.name}", f"{shape}")
+        if decision is None or decision.shape != site.shape:
+            raise PlanMismatch(f"{decision.shape if decision else 'no site'} at {site.name}", f"{site.shape}")
         if decision.is_sparse and decision.layout != str(site.layout):
             raise PlanMismatch(f'"{decision.layout}" at {site.name}', f'"{site.layout}"')
         decisions.append(decision)

@@ -81,9 +81,12 @@ class _Walker:
         self.known = dict[torch.fx.Node, Any]()
         self.names = dict[torch.fx.Node, str]()
         self.constant = set[torch.fx.Node]()
-        self.memo = dict[Any, ShadowTree]()
+        self.memo = dict[Any, tuple[ShadowTree, Any]]()
+        self.bases = dict[torch.fx.Node, torch.fx.Node]()
+        self.views = dict[torch.fx.Node, list[torch.fx.Node]]()
 
     def shadow(self, node: torch.fx.Node) -> ShadowTree:
+        self._note_base(node)
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":
@@ -127,8 +130,9 @@ class _Walker:
         value = node.meta.get("val")
         key = (node.target, _fingerprint([arguments, options, value]))
         if key not in self.memo:
-            self.memo[key] = self._apply(node, rule, arguments, options, value)
-        result = self.memo[key]
+            # The arguments are kept with the result: while they live no other shadow can have their address.
+            self.memo[key] = self._apply(node, rule, arguments, options, value), (arguments, options)
+        result, _ = self.memo[key]
         if shadow_rules.is_in_place(node.target):
             self._write_through(node, result)
         return result
@@ -184,14 +188,24 @@ class _Walker:
         value = self.known[node]
         return value.cpu() if isinstance(value, torch.Tensor) else value
 
+    def _note_base(self, node: torch.fx.Node) -> None:
+        """Note whose memory a node may share, through any number of views."""
+        source = node.args[0] if node.args and shadow_rules.is_view(node.target) else None
+        self.bases[node] = self.bases[source] if isinstance(source, torch.fx.Node) else node
+        self.views.setdefault(self.bases[node], []).append(node)
+
     def _write_through(self, node: torch.fx.Node, written: ShadowTree) -> None:
-        """An in-place operation on a view also writes into the tensor that the view was cut from."""
+        """An in-place operation on a view also writes into the tensor it was cut from; other views of that are lost."""
         target = node.args[0]
-        while isinstance(target, torch.fx.Node) and _fingerprint(self.provenance.shadows[target]) != _fingerprint(
-            written
-        ):
+        if not isinstance(target, torch.fx.Node) or _is_same_shadow(self.provenance.shadows[target], written):
+            return
+        base = self.bases[target]
+        for view in self.views[base]:
+            if view is not base:
+                self.provenance.shadows[view] = None
+        while True:
             self.provenance.shadows[target] = written
-            if not shadow_rules.is_view(target.target):
+            if target is base:
                 return
             view, target = target, target.args[0]
             assert isinstance(target, torch.fx.Node)
@@ -236,6 +250,10 @@ def _fingerprint(tree: Any) -> Any:
     if isinstance(tree, _Nothing):
         return ("nothing", _fingerprint(tree.value))
     return tree
+
+
+def _is_same_shadow(a: ShadowTree, b: ShadowTree) -> bool:
+    return _fingerprint(a) == _fingerprint(b)
 
 
 def _attribute(module: torch.nn.Module, path: str) -> Any:

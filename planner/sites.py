@@ -46,6 +46,11 @@ class AttentionSite:
     is_causal: bool = False
     dropout: float = 0.0
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What must agree for a decision about this site to hold."""
+        return (self.batch, self.heads, self.kv_heads, self.queries, self.keys, self.head_dim)
+
     def why_not(self) -> str | None:
         """Why no pattern can be applied here, None if one can."""
         if self.dropout:

@@ -102,6 +102,13 @@ def test_writing_in_place_moves_tokens_too():
         tokens[:, :15] = flat(x)[:, 15:]
         return tokens
 
+    def seen_before(m, x):
+        tokens = flat(x).clone()
+        view = tokens[:, :]
+        tokens.copy_(tokens.flip(1))
+        return view
+
+    assert sites_of(Toy(seen_before), {}, (PICTURE,))[0].why_not().startswith("layout unknown")
     assert str(sites_of(Toy(written), {}, (PICTURE,))[0].layout) == "x[h:6 w:5]"
     assert sites_of(Toy(overwritten), {}, (PICTURE,))[0].why_not().startswith("layout unknown")
 
