@@ -100,15 +100,18 @@ def merge(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def write_back(target: Any, arguments: list[Any], written: ShadowTree, whole: Any) -> Shadow:
-    """Shadow of a whole tensor after a view of it was overwritten; None if the view is more than a slice.
+    """Shadow of a whole tensor after a view of it was overwritten; None if the view is no slice or selection.
 
-    What was not overwritten keeps its shadow, and along dimensions in which neither varies it takes the new one.
+    What was not overwritten keeps its shadow. Along a sliced dimension in which the new shadow does not vary, the rest
+    of the tensor, if unknown, takes it too: a rotation that writes odd and even channels keeps its tokens.
     """
-    if op_name(target) != "slice" or not isinstance(written, torch.Tensor):
+    name = op_name(target)
+    if name not in ("slice", "select") or not isinstance(written, torch.Tensor):
         return None
     new, dim = compress(written), arguments[1] if len(arguments) > 1 else 0
-    if new.size(dim) > 1:
-        filled = torch.full(_with(new.shape, dim, whole.shape[dim]), UNKNOWN)
+    if name == "select" or new.size(dim) > 1:
+        shape = list(new.shape) if name == "slice" else _insert(new.shape, dim)
+        filled = torch.full(_with(shape, dim, whole.shape[dim]), UNKNOWN)
         target(filled, *arguments[1:]).copy_(new)
         new = filled
     old = arguments[0]
@@ -254,6 +257,10 @@ def _stack(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     return _concatenate([layers, dim], {}, value)
 
 
+def _insert(shape: Sequence[int], dim: int) -> list[int]:
+    return [*shape[:dim], 1, *shape[dim:]]
+
+
 def _with(shape: Sequence[int], dim: int, size: int) -> list[int]:
     return [*shape[:dim], size, *shape[dim + 1 :]]
 
@@ -287,6 +294,11 @@ def _repeat(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow
     kept, times = compress(_first(arguments)), list(arguments[1])
     kept = kept.view(*[1] * (len(times) - kept.dim()), *kept.shape)
     return kept.repeat([1 if size == 1 else n for size, n in zip(kept.shape, times, strict=True)]).expand(value.shape)
+
+
+def _fresh(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """A new tensor of another's shape holds none of its tokens."""
+    return None
 
 
 def _getitem(arguments: list[Any], options: dict[str, Any], value: Any) -> ShadowTree:
@@ -325,12 +337,14 @@ _MOVES = frozenset(
     pixel_shuffle pixel_unshuffle unfold diagonal""".split()
 )
 _REDUCTIONS = "mean sum amax amin max min var std norm linalg_vector_norm prod any all".split()
+_FRESH = "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full".split()
 _UNMOVED = """to _to_copy contiguous clone detach alias dropout feature_dropout lift_fresh lift_fresh_copy type_as float
     half bfloat16 softmax _softmax log_softmax group_norm instance_norm batch_norm gelu silu""".split()
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
     **dict.fromkeys(_UNMOVED, _same),
+    **dict.fromkeys(_FRESH, _fresh),
     "getitem": _getitem,
     "copy_": _copy,
     "scaled_dot_product_attention": _attention,

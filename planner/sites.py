@@ -129,9 +129,9 @@ class _Reader:
         return self.memo[key]
 
     def _rows(self, rows: torch.Tensor) -> TokenLayout | Unreadable:
-        ids = rows[0]
-        if bool((ids < 0).any()):
+        if bool((rows < 0).any()):
             return Unreadable(self._lost())
+        ids = rows[0]
         source, lengths = torch.unique_consecutive(ids // SOURCE_STRIDE, return_counts=True)
         bounds = [0, *itertools.accumulate(lengths.tolist())]
         segments = list[Segment]()

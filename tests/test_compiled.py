@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from zoo import CROSS, EXPECTED, FAMILIES, GROUPS, flux, flux_inputs, mochi
 
 import planner
-from planner.errors import BadOption, GroupTooLarge, NotAModule, NotCompiled, PlanMismatch, UnknownName
+from planner.errors import BadOption, GroupTooLarge, NoGradient, NotAModule, NotCompiled, PlanMismatch, UnknownName
 from runtime.reference import MaskedDense
 
 FORCE = {"target": "cpu", "min_speedup": 0.0}
@@ -179,6 +179,17 @@ def test_the_compiled_model_answers_as_the_original():
     output(compiled, kwargs)
     hook.remove()
     assert seen == [1]
+
+
+def test_forward_works_with_gradients_on_and_backward_says_that_there_is_none():
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    without = output(compiled, kwargs)
+    with torch.enable_grad():
+        ours = output(compiled, kwargs)
+        torch.testing.assert_close(ours, without)
+        with pytest.raises(NoGradient, match=r"Run under torch\.no_grad"):
+            ours.sum().backward()
 
 
 def test_outputs_have_the_originals_type():

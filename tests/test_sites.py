@@ -102,6 +102,21 @@ def test_writing_in_place_moves_tokens_too():
         tokens[:, :15] = flat(x)[:, 15:]
         return tokens
 
+    def row_by_row(m, x):
+        tokens = torch.zeros(2, 30, 8)
+        for row in range(2):
+            tokens[row, :30] = flat(x)[row]
+        return tokens
+
+    def one_row_only(m, x):
+        tokens = torch.zeros(2, 30, 8)
+        tokens[0] = flat(x)[0]
+        return tokens
+
+    two = PICTURE.repeat(2, 1, 1, 1)
+    assert str(sites_of(Toy(row_by_row), {}, (two,))[0].layout) == "x[h:6 w:5]"
+    assert sites_of(Toy(one_row_only), {}, (two,))[0].why_not().startswith("layout unknown")
+
     def seen_before(m, x):
         tokens = flat(x).clone()
         view = tokens[:, :]
