@@ -149,11 +149,11 @@ def why_dense(site: AttentionSite, options: Options, target: Target) -> str:
         return reason
     if options.request is not None and options.request.kind == "dense":
         return "pattern=dense asks for it"
-    losers = [candidate for candidate in rank(site, options, target) if candidate.lost is not None]
+    losers = [(c.lost, c) for c in rank(site, options, target) if c.lost is not None]
     if not losers:
         return f"no candidate fits the axes of {site.layout}"
-    nearest = min(losers, key=lambda candidate: (_NEARNESS.index(candidate.lost.kind), candidate.seconds))  # type: ignore[union-attr]
-    return f"{nearest.lost} ({nearest.pattern})"
+    lost, nearest = min(losers, key=lambda loser: (_NEARNESS.index(loser[0].kind), loser[1].seconds))
+    return f"{lost} ({nearest.pattern})"
 
 
 _NEARNESS: tuple[LossKind, ...] = ("beaten", "below break-even", "over budget", "covers all", "too large")

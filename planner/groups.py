@@ -18,6 +18,8 @@ from planner.errors import MalformedValue, times
 
 def extent_along(c: Number, g: Number, n: Number, arithmetic: Arithmetic = INTS) -> Number:
     """Tokens of the c-th group along an axis of n tokens cut into groups of g."""
+    if isinstance(n, int) and n % g == 0:
+        return g
     return arithmetic.minimum(g, n - c * g)
 
 

@@ -211,16 +211,6 @@ class PatternRequest:
     edge: Edge | None = None
     axes: Literal["lines", "planes"] | None = None
 
-    def admits(self, pattern: Pattern) -> bool:
-        """Whether a pattern is one that was asked for."""
-        if self.kind != kind_of(pattern) or (self.group is not None and self.group != pattern.group):
-            return False
-        if isinstance(pattern, Neighborhood):
-            radius = spread(self.radius, len(pattern.group)) if self.radius is not None else pattern.radius
-            return radius == pattern.radius and self.edge in (None, pattern.edge)
-        # In two dimensions lines and planes are the same set, and lines is how it is spelled.
-        return not isinstance(pattern, CrissCross) or self.axes in (None, pattern.axes) or len(pattern.group) == 2
-
     def pattern(self) -> Pattern:
         """The one pattern it names; raises MalformedValue if its group is left open."""
         if self.kind == "dense":

@@ -74,6 +74,15 @@ def test_explain_draws_the_pattern_and_says_why_others_lost(run, saved):
     assert json.loads(out)["candidates"][0]["lost"] is None
 
 
+def test_explain_prints_the_index_map(run, saved):
+    code, out, _ = run("explain", saved, "transformer_blocks.0.attn", "--index-map")
+    assert code == 0
+    scope = {}
+    exec(out[out.index("# crisscross") :], scope)
+    assert scope["key_count"](0, 0) == 7
+    assert scope["key_group"](1, 2, 0) == (4 * 256, 256)
+
+
 def test_explain_a_video_pattern(run, tmp_path, tmp_path_factory):
     path = tmp_path_factory.mktemp("wan")
     FAMILIES["wan"]()[0].save_config(path)

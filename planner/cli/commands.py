@@ -67,10 +67,11 @@ def show(plan_file: PlanFile, as_json: AsJson = False) -> None:
 def explain(
     plan_file: PlanFile,
     site: Annotated[str, typer.Argument(help="A site of the plan, such as transformer_blocks.0.attn.")],
+    index_map: Annotated[bool, typer.Option("--index-map", help="Print the closed form of the key list too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say why a site got its pattern, why every other candidate lost, and draw the pattern."""
-    from planner.cli import render
+    from planner.cli import drawing, render
     from planner.decide import candidates_of
     from planner.errors import UnknownName
     from planner.plan import Plan
@@ -80,6 +81,8 @@ def explain(
     if decision is None:
         raise UnknownName("site", site, [decision.site for decision in loaded.decisions])
     render.explain(decision, candidates_of(decision, loaded), as_json)
+    if index_map and decision.is_sparse and not as_json:
+        print(f"\n{drawing.index_map(decision)}", end="")
 
 
 @app.command()

@@ -1,10 +1,11 @@
-"""Drawing: what one query group reads, as text."""
+"""Drawing: what one query group reads, as a picture and as its closed form."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
 
+from codegen.index_map import IndexMap
 from planner.groups import GroupGrid
 from planner.keys import key_groups
 from planner.plan import Decision
@@ -41,6 +42,13 @@ def draw(decision: Decision) -> list[str]:
     if layout.global_tokens:
         lines.append(f"and {layout.global_tokens} global tokens, which every query reads and which read everything")
     return lines
+
+
+def index_map(decision: Decision) -> str:
+    """The closed form of the key list, as Python source: c0, c1, … are the query group's coordinates, slow to fast."""
+    pattern, layout = decision.parsed()
+    assert layout is not None
+    return IndexMap(pattern, GroupGrid(layout.grid.sizes, pattern.group)).source()
 
 
 def _alike(pictures: Sequence[list[str]]) -> Iterator[tuple[int, int]]:
