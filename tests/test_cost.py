@@ -16,7 +16,7 @@ def test_flops_of_attention():
 
 
 def test_dense_time_is_near_what_cudnn_reaches_on_an_h100():
-    """FLUX at 4096²: 640 TFLOP/s measured (see docs/peers in the design notes)."""
+    """FLUX at 4096²: cuDNN was measured at 645 to 648 TFLOP/s (planner/target.py)."""
     flux = site("text:512 | h:256 w:256")
     rate = attention_flops(flux, flux.queries**2) / dense_seconds(flux, Target.named("h100"))
     assert math.isclose(rate, 643e12, rel_tol=0.02)
