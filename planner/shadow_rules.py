@@ -108,10 +108,10 @@ def write_back(target: Any, arguments: list[Any], written: ShadowTree, whole: An
     name = op_name(target)
     if name not in ("slice", "select") or not isinstance(written, torch.Tensor):
         return None
-    new, dim = compress(written), arguments[1] if len(arguments) > 1 else 0
+    new, dim = compress(written), (arguments[1] if len(arguments) > 1 else 0) % len(whole.shape)
     if name == "select" or new.size(dim) > 1:
-        shape = list(new.shape) if name == "slice" else _insert(new.shape, dim)
-        filled = torch.full(_with(shape, dim, whole.shape[dim]), UNKNOWN)
+        after = dim if name == "select" else dim + 1
+        filled = torch.full([*new.shape[:dim], whole.shape[dim], *new.shape[after:]], UNKNOWN)
         target(filled, *arguments[1:]).copy_(new)
         new = filled
     old = arguments[0]
@@ -255,10 +255,6 @@ def _stack(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
         for part in arguments[0]
     ]
     return _concatenate([layers, dim], {}, value)
-
-
-def _insert(shape: Sequence[int], dim: int) -> list[int]:
-    return [*shape[:dim], 1, *shape[dim:]]
 
 
 def _with(shape: Sequence[int], dim: int, size: int) -> list[int]:

@@ -108,6 +108,12 @@ def test_writing_in_place_moves_tokens_too():
             tokens[row, :30] = flat(x)[row]
         return tokens
 
+    def channel_by_channel_from_the_end(m, x):
+        tokens = torch.zeros(1, 30, 8)
+        for channel in range(8):
+            tokens.select(-1, channel).copy_(flat(x)[..., channel])
+        return tokens
+
     def one_row_only(m, x):
         tokens = torch.zeros(2, 30, 8)
         tokens[0] = flat(x)[0]
@@ -115,6 +121,7 @@ def test_writing_in_place_moves_tokens_too():
 
     two = PICTURE.repeat(2, 1, 1, 1)
     assert str(sites_of(Toy(row_by_row), {}, (two,))[0].layout) == "x[h:6 w:5]"
+    assert str(sites_of(Toy(channel_by_channel_from_the_end), {}, (PICTURE,))[0].layout) == "x[h:6 w:5]"
     assert sites_of(Toy(one_row_only), {}, (two,))[0].why_not().startswith("layout unknown")
 
     def seen_before(m, x):
