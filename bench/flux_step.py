@@ -53,7 +53,6 @@ def main() -> None:
                     "predicted": plan.step_speedup,
                     "predicted_dense_ms": (plan.dense_attention_seconds + plan.other_seconds) * 1e3,
                     "first_call_s": first,
-                    "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
                 }
             )
             torch._dynamo.reset()

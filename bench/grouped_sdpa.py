@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from bench.protocol import interleaved, publish
+from bench.protocol import publish
 from planner.density import density
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 from runtime.grouped import grouped_sdpa
+from runtime.measure import interleaved
 
 LAYOUTS = {
     "h:64 w:64": ["8x8", "16x16"],

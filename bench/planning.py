@@ -8,11 +8,12 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from bench.protocol import interleaved, publish
+from bench.protocol import publish
 from models.catalogue import build, load_config
 from models.inputs import example_inputs
 from planner.capture import Call, capture_module
@@ -22,6 +23,7 @@ from planner.layout import TokenLayout
 from planner.provenance import trace_provenance
 from planner.sites import AttentionSite, find_sites
 from planner.target import Target
+from runtime.measure import interleaved
 
 SIDES = (64, 128, 256, 512, 1024)
 BLOCK_MASK_SIDES = (64, 128, 192, 256)
@@ -117,8 +119,7 @@ def block_mask(side: int, compiled: bool) -> None:
 
     make = torch.compile(create_block_mask) if compiled else create_block_mask
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    build_mask = lambda: make(mask_mod, None, None, side * side, side * side, device="cpu")  # noqa: E731
-    build_mask()
+    build_mask = partial(make, mask_mod, None, None, side * side, side * side, device="cpu")
     seconds = interleaved({"mask": build_mask}, repeats=3)["mask"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(seconds, peak / 2**20)

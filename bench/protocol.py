@@ -1,15 +1,13 @@
-"""The protocol of every benchmark: random data, interleaved runs, medians, and where the numbers come from."""
+"""What every benchmark ends with: a printed table, and a file that says where its numbers come from."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,6 @@ import torch
 import planner
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run, taken in turn after one warm-up each, so that drift hits all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def provenance() -> dict[str, Any]:

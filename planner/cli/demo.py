@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from planner.pipeline import plan_capture
 from planner.plan import Plan
 from planner.target import Target
 from runtime.compiled import report
+from runtime.measure import interleaved
 from runtime.reference import MaskedDense
 
 FULL_SIZE = (
@@ -115,26 +114,16 @@ def _run_small(say: Callable[[str], None]) -> None:
             (plan,) = report(planned).plans
             with MaskedDense(plan):
                 judged = model(**inputs)[0]
-            dense_seconds, planned_seconds = _interleaved(lambda: model(**inputs), lambda: planned(**inputs))
+            runs = {"dense": lambda: model(**inputs), "planned": lambda: planned(**inputs)}
+            seconds = interleaved(runs, REPEATS)
     first = plan.decisions[0]
     say("A small FluxTransformer2DModel with random weights, float32, run on this CPU:")
     say(f"  layout    {first.layout}")
     say(f"  pattern   {first.pattern}, density {first.density:.1%}")
-    say(f"  dense     {dense_seconds * 1e3:.0f} ms a step")
-    say(f"  planned   {planned_seconds * 1e3:.0f} ms a step, {dense_seconds / planned_seconds:.2f}x")
+    say(f"  dense     {seconds['dense'] * 1e3:.0f} ms a step")
+    say(f"  planned   {seconds['planned'] * 1e3:.0f} ms a step, {seconds['dense'] / seconds['planned']:.2f}x")
     say(f"  error     {_relative(planned_out, judged):.1e} relative to masked dense attention, which it must equal")
     say(f"  change    {_relative(planned_out, dense_out):.1e} relative to dense; random weights attend everywhere")
-
-
-def _interleaved(*runs: Callable[[], Any]) -> tuple[float, ...]:
-    """Median seconds of each, taken in turn."""
-    taken: list[list[float]] = [[] for _ in runs]
-    for _ in range(REPEATS):
-        for run, seconds in zip(runs, taken, strict=True):
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-    return tuple(map(statistics.median, taken))
 
 
 def _relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
