@@ -7,7 +7,7 @@ them, and whatever the caller names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
@@ -115,11 +115,6 @@ class Candidate:
     lost: Loss | None
 
 
-def choose(site: AttentionSite, options: Options, target: Target) -> Candidate:
-    """The best candidate, which is dense attention, with a reason, where no pattern applies or gains."""
-    return next(candidate for candidate in rank(site, options, target) if candidate.lost is None)
-
-
 def rank(site: AttentionSite, options: Options, target: Target) -> list[Candidate]:
     """All candidates of a site, the winner first, each loser with its reason."""
     dense = Candidate(
@@ -142,14 +137,14 @@ def rank(site: AttentionSite, options: Options, target: Target) -> list[Candidat
     return [best, *losers, _lose(dense, f"{dense.seconds / best.seconds:.2f} times the time of {best.pattern}")]
 
 
-def why_dense(site: AttentionSite, options: Options, target: Target) -> str:
-    """The reason for leaving a site dense: the site's own, or that of the candidate which came nearest."""
+def why_dense(site: AttentionSite, options: Options, ranked: Sequence[Candidate]) -> str:
+    """The reason for leaving a ranked site dense: the site's own, or that of the candidate which came nearest."""
     reason = site.why_not()
     if reason is not None:
         return reason
     if options.request is not None and options.request.kind == "dense":
         return "pattern=dense asks for it"
-    losers = [(c.lost, c) for c in rank(site, options, target) if c.lost is not None]
+    losers = [(c.lost, c) for c in ranked if c.lost is not None]
     if not losers:
         return f"no candidate fits the axes of {site.layout}"
     lost, nearest = min(losers, key=lambda loser: (_NEARNESS.index(loser[0].kind), loser[1].seconds))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from planner.choose import Candidate, Loss, Options, choose, rank, why_dense
-from planner.cost import attention_flops, dense_seconds
+from planner.choose import Candidate, Loss, Options, rank, why_dense
 from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
 from planner.groups import GroupGrid
 from planner.layout import TokenLayout
@@ -20,8 +19,9 @@ def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> 
 
     Raises GroupTooLarge, PatternCoversAll or UnreachableBudget if an option that the caller named fits no site.
     """
-    _check_request(sites, options, target)
-    return tuple(_decision(site, options, target) for site in sites)
+    ranked = [(site, rank(site, options, target)) for site in sites]
+    _check_request(ranked, options)
+    return tuple(_decision(site, candidates, options) for site, candidates in ranked)
 
 
 def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
@@ -44,8 +44,9 @@ def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
     return ranked if str(ranked[0].pattern) == decision.pattern else []
 
 
-def _decision(site: AttentionSite, options: Options, target: Target) -> Decision:
-    best = choose(site, options, target)
+def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options) -> Decision:
+    best = ranked[0]
+    dense = next(candidate for candidate in ranked if isinstance(candidate.pattern, Dense))
     return Decision(
         site=site.name,
         layout=str(site.layout),
@@ -57,12 +58,12 @@ def _decision(site: AttentionSite, options: Options, target: Target) -> Decision
         head_dim=site.head_dim,
         dtype=site.dtype,
         pattern=str(best.pattern),
-        reason=why_dense(site, options, target) if isinstance(best.pattern, Dense) else _why(options),
+        reason=why_dense(site, options, ranked) if best is dense else _why(options),
         density=best.density,
         flops=best.flops,
         seconds=best.seconds,
-        dense_flops=attention_flops(site, site.queries * site.keys),
-        dense_seconds=dense_seconds(site, target),
+        dense_flops=dense.flops,
+        dense_seconds=dense.seconds,
     )
 
 
@@ -72,13 +73,13 @@ def _why(options: Options) -> str:
     return f"keeps the most within {budget}" if budget else "keeps the most of what beats dense attention"
 
 
-def _check_request(sites: Iterable[AttentionSite], options: Options, target: Target) -> None:
+def _check_request(ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], options: Options) -> None:
     """An option that no site can follow is the caller's mistake, not a reason to stay dense everywhere."""
     if options.request is not None and options.request.kind == "dense":
         return
-    gridded = [site for site in sites if site.why_not() is None]
-    ranked = [(site, candidate) for site in gridded for candidate in rank(site, options, target)]
-    sparse = [(site, candidate) for site, candidate in ranked if not isinstance(candidate.pattern, Dense)]
+    able = [(site, candidates) for site, candidates in ranked if site.why_not() is None]
+    gridded = [site for site, _ in able]
+    sparse = [(site, c) for site, candidates in able for c in candidates if not isinstance(c.pattern, Dense)]
     if not gridded or any(candidate.lost is None for _, candidate in sparse):
         return
     site = max(gridded, key=lambda site: site.queries)

@@ -22,6 +22,7 @@ import torch
 
 from planner.axis_set import All, AxisSet, Edge, Others, Own, Window
 from planner.errors import BadSpelling, MalformedValue, times
+from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 
 Box = tuple[AxisSet, ...]
@@ -59,7 +60,7 @@ class Pattern(ABC):
 
     def mask_mod(self, layout: TokenLayout) -> MaskMod:
         """The pattern's meaning on the tokens of a layout with one grid."""
-        counts = [-(-n // g) for n, g in zip(layout.grid.sizes, self.group, strict=True)]
+        counts = GroupGrid(layout.grid.sizes, self.group).counts
 
         def attends(q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
             q, kv = layout.coordinates(q_idx), layout.coordinates(kv_idx)

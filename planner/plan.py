@@ -16,6 +16,7 @@ from typing import Any
 from planner.choose import Options
 from planner.density import attended_pairs
 from planner.errors import BadPlanFile, MalformedValue, PlannerError, PlanVersion
+from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern, parse_pattern
 from planner.reach import plan_reach
@@ -148,7 +149,7 @@ class Plan:
         longest = max(gridded, key=lambda entry: entry[0].queries)[2]
         sizes = longest.grid.sizes
         layers = [
-            (pattern, [-(-n // g) for n, g in zip(sizes, pattern.group or sizes, strict=True)])
+            (pattern, GroupGrid(sizes, pattern.group or sizes).counts)
             for _, pattern, layout in gridded
             if layout == longest
         ]

@@ -50,7 +50,7 @@ class Target:
         if device.type != "cuda" or not torch.cuda.is_available():
             return TARGETS["cpu"]
         text = torch.cuda.get_device_name(device).lower().replace(" ", "")
-        named = next((name for name in ("h200", "h100", "a100", "b200", "rtx4090", "rtx5090") if name in text), None)
+        named = next((name for name in TARGETS if name in text), None)
         major, minor = torch.cuda.get_device_capability(device)
         nearest = {8: "rtx4090" if minor == 9 else "a100", 9: "h100", 10: "b200"}.get(major, "rtx5090")
         return TARGETS[(named or nearest) + SDPA]

@@ -79,4 +79,4 @@ def _with_globals(m: int, runs: tuple[Run, ...]) -> tuple[Run, ...]:
         return tuple(shifted)
     if shifted[0][0] == m:
         return ((0, shifted[0][1]), *shifted[1:])
-    return tuple(itertools.chain([(0, m)], shifted))
+    return ((0, m), *shifted)

@@ -81,6 +81,8 @@ def test_explain_prints_the_index_map(run, saved):
     exec(out[out.index("# crisscross") :], scope)
     assert scope["key_count"](0, 0) == 7
     assert scope["key_group"](1, 2, 0) == (4 * 256, 256)
+    as_json = json.loads(run("explain", saved, "transformer_blocks.0.attn", "--index-map", "--json")[1])
+    assert as_json["index_map"] == out[out.index("# crisscross") :]
 
 
 def test_explain_a_video_pattern(run, tmp_path, tmp_path_factory):

@@ -2,22 +2,14 @@
 
 import diffusers
 import torch
+from zoo import flux
 
 import planner
 from runtime.reference import MaskedDense
 
 
 def tiny_pipeline():
-    transformer = diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-    )
+    transformer, _ = flux()
     vae = diffusers.AutoencoderKL(
         block_out_channels=(4,),
         down_block_types=("DownEncoderBlock2D",),
@@ -30,7 +22,7 @@ def tiny_pipeline():
         scaling_factor=1.5,
     )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    pipe = diffusers.FluxPipeline(scheduler, vae.eval(), None, None, None, None, transformer.eval())
+    pipe = diffusers.FluxPipeline(scheduler, vae.eval(), None, None, None, None, transformer)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -80,9 +80,8 @@ def explain(
     decision = next((decision for decision in loaded.decisions if decision.site == site), None)
     if decision is None:
         raise UnknownName("site", site, [decision.site for decision in loaded.decisions])
-    render.explain(decision, candidates_of(decision, loaded), as_json)
-    if index_map and decision.is_sparse and not as_json:
-        print(f"\n{drawing.index_map(decision)}", end="")
+    source = drawing.index_map(decision) if index_map and decision.is_sparse else None
+    render.explain(decision, candidates_of(decision, loaded), source, as_json)
 
 
 @app.command()

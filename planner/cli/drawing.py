@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from codegen.index_map import IndexMap
 from planner.groups import GroupGrid
 from planner.keys import key_groups
+from planner.layout import TokenLayout
+from planner.pattern import Pattern
 from planner.plan import Decision
 
 DRAWN_COLUMNS = 72
@@ -19,9 +21,7 @@ def draw(decision: Decision) -> list[str]:
 
     One picture for time steps that are alike; large grids are cut to the part around the query.
     """
-    pattern, layout = decision.parsed()
-    assert layout is not None
-    grid = GroupGrid(layout.grid.sizes, pattern.group)
+    pattern, layout, grid = _parsed(decision)
     counts = (1,) * (3 - len(grid.counts)) + grid.counts
     query = tuple(count // 2 for count in grid.counts)
     pad = (0,) * (3 - len(query))
@@ -46,9 +46,15 @@ def draw(decision: Decision) -> list[str]:
 
 def index_map(decision: Decision) -> str:
     """The closed form of the key list, as Python source: c0, c1, … are the query group's coordinates, slow to fast."""
+    pattern, _, grid = _parsed(decision)
+    return IndexMap(pattern, grid).source()
+
+
+def _parsed(decision: Decision) -> tuple[Pattern, TokenLayout, GroupGrid]:
+    """What a sparse decision spells out."""
     pattern, layout = decision.parsed()
     assert layout is not None
-    return IndexMap(pattern, GroupGrid(layout.grid.sizes, pattern.group)).source()
+    return pattern, layout, GroupGrid(layout.grid.sizes, pattern.group)
 
 
 def _alike(pictures: Sequence[list[str]]) -> Iterator[tuple[int, int]]:

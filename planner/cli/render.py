@@ -128,8 +128,8 @@ def grouped(decisions: Sequence[Decision]) -> list[tuple[str, list[Decision]]]:
     return [(key[0] if len(group) > 1 else group[0].site, group) for key, group in groups.items()]
 
 
-def explain(decision: Decision, candidates: Sequence[Candidate], as_json: bool) -> None:
-    """One site: its decision, its candidates with what each lost to, and the pattern around one query group."""
+def explain(decision: Decision, candidates: Sequence[Candidate], index_map: str | None, as_json: bool) -> None:
+    """One site: its decision, its candidates with what each lost to, the pattern around one query group, its source."""
     if as_json:
         rows = [
             {
@@ -140,7 +140,8 @@ def explain(decision: Decision, candidates: Sequence[Candidate], as_json: bool) 
             }
             for c in candidates
         ]
-        print_json({"site": decision.site, "pattern": decision.pattern, "reason": decision.reason, "candidates": rows})
+        site = {"site": decision.site, "pattern": decision.pattern, "reason": decision.reason, "candidates": rows}
+        print_json(site if index_map is None else {**site, "index_map": index_map})
         return
     out = console()
     out.print(decision.site, style="bold")
@@ -159,6 +160,8 @@ def explain(decision: Decision, candidates: Sequence[Candidate], as_json: bool) 
         out.print()
         for line in draw(decision):
             out.print(line)
+    if index_map is not None:
+        print(f"\n{index_map}", end="")
 
 
 def show_changes(changes: Sequence[Change], as_json: bool) -> None:
