@@ -36,16 +36,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def publish(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table and write bench/results/NAME.json."""
+def publish(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS, **settings: Any) -> None:
+    """Print a table and write NAME.json, with the settings it was measured at, to bench/results."""
     headings = list(rows[0])
     cells = [[_cell(row[heading]) for heading in headings] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
     for line in (headings, *cells):
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"provenance": provenance(), "rows": list(rows)}, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    folder.mkdir(exist_ok=True)
+    text = json.dumps({"provenance": {**provenance(), **settings}, "rows": list(rows)}, indent=1)
+    (folder / f"{name}.json").write_text(text + "\n")
 
 
 def _cell(value: Any) -> str:

@@ -1,1 +1,18 @@
-"""Model families: full-size public configurations and the inputs that pipelines give them."""
+"""Model families: full-size public configurations, the inputs that pipelines give them, and small trained models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.reference import load as load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "load":
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    from models.reference import load
+
+    return load

@@ -1,4 +1,4 @@
-"""The catalogue: full-size public configurations by name, built as diffusers classes without weights."""
+"""The catalogue: public full-size and reference configurations by name, built as diffusers classes without weights."""
 
 from __future__ import annotations
 
@@ -18,16 +18,35 @@ _MAX_BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How large the inputs of a model are: pixels and frames that make one token along each axis, and text tokens."""
+
+    pixels: int
+    frames: int
+    text: int
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A public model: its diffusers class, parameters, default size in pixels (width, height) and frames."""
+    """A model: its diffusers class, parameters, default size in pixels (width, height) and frames.
+
+    trained: whether the package ships weights. scale: where it is another than that of the class's public models.
+    """
 
     class_name: str
     parameters: int
     size: tuple[int, int]
     frames: int = 1
+    trained: bool = False
+    scale: Scale | None = None
+
+
+PIXEL_SPACE = Scale(pixels=2, frames=1, text=64)
 
 
 CATALOGUE: dict[str, Entry] = {
+    "emoji-flux": Entry("FluxTransformer2DModel", 13_154_828, (128, 128), trained=True, scale=PIXEL_SPACE),
+    "emoji-hunyuan": Entry("HunyuanVideoTransformer3DModel", 10_428_172, (64, 64), 8, trained=True, scale=PIXEL_SPACE),
     "flux.1-dev": Entry("FluxTransformer2DModel", 11_901_408_320, (1024, 1024)),
     "flux.1-schnell": Entry("FluxTransformer2DModel", 11_891_178_560, (1024, 1024)),
     "sd3.5-large": Entry("SD3Transformer2DModel", 8_056_627_520, (1024, 1024)),
@@ -57,6 +76,12 @@ def default_size(model: str) -> tuple[tuple[int, int], int]:
     """((width, height), frames) where the caller names none: the model's own, 1024 by 1024 for a folder."""
     entry = CATALOGUE.get(model)
     return (entry.size, entry.frames) if entry else ((1024, 1024), 1)
+
+
+def scale_of(model: str) -> Scale | None:
+    """The scale of a catalogue name where it is its own; None for the scale of its class."""
+    entry = CATALOGUE.get(model)
+    return entry.scale if entry else None
 
 
 def build(config: Mapping[str, Any], device: str = "meta", dtype: torch.dtype | None = None) -> torch.nn.Module:

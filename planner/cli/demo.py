@@ -1,14 +1,21 @@
-"""The demo: plans for two full-size models, then a small one run dense and planned on this machine."""
+"""The demo: plans for two full-size models, then the reference models sampled dense and planned on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.catalogue import build, load_config
+from models.drawing import save_grid
 from models.inputs import example_inputs
+from models.quality import as_pictures, psnr, side_by_side, ssim
+from models.reference import load
+from models.sampling import Pipeline
 from planner.api import compile as compile_planned
 from planner.capture import Call, capture_module
 from planner.choose import Options
@@ -17,8 +24,6 @@ from planner.pipeline import plan_capture
 from planner.plan import Plan
 from planner.target import Target
 from runtime.compiled import report
-from runtime.measure import interleaved
-from runtime.reference import MaskedDense
 
 FULL_SIZE = (
     ("flux.1-dev", (1024, 1024), 1, "16x16"),
@@ -28,30 +33,38 @@ FULL_SIZE = (
     ("hunyuanvideo", (1280, 720), 129, "4x8x8"),
 )
 TARGET = "h100"
-SMALL = {
-    "_class_name": "FluxTransformer2DModel",
-    "in_channels": 64,
-    "num_layers": 1,
-    "num_single_layers": 2,
-    "attention_head_dim": 64,
-    "num_attention_heads": 4,
-    "joint_attention_dim": 64,
-    "pooled_projection_dim": 64,
-    "axes_dims_rope": [16, 24, 24],
-    "guidance_embeds": False,
-}
-REPEATS = 5
+PICTURE, CLIP = "demo.png", "demo.webp"
 
 
-def run_demo() -> None:
-    """Print both tables and what to try next."""
-    torch.manual_seed(0)
+@dataclass(frozen=True)
+class Sample:
+    """What is sampled: a reference model, its prompts, steps, and the pattern that is planned."""
+
+    model: str
+    prompts: tuple[str, ...]
+    steps: int
+    pattern: str
+    group: str
+
+
+SAMPLES = (
+    Sample("emoji-flux", ("red apple", "rocket"), 6, "crisscross", "8x8"),
+    Sample("emoji-hunyuan", ("rocket",), 5, "neighborhood", "2x8x8"),
+)
+
+
+def run_demo(output: Path) -> None:
+    """Print a table of full-size plans; sample the reference models, dense and planned; write both to a folder."""
     out = render.console()
     out.print(f"Full-size architectures, planned for an {TARGET} from their graphs: no weights, no GPU.\n")
     out.print(_full_size_table())
     out.print("\nGRAT-X is the criss-cross of groups, GRAT-B the 3×3(×3) surrounding groups (arXiv 2505.14687).")
     out.print("Predicted: roofline over matrix products and attention. bound: dense over attended pairs.\n")
-    _run_small(out.print)
+    out.print(
+        "Small models with trained weights, float32, sampled on this CPU, dense and planned from the same seeds:\n"
+    )
+    out.print(_samples_table(output))
+    out.print(f"\nDense, planned, and four times their difference: {output / PICTURE} and {output / CLIP}.")
     out.print("\nNext:")
     out.print("  planner plan flux.1-dev --size 4096x4096 --speedup 8 -o plan.json")
     out.print("  planner explain plan.json transformer_blocks.0.attn")
@@ -103,28 +116,49 @@ def _cells(plan: Plan) -> list[str]:
     ]
 
 
-def _run_small(say: Callable[[str], None]) -> None:
-    """A small FLUX with random weights on a 64 by 64 grid, dense, planned, and as the judge has it."""
-    with render.progress("running a small FLUX on this CPU"):
-        model = build(SMALL, device="cpu")
-        inputs = example_inputs(SMALL, (1024, 1024), device="cpu", dtype=torch.float32)
-        with torch.inference_mode():
-            planned = compile_planned(model, pattern="crisscross", group="8x8")
-            dense_out, planned_out = model(**inputs)[0], planned(**inputs)[0]
-            (plan,) = report(planned).plans
-            with MaskedDense(plan):
-                judged = model(**inputs)[0]
-            runs = {"dense": lambda: model(**inputs), "planned": lambda: planned(**inputs)}
-            seconds = interleaved(runs, REPEATS)
-    first = plan.decisions[0]
-    say("A small FluxTransformer2DModel with random weights, float32, run on this CPU:")
-    say(f"  layout    {first.layout}")
-    say(f"  pattern   {first.pattern}, density {first.density:.1%}")
-    say(f"  dense     {seconds['dense'] * 1e3:.0f} ms a step")
-    say(f"  planned   {seconds['planned'] * 1e3:.0f} ms a step, {seconds['dense'] / seconds['planned']:.2f}x")
-    say(f"  error     {_relative(planned_out, judged):.1e} relative to masked dense attention, which it must equal")
-    say(f"  change    {_relative(planned_out, dense_out):.1e} relative to dense; random weights attend everywhere")
+def _samples_table(output: Path) -> Any:
+    """Sample every model dense and planned, write the pictures, and tabulate time and likeness."""
+    table = render.table(
+        "model", "prompt", "pattern", ">tokens", ">density", ">dense s", ">planned s", ">speed-up", ">PSNR dB", ">SSIM"
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    rows = list[torch.Tensor]()
+    for sample in SAMPLES:
+        pipeline = load(sample.model).pipeline
+        compiled = compile_planned(pipeline.transformer, pattern=sample.pattern, group=sample.group, min_speedup=0)
+        dense, dense_seconds = _timed(sample, pipeline, "dense")
+        planned, seconds = _timed(sample, pipeline.using(compiled), "planned")
+        decision = report(compiled).plans[0].decisions[-1]
+        pairs = as_pictures(planned), as_pictures(dense)
+        table.add_row(
+            sample.model,
+            "; ".join(sample.prompts),
+            decision.pattern,
+            f"{decision.queries:,}",
+            f"{decision.density:.1%}",
+            f"{dense_seconds:.1f}",
+            f"{seconds:.1f}",
+            f"{dense_seconds / seconds:.2f}x",
+            f"{float(psnr(*pairs).mean()):.1f}",
+            f"{float(ssim(*pairs).mean()):.3f}",
+        )
+        shown = side_by_side(dense, planned)
+        if shown.dim() == 5:
+            save_grid(output / CLIP, shown, columns=1)
+            shown = torch.nn.functional.interpolate(shown[:, :, shown.shape[2] // 2], scale_factor=2)
+        rows.append(shown)
+    save_grid(output / PICTURE, torch.cat(rows), columns=1)
+    return table
 
 
-def _relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
+def _timed(sample: Sample, pipeline: Pipeline, what: str) -> tuple[torch.Tensor, float]:
+    """Samples, and the seconds of all steps but the first, which plans, scaled to all."""
+    times = [time.perf_counter()]
+    with render.steps(f"{sample.model}, {what}", sample.steps) as advance:
+
+        def stepped(_: torch.Tensor) -> None:
+            times.append(time.perf_counter())
+            advance()
+
+        made = pipeline(sample.prompts, steps=sample.steps, each_step=stepped)
+    return made, (times[-1] - times[1]) * sample.steps / (sample.steps - 1)

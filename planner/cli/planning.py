@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models.catalogue import build, default_size
+from models.catalogue import build, default_size, scale_of
 from models.inputs import example_inputs
 from planner.api import make_plan
 from planner.choose import Options
@@ -36,5 +36,7 @@ def plan_config(
 ) -> Plan:
     """Plan a configuration in bf16 on the meta device; size and frames default to the model's own."""
     own_size, own_frames = default_size(model)
-    inputs = example_inputs(config, size or own_size, own_frames if frames is None else frames, batch=batch)
+    inputs = example_inputs(
+        config, size or own_size, own_frames if frames is None else frames, batch=batch, scale=scale_of(model)
+    )
     return make_plan(build(config, dtype=torch.bfloat16), kwargs=inputs, target=target, **asdict(options))  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -37,6 +37,21 @@ def progress(what: str) -> Iterator[None]:
     with Progress(*columns, console=screen, transient=True) as bar:
         bar.add_task(what, total=None)
         yield
+
+
+@contextlib.contextmanager
+def steps(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar over so many steps, on standard error, if that is a terminal; call what it yields after each."""
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
 
 
 def print_json(data: Any) -> None:
@@ -184,7 +199,9 @@ def show_models(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    made = table("name", "diffusers class", ">parameters", ">size", ">frames")
+    made = table("name", "diffusers class", ">parameters", ">size", ">frames", "weights")
     for row in rows:
-        made.add_row(row["name"], row["class"], f"{row['parameters'] / 1e9:.2f} B", row["size"], str(row["frames"]))
+        count, weights = row["parameters"], "shipped" if row["trained"] else ""
+        parameters = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+        made.add_row(row["name"], row["class"], parameters, row["size"], str(row["frames"]), weights)
     console().print(made)

@@ -1,0 +1,121 @@
+"""Where the reference models' attention lies: softmax mass by distance, for each layer, head and noise level.
+
+    python -m bench.attention emoji-flux
+    python -m bench.attention emoji-hunyuan
+
+Looks at noised pictures of held-out emoji with their prompts. Draws bench/results/attention-MODEL.png and writes the
+mass that uniform GRAT-B and GRAT-X keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+
+import planner
+from bench.protocol import RESULTS, publish
+from bench.quality import GROUPS, spread
+from models.data.naming import is_held_out
+from models.data.scenes import paint, simple_scene
+from models.data.sprites import clips, pictures
+from models.reference import SHIPPED, load
+from models.sampling import VELOCITIES
+from models.text import TextEncoder
+from planner.pattern import parse_request
+from runtime.evidence import RecordEvidence, SiteEvidence
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+SIGMAS = (0.95, 0.8, 0.6, 0.4, 0.2, 0.05)
+PATTERNS = (
+    "crisscross{{axes=lines,group={}}}",
+    "neighborhood{{radius=1,group={}}}",
+    "neighborhood{{radius=2,group={}}}",
+)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=sorted(SHIPPED))
+    parser.add_argument("--count", type=int, default=4, help="pictures or clips")
+    parser.add_argument("--weights", type=Path, help="weights of a training run, in place of those shipped")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, _, pipeline = load(options.model, device=device, folder=options.weights)
+    shape = pipeline.shape
+    sprites = (clips() if len(shape) == 4 else pictures()).where(is_held_out).to(device)
+    scenes = [simple_scene(sprites, index) for index in spread(sprites, options.count)]
+    x = paint(scenes, sprites, shape[-1], shape[1] if len(shape) == 4 else 1).pictures.view(-1, *shape)
+    text = TextEncoder(device)([scene.prompt for scene in scenes])
+    velocity = VELOCITIES[type(model).__name__]
+    patterns = [
+        str(parse_request(pattern.format(group)).pattern()) for pattern in PATTERNS for group in GROUPS[len(shape) - 1]
+    ]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    plan = _plan(model, velocity, x[:1], text)
+    by_sigma = dict[float, list[SiteEvidence]]()
+    for sigma in SIGMAS:
+        with RecordEvidence(plan, patterns) as record:
+            velocity(model, (1 - sigma) * x + sigma * noise, torch.full((len(x),), sigma, device=device), text)
+        by_sigma[sigma] = record.found
+    _draw(options.out / f"attention-{options.model}.png", by_sigma)
+    publish(f"attention-{options.model}", _rows(by_sigma, patterns), options.out, model=options.model, pictures=len(x))
+
+
+def _plan(model: torch.nn.Module, velocity: Any, x: torch.Tensor, text: Any) -> planner.Plan:
+    """The dense plan of a call, for its layouts."""
+    compiled = planner.compile(model, pattern="dense")
+    first = type(text)(text.tokens[:1], text.pooled[:1])
+    velocity(compiled, x, torch.full((1,), 0.5, device=x.device), first)
+    return planner.report(compiled).plans[0]
+
+
+def _rows(by_sigma: dict[float, list[SiteEvidence]], patterns: list[str]) -> list[dict[str, Any]]:
+    """For each pattern and noise level: the mass kept, mean over layers and heads, and by the worst of them."""
+    rows = list[dict[str, Any]]()
+    for pattern in patterns:
+        for sigma, found in by_sigma.items():
+            kept = torch.stack([evidence.recall[pattern] for evidence in found])
+            rows.append({"pattern": pattern, "sigma": sigma, "mean": float(kept.mean()), "worst": float(kept.min())})
+    return rows
+
+
+def _draw(path: Path, by_sigma: dict[float, list[SiteEvidence]]) -> None:
+    """A panel a layer: cumulative mass within a distance, a line a head and noise level, dashed if mass were even."""
+    sites = defaultdict[str, list[tuple[float, SiteEvidence]]](list)
+    for sigma, found in by_sigma.items():
+        for evidence in found:
+            sites[evidence.site].append((sigma, evidence))
+    columns = 5 if len(sites) > 6 else 3
+    rows = -(-len(sites) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 2.6 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    colours = matplotlib.colormaps["viridis"]
+    for panel, (site, found) in zip(axes.flat, sites.items(), strict=False):
+        for order, (sigma, evidence) in enumerate(found):
+            for head, mass in enumerate(evidence.by_distance):
+                label = f"noise {sigma:g}" if head == 0 else None
+                panel.plot(mass.cumsum(0), color=colours(order / max(1, len(found) - 1)), linewidth=0.7, label=label)
+        panel.plot(found[0][1].uniform.cumsum(0), color="black", linestyle="--", linewidth=1, label="even")
+        panel.set_title(site, fontsize=7)
+        panel.set_xscale("symlog", linthresh=1)
+        panel.grid(visible=True, alpha=0.3)
+    axes.flat[0].legend(fontsize=6)
+    figure.supxlabel("Chebyshev distance, tokens")
+    figure.supylabel("softmax mass within")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""How planned samples compare with dense ones of the same seeds: numbers for pictures and clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from models.scorer import Scorer
+from planner.errors import MissingDependency
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Planned against dense, means over samples.
+
+    psnr: dB. ssim: Wang et al. 2004. distance: LPIPS-like, in the scorer's features. match, dense_match: cosine of
+    picture and prompt. frechet, dense_frechet: to real pictures, in the scorer's pooled features. flicker: mean change
+    from frame to frame over that of dense; 1 for still pictures.
+    """
+
+    psnr: float
+    ssim: float
+    distance: float
+    match: float
+    dense_match: float
+    frechet: float
+    dense_frechet: float
+    flicker: float
+
+
+def compare(
+    planned: torch.Tensor, dense: torch.Tensor, real: torch.Tensor, prompts: torch.Tensor, scorer: Scorer
+) -> Quality:
+    """Compare samples in [0, 1], (n, 3, h, w) or (n, 3, frames, h, w), sample by sample, frame by frame.
+
+    real: pictures (m, 3, h, w) in [0, 1]. prompts: pooled embeddings (n, 384). Raises MissingDependency without
+    torchmetrics.
+    """
+    frames = planned.shape[2] if planned.dim() == 5 else 1
+    ours, theirs = as_pictures(planned), as_pictures(dense)
+    prompts = prompts.repeat_interleave(frames, 0)
+    return Quality(
+        psnr=float(psnr(ours, theirs).mean()),
+        ssim=float(ssim(ours, theirs).mean()),
+        distance=float(scorer.distance(ours, theirs).mean()),
+        match=float(scorer.match(ours, prompts).mean()),
+        dense_match=float(scorer.match(theirs, prompts).mean()),
+        frechet=frechet(scorer.pooled(ours), scorer.pooled(real)),
+        dense_frechet=frechet(scorer.pooled(theirs), scorer.pooled(real)),
+        flicker=flicker(planned) / flicker(dense) if frames > 1 else 1.0,
+    )
+
+
+def as_pictures(samples: torch.Tensor) -> torch.Tensor:
+    """Frames of clips (n, 3, frames, h, w) as pictures (n * frames, 3, h, w); pictures as they are."""
+    return samples.transpose(1, 2).flatten(0, 1) if samples.dim() == 5 else samples
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of each picture (batch,), pictures in [0, 1]; equal pictures have 100 dB."""
+    error = (a - b).square().mean((1, 2, 3))
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each picture (batch,), pictures in [0, 1] (Wang et al. 2004)."""
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        raise MissingDependency("torchmetrics", "measuring SSIM", "Install grat-planner[models].") from None
+    found = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def flicker(clips: torch.Tensor) -> float:
+    """Mean absolute change from each frame to the next of clips (n, 3, frames, h, w)."""
+    return float((clips[:, :, 1:] - clips[:, :, :-1]).abs().mean())
+
+
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Fréchet distance of two sets of features, (n, d) and (m, d), as of two Gaussians (Heusel et al. 2017).
+
+    Biased upwards where a set holds fewer samples than features; compare only distances of sets of equal sizes.
+    """
+    a, b = a.double(), b.double()
+    product = torch.cov(a.T) @ torch.cov(b.T)
+    root = torch.linalg.eigvals(product).real.clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * root)
+
+
+def side_by_side(dense: torch.Tensor, planned: torch.Tensor) -> torch.Tensor:
+    """Dense and planned samples beside each other, and then four times their difference, from white."""
+    return torch.cat([dense, planned, 1 - ((planned - dense).abs() * 4).clamp(max=1)], dim=-1)

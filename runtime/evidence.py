@@ -1,0 +1,106 @@
+"""Evidence: where the softmax mass of a model's own attention lies, by distance and under candidate patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from planner.layout import TokenLayout
+from planner.pattern import parse_pattern
+from planner.plan import Plan
+
+QUERIES = 512
+"""Queries of the grid that are looked at, drawn once for each site; all of them where there are fewer."""
+
+
+@dataclass(frozen=True)
+class SiteEvidence:
+    """The attention of one call of a site, means over batch and queries of the grid.
+
+    site: its name. by_distance: (heads, distances), mass on the grid's keys by Chebyshev distance in tokens; what is
+    missing from 1 lies on global tokens. uniform: (distances,), the same if every grid key had equal mass. recall: by
+    spelling of a pattern, (heads,), the mass that it keeps.
+    """
+
+    site: str
+    by_distance: torch.Tensor
+    uniform: torch.Tensor
+    recall: dict[str, torch.Tensor]
+
+
+class RecordEvidence(TorchFunctionMode):
+    """While entered, every attention call of an eager model leaves its evidence; its results do not change.
+
+    plan: any plan of the model for the same inputs: it tells the layouts, in the order of the calls. patterns:
+    spellings of the patterns whose recall is wanted. Sites without a grid of their own leave nothing.
+    """
+
+    def __init__(self, plan: Plan, patterns: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.plan = plan
+        self.patterns = tuple(patterns)
+        self.found = list[SiteEvidence]()
+        self._calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            decision = self.plan.decisions[self._calls % len(self.plan.decisions)]
+            self._calls += 1
+            _, layout = decision.parsed()
+            if layout is not None and len(layout.grids) == 1 and layout.tokens == decision.keys:
+                names = ("query", "key", "value", "attn_mask")
+                given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+                query, key, mask = given["query"], given["key"], given.get("attn_mask")
+                self.found.append(
+                    site_evidence(decision.site, query, key, layout, self.patterns, mask, given.get("scale"))
+                )
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def site_evidence(
+    site: str,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    layout: TokenLayout,
+    patterns: Sequence[str],
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> SiteEvidence:
+    """Evidence of query and key (batch, heads, tokens, head_dim) under a layout with one grid.
+
+    attn_mask: boolean, broadcast to (batch, heads, 1, tokens). Memory: 512 rows of the attention matrix at a time.
+    """
+    device = query.device
+    keys = torch.arange(layout.tokens, device=device)
+    generator = torch.Generator().manual_seed(0)
+    rows = layout.grid_start + torch.randperm(layout.grid.tokens, generator=generator)[:QUERIES].to(device)
+    repeats = query.shape[1] // key.shape[1]
+    scores = query[:, :, rows].float() @ key.repeat_interleave(repeats, 1).float().mT
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    mass = scores.softmax(-1).mean(0)
+    pairs = zip(layout.coordinates(rows), layout.coordinates(keys), strict=True)
+    distance = torch.stack([(q[:, None] - k[None, :]).abs() for q, k in pairs]).amax(0)
+    distance = torch.where(layout.is_global(keys), max(layout.grid.sizes), distance)
+    bins = max(layout.grid.sizes) + 1
+    by_distance = torch.zeros(len(mass), bins, device=device)
+    by_distance.scatter_add_(1, distance.flatten().expand(len(mass), -1), mass.flatten(1))
+    counts = torch.bincount(distance.flatten(), minlength=bins)[:-1].float()
+    recall = dict[str, torch.Tensor]()
+    for spelling in patterns:
+        allowed = parse_pattern(spelling).mask_mod(layout)(rows[:, None], keys[None, :])
+        recall[spelling] = (mass * allowed).sum(-1).mean(-1).cpu()
+    return SiteEvidence(site, (by_distance[:, :-1] / len(rows)).cpu(), (counts / counts.sum()).cpu(), recall)
