@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,models,triton]'
 	touch $@
 
-demo: $(READY)  ## plan FLUX.1-dev and HunyuanVideo, then run a small FLUX dense and planned
+demo: $(READY)  ## plan FLUX.1-dev and HunyuanVideo, sample two small trained models dense and planned
 	$(BIN)/planner demo
 
 test: $(READY)  ## run the tests (no GPU, no network)

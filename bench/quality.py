@@ -4,7 +4,8 @@
     python -m bench.quality emoji-hunyuan
     python -m bench.quality emoji-flux --size 256
 
-Dense and planned run the same weights, seeds and prompts through planner.compile. Needs the text encoder, the emoji
+Dense and planned run the same weights, seeds and prompts through planner.compile. The picture shows six prompts: a row
+of dense samples, then a row for each row of the table. Needs the text encoder, the emoji
 pictures (fetched if need be), and hours on a CPU; minutes on a GPU.
 """
 
@@ -26,7 +27,7 @@ from models.data.naming import is_held_out, toneless
 from models.data.scenes import paint, simple_scene
 from models.data.sprites import Sprites, clips, pictures
 from models.drawing import save_grid
-from models.quality import as_pictures, compare, side_by_side
+from models.quality import as_pictures, compare
 from models.reference import SHIPPED, load, load_scorer
 from models.sampling import Pipeline
 from models.text import TextEncoder
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--size", type=int, help="side in pixels, in place of the model's own")
+    parser.add_argument("--pattern", action="append", help="measure this pattern only; may be given more than once")
+    parser.add_argument("--group", action="append", help="measure this group only; may be given more than once")
     parser.add_argument("--weights", type=Path, help="weights of a training run, in place of those shipped")
     parser.add_argument("--scorer", type=Path, help="the scorer of a training run, in place of the one shipped")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -65,8 +68,8 @@ def main() -> None:
     dense, dense_seconds, _, _ = _sample(asked, prompts, options.batch, {"pattern": "dense"})
     rows, shown = list[dict[str, Any]](), [dense[:SHOWN]]
     axes = len(shape) - 1
-    for pattern in (*CRISSCROSS[axes], "neighborhood{radius=1}", "neighborhood{radius=2}"):
-        for group in GROUPS[axes]:
+    for pattern in options.pattern or (*CRISSCROSS[axes], "neighborhood{radius=1}", "neighborhood{radius=2}"):
+        for group in options.group or GROUPS[axes]:
             try:
                 planned, seconds, spelling, density = _sample(
                     asked, prompts, options.batch, {"pattern": pattern, "group": group}
@@ -90,8 +93,8 @@ def main() -> None:
         steps=options.steps,
         guidance=pipeline.guidance,
     )
-    save_grid(options.out / f"{name}.webp", torch.cat(shown), columns=SHOWN)
-    save_grid(options.out / f"{name}-difference.webp", side_by_side(dense[:SHOWN], shown[1]), columns=2)
+    kind = "webp" if len(shape) == 4 else "png"
+    save_grid(options.out / f"{name}.{kind}", torch.cat(shown), columns=len(shown[0]))
 
 
 def spread(sprites: Sprites, count: int) -> list[int]:

@@ -5,7 +5,7 @@ import torch
 
 import models
 import planner
-from models.catalogue import CATALOGUE
+from models.catalogue import CATALOGUE, load_config
 from models.quality import as_pictures, psnr
 from models.reference import DIGESTS, SHIPPED, WEIGHTS, digest, load_scorer, seal, verify
 from planner.errors import DamagedFile, NoWeights, UnknownName
@@ -46,6 +46,9 @@ def test_loading_gives_the_trained_parameters(name):
     assert pipeline.transformer is model
     assert pipeline.scheduler is scheduler
     assert not model.training
+    for key, value in load_config(name).items():
+        found = model.config.get(key, type(model).__name__)
+        assert (list(found) if isinstance(value, list) else found) == value
 
 
 def test_a_red_apple_is_red_in_the_middle_and_white_around(apple):

@@ -155,8 +155,8 @@ def test_a_schedule_runs_from_the_command_line_to_the_files(tmp_path, monkeypatc
     assert history["progress"]["steps"] == sum(stage["steps"] for stage in history["stages"]) > 0
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint.pt",
-        "grid-large.webp",
-        "grid-small.webp",
+        "grid-large.png",
+        "grid-small.png",
         "loss.png",
         "scheduler",
         "training.json",

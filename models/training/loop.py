@@ -186,7 +186,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         cooldown = COOLDOWN if options.last and index == len(options.schedule) - 1 else 0.0
         _run_stage(trainer, recipe, name, seconds, cooldown, encoder)
         trainer.save(options.out)
-        grid = options.out / f"grid-{name}.webp"
+        grid = options.out / f"grid-{name}.{'webp' if trainer.is_video else 'png'}"
         _draw(trainer, encoder, recipe.grid_prompts, recipe.stages[name], grid)
 
 
