@@ -83,6 +83,7 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     """Fréchet distance of two sets of features, (n, d) and (m, d), as of two Gaussians (Heusel et al. 2017).
 
     Biased upwards where a set holds fewer samples than features; compare only distances of sets of equal sizes.
+    Not a number for a set of one.
     """
     a, b = a.double(), b.double()
     product = torch.cov(a.T) @ torch.cov(b.T)

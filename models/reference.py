@@ -13,7 +13,7 @@ from models.catalogue import CATALOGUE, load_config
 from models.sampling import Pipeline
 from models.scorer import Scorer
 from models.text import PromptBook
-from planner.errors import DamagedFile, NoWeights, UnknownName
+from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
 
 WEIGHTS = Path(__file__).parent / "weights"
 DIGESTS = "SHA256SUMS"
@@ -48,7 +48,8 @@ def load(
     """Load a reference model: ``model, scheduler, pipeline = models.load("emoji-flux")``.
 
     folder: other weights of the same model, as training writes them. Raises UnknownName, NoWeights for a model of the
-    catalogue without shipped weights, and DamagedFile where a file is not what was shipped.
+    catalogue without shipped weights, DamagedFile where a file is not what was shipped, and BadModelFolder for a folder
+    without a transformer.
     """
     import diffusers
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -61,6 +62,8 @@ def load(
     if folder is None:
         verify(home)
     source = folder or home
+    if not (source / "transformer" / "config.json").is_file():
+        raise BadModelFolder(str(source), "it has no transformer/config.json")
     cls = getattr(diffusers, str(load_config(name)["_class_name"]))
     model = cls.from_pretrained(source / "transformer", torch_dtype=dtype, low_cpu_mem_usage=False).to(device).eval()
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(source / "scheduler")
@@ -82,7 +85,10 @@ def load_scorer(device: str = "cpu", folder: Path | None = None) -> Scorer:
 
 def verify(home: Path) -> None:
     """Compare the files of a folder with its SHA256SUMS; raises DamagedFile for one that differs or is missing."""
-    for line in (home / DIGESTS).read_text().splitlines():
+    sums = home / DIGESTS
+    if not sums.is_file():
+        raise DamagedFile(str(sums), "a list of digests", "that of no file")
+    for line in sums.read_text().splitlines():
         expected, _, name = line.partition("  ")
         path = home / name
         found = digest(path) if path.is_file() else "that of no file"

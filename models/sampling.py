@@ -105,10 +105,11 @@ class Pipeline:
         steps = self.steps if steps is None else steps
         guidance = self.guidance if guidance is None else guidance
         chosen = list(range(len(prompts)) if seeds is None else seeds)
-        if len(shape) != len(self.shape) or min(shape) < 1 or any(side % PATCH for side in shape[-2:]):
+        fits = len(shape) == len(self.shape) and shape[0] == self.shape[0] and min(shape) >= 1
+        if not fits or any(side % PATCH for side in shape[-2:]):
             asked = "x".join(map(str, shape))
             raise BadSize(
-                asked, f"a sample has {len(self.shape)} axes and even sides", "The own is fine: leave it out."
+                asked, f"a sample has {len(self.shape)} axes and even sides", "Leave shape= out for the model's own."
             )
         if steps < 1:
             raise BadOption("steps", steps, "a number of at least 1")

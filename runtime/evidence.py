@@ -80,7 +80,7 @@ def site_evidence(
 ) -> SiteEvidence:
     """Evidence of query and key (batch, heads, tokens, head_dim) under a layout with one grid.
 
-    attn_mask: boolean, broadcast to (batch, heads, 1, tokens). Memory: 512 rows of the attention matrix at a time.
+    attn_mask: boolean or additive, broadcast to (batch, heads, tokens, tokens). Memory: 512 rows of attention.
     """
     device = query.device
     keys = torch.arange(layout.tokens, device=device)
@@ -90,7 +90,8 @@ def site_evidence(
     scores = query[:, :, rows].float() @ key.repeat_interleave(repeats, 1).float().mT
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
+        mask = attn_mask if attn_mask.shape[-2] == 1 else attn_mask[..., rows, :]
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     mass = scores.softmax(-1).mean(0)
     pairs = zip(layout.coordinates(rows), layout.coordinates(keys), strict=True)
     distance = torch.stack([(q[:, None] - k[None, :]).abs() for q, k in pairs]).amax(0)

@@ -48,10 +48,14 @@ def test_recall_is_the_mass_under_the_mask():
     assert (kept > 3 / 51).all()
 
 
-def test_masked_keys_have_no_mass():
+@pytest.mark.parametrize("rows", [1, 51])
+@pytest.mark.parametrize("additive", [False, True])
+def test_masked_keys_have_no_mass(rows, additive):
     query, key = torch.zeros(1, 1, 51, 16), torch.zeros(1, 1, 51, 16)
-    mask = torch.ones(1, 1, 1, 51, dtype=torch.bool)
+    mask = torch.ones(1, 1, rows, 51, dtype=torch.bool)
     mask[..., :3] = False
+    if additive:
+        mask = torch.where(mask, 0.0, float("-inf"))
     found = site_evidence("attn", query, key, LAYOUT, (), attn_mask=mask)
     assert float(found.by_distance.sum()) == pytest.approx(1)
 

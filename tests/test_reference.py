@@ -8,7 +8,7 @@ import planner
 from models.catalogue import CATALOGUE, load_config
 from models.quality import as_pictures, psnr
 from models.reference import DIGESTS, SHIPPED, WEIGHTS, digest, load_scorer, seal, verify
-from planner.errors import DamagedFile, NoWeights, UnknownName
+from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,20 @@ def test_damaged_weights_are_named(tmp_path, damage):
         path.write_bytes(content if damage == "flip" else content[:-100])
     with pytest.raises(DamagedFile, match=r"model\.safetensors is damaged"):
         verify(home)
+
+
+def test_folders_without_weights_or_digests_are_named(tmp_path):
+    with pytest.raises(BadModelFolder, match=r"transformer/config\.json"):
+        models.load("emoji-flux", folder=tmp_path)
+    with pytest.raises(DamagedFile, match=DIGESTS):
+        verify(tmp_path)
+
+
+def test_other_weights_of_the_same_model_load_from_a_folder(tmp_path, flux):
+    flux.model.save_pretrained(tmp_path / "transformer")
+    flux.scheduler.save_pretrained(tmp_path / "scheduler")
+    again = models.load("emoji-flux", folder=tmp_path).model.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in flux.model.state_dict().items())
 
 
 def test_sealing_covers_every_weight_and_config(tmp_path):

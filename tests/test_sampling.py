@@ -72,7 +72,7 @@ def test_using_another_transformer_changes_nothing_else(pipeline):
     assert (changed.shape, changed.steps, changed.embed) == (pipeline.shape, pipeline.steps, pipeline.embed)
 
 
-@pytest.mark.parametrize("shape", [(3, 8), (3, 8, 7), (3, 0, 8), (3, 2, 8, 8)])
+@pytest.mark.parametrize("shape", [(3, 8), (3, 8, 7), (3, 0, 8), (3, 2, 8, 8), (1, 8, 8)])
 def test_impossible_shapes_are_refused(pipeline, shape):
     with pytest.raises(BadSize, match="3 axes and even sides"):
         pipeline(["0"], shape=shape)
