@@ -67,7 +67,7 @@ def main() -> None:
             velocity(model, (1 - sigma) * x + sigma * noise, torch.full((len(x),), sigma, device=device), text)
         by_sigma[sigma] = record.found
     _draw(options.out / f"attention-{options.model}.png", by_sigma)
-    publish(f"attention-{options.model}", _rows(by_sigma, patterns), options.out, model=options.model, pictures=len(x))
+    publish(f"attention-{options.model}", _rows(by_sigma, patterns), options.out, pictures=len(x))
 
 
 def _plan(model: torch.nn.Module, velocity: Any, x: torch.Tensor, text: Any) -> planner.Plan:

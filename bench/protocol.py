@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,9 @@ def provenance() -> dict[str, Any]:
     cpu = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
+    program = Path(sys.argv[0])
     return {
-        "command": f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
+        "command": shlex.join(["python", "-m", f"{program.parent.name}.{program.stem}", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "planner": planner.__version__,

@@ -88,7 +88,6 @@ def main() -> None:
         name,
         rows,
         options.out,
-        model=options.model,
         prompts=len(prompts),
         steps=options.steps,
         guidance=pipeline.guidance,
