@@ -19,7 +19,7 @@ import torch
 
 import planner
 from bench.protocol import RESULTS, publish
-from bench.quality import GROUPS, spread
+from bench.quality import GROUPS, one_of_each
 from models.data.naming import is_held_out
 from models.data.scenes import paint, simple_scene
 from models.data.sprites import clips, pictures
@@ -52,7 +52,7 @@ def main() -> None:
     model, _, pipeline = load(options.model, device=device, folder=options.weights)
     shape = pipeline.shape
     sprites = (clips() if len(shape) == 4 else pictures()).where(is_held_out).to(device)
-    scenes = [simple_scene(sprites, index) for index in spread(sprites, options.count)]
+    scenes = [simple_scene(sprites, index) for index in one_of_each(sprites, options.count)]
     x = paint(scenes, sprites, shape[-1], shape[1] if len(shape) == 4 else 1).pictures.view(-1, *shape)
     text = TextEncoder(device)([scene.prompt for scene in scenes])
     velocity = VELOCITIES[type(model).__name__]

@@ -57,7 +57,7 @@ def main() -> None:
     shape = pipeline.shape if options.size is None else (*pipeline.shape[:-2], options.size, options.size)
     encoder, scorer = TextEncoder(device), load_scorer(device, options.scorer)
     sprites = (clips() if len(shape) == 4 else pictures()).where(is_held_out).to(device)
-    chosen = spread(sprites, options.count)
+    chosen = one_of_each(sprites, options.count)
     prompts = [sprites.names[index] for index in chosen]
     pooled = encoder(prompts).pooled
     scenes = [simple_scene(sprites, index) for index in chosen]
@@ -96,8 +96,8 @@ def main() -> None:
     save_grid(options.out / f"{name}.{kind}", torch.cat(shown), columns=len(shown[0]))
 
 
-def spread(sprites: Sprites, count: int) -> list[int]:
-    """Indices of so many sprites: one of each emoji, whatever its skin tones, in the order of their digests."""
+def one_of_each(sprites: Sprites, count: int) -> list[int]:
+    """Indices of so many sprites, one of each emoji whatever its skin tones, in the order of their digests."""
     first = {toneless(code): index for index, code in reversed(list(enumerate(sprites.codes)))}
     return sorted(first.values(), key=lambda index: hashlib.sha256(sprites.codes[index].encode()).digest())[:count]
 
