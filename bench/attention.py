@@ -19,10 +19,7 @@ import torch
 
 import planner
 from bench.protocol import RESULTS, publish
-from bench.quality import GROUPS, one_of_each
-from models.data.naming import is_held_out
-from models.data.scenes import paint, simple_scene
-from models.data.sprites import clips, pictures
+from bench.quality import GROUPS, held_out
 from models.reference import SHIPPED, load
 from models.sampling import VELOCITIES
 from models.text import TextEncoder
@@ -50,14 +47,11 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, _, pipeline = load(options.model, device=device, folder=options.weights)
-    shape = pipeline.shape
-    sprites = (clips() if len(shape) == 4 else pictures()).where(is_held_out).to(device)
-    scenes = [simple_scene(sprites, index) for index in one_of_each(sprites, options.count)]
-    x = paint(scenes, sprites, shape[-1], shape[1] if len(shape) == 4 else 1).pictures.view(-1, *shape)
-    text = TextEncoder(device)([scene.prompt for scene in scenes])
+    prompts, x = held_out(pipeline.shape, options.count, device)
+    text = TextEncoder(device)(prompts)
     velocity = VELOCITIES[type(model).__name__]
     patterns = [
-        str(parse_request(pattern.format(group)).pattern()) for pattern in PATTERNS for group in GROUPS[len(shape) - 1]
+        str(parse_request(pattern.format(group)).pattern()) for pattern in PATTERNS for group in GROUPS[x.dim() - 2]
     ]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
     plan = _plan(model, velocity, x[:1], text)

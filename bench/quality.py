@@ -56,13 +56,8 @@ def main() -> None:
     pipeline = load(options.model, device=device, dtype=dtype, folder=options.weights).pipeline
     shape = pipeline.shape if options.size is None else (*pipeline.shape[:-2], options.size, options.size)
     encoder, scorer = TextEncoder(device), load_scorer(device, options.scorer)
-    sprites = (clips() if len(shape) == 4 else pictures()).where(is_held_out).to(device)
-    chosen = one_of_each(sprites, options.count)
-    prompts = [sprites.names[index] for index in chosen]
-    pooled = encoder(prompts).pooled
-    scenes = [simple_scene(sprites, index) for index in chosen]
-    frames = shape[1] if len(shape) == 4 else 1
-    real = (as_pictures(paint(scenes, sprites, shape[-1], frames).pictures) + 1) / 2
+    prompts, painted = held_out(shape, options.count, device)
+    pooled, real = encoder(prompts).pooled, (as_pictures(painted) + 1) / 2
     asked = Pipeline(pipeline.transformer, pipeline.scheduler, encoder, shape, pipeline.guidance, options.steps)
 
     dense, dense_seconds, _, _ = _sample(asked, prompts, options.batch, {"pattern": "dense"})
@@ -96,7 +91,16 @@ def main() -> None:
     save_grid(options.out / f"{name}.{kind}", torch.cat(shown), columns=len(shown[0]))
 
 
-def one_of_each(sprites: Sprites, count: int) -> list[int]:
+def held_out(shape: Sequence[int], count: int, device: str) -> tuple[list[str], torch.Tensor]:
+    """Prompts of so many held-out emoji, and what they look like: (count, *shape) in [-1, 1]."""
+    is_clip = len(shape) == 4
+    sprites = (clips() if is_clip else pictures()).where(is_held_out).to(device)
+    scenes = [simple_scene(sprites, index) for index in _one_of_each(sprites, count)]
+    painted = paint(scenes, sprites, shape[-1], shape[1] if is_clip else 1).pictures
+    return [scene.prompt for scene in scenes], painted.view(-1, *shape)
+
+
+def _one_of_each(sprites: Sprites, count: int) -> list[int]:
     """Indices of so many sprites, one of each emoji whatever its skin tones, in the order of their digests."""
     first = {toneless(code): index for index, code in reversed(list(enumerate(sprites.codes)))}
     return sorted(first.values(), key=lambda index: hashlib.sha256(sprites.codes[index].encode()).digest())[:count]

@@ -39,15 +39,15 @@ def compare(
     """
     frames = planned.shape[2] if planned.dim() == 5 else 1
     ours, theirs = as_pictures(planned), as_pictures(dense)
-    prompts = prompts.repeat_interleave(frames, 0)
+    prompts, real_features = prompts.repeat_interleave(frames, 0), scorer.pooled(real)
     return Quality(
         psnr=float(psnr(ours, theirs).mean()),
         ssim=float(ssim(ours, theirs).mean()),
         distance=float(scorer.distance(ours, theirs).mean()),
         match=float(scorer.match(ours, prompts).mean()),
         dense_match=float(scorer.match(theirs, prompts).mean()),
-        frechet=frechet(scorer.pooled(ours), scorer.pooled(real)),
-        dense_frechet=frechet(scorer.pooled(theirs), scorer.pooled(real)),
+        frechet=frechet(scorer.pooled(ours), real_features),
+        dense_frechet=frechet(scorer.pooled(theirs), real_features),
         flicker=flicker(planned) / flicker(dense) if frames > 1 else 1.0,
     )
 
@@ -86,9 +86,9 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     Not a number for a set of one.
     """
     a, b = a.double(), b.double()
-    product = torch.cov(a.T) @ torch.cov(b.T)
-    root = torch.linalg.eigvals(product).real.clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * root)
+    spread_a, spread_b = torch.cov(a.T), torch.cov(b.T)
+    root = torch.linalg.eigvals(spread_a @ spread_b).real.clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread_a.trace() + spread_b.trace() - 2 * root)
 
 
 def side_by_side(dense: torch.Tensor, planned: torch.Tensor) -> torch.Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from models.catalogue import CATALOGUE, load_config
+from models.catalogue import CATALOGUE, default_size, load_config
+from models.integrity import digest, verify_file
 from models.sampling import Pipeline
 from models.scorer import Scorer
 from models.text import PromptBook
@@ -19,19 +18,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 DIGESTS = "SHA256SUMS"
 
 
-@dataclass(frozen=True)
-class Shipped:
-    """How a reference model samples: the shape of a sample, guidance and steps."""
-
-    shape: tuple[int, ...]
-    guidance: float
-    steps: int
-
-
-SHIPPED: dict[str, Shipped] = {
-    "emoji-flux": Shipped((3, 128, 128), 4.0, 24),
-    "emoji-hunyuan": Shipped((3, 8, 64, 64), 4.0, 24),
-}
+SHIPPED = tuple(name for name, entry in CATALOGUE.items() if entry.trained)
 
 
 class Reference(NamedTuple):
@@ -58,28 +45,24 @@ def load(
         raise UnknownName("model", name, CATALOGUE)
     if name not in SHIPPED:
         raise NoWeights(name, SHIPPED)
-    home, shipped = WEIGHTS / name, SHIPPED[name]
-    if folder is None:
-        verify(home)
-    source = folder or home
+    source = folder or _verified(name)
     if not (source / "transformer" / "config.json").is_file():
         raise BadModelFolder(str(source), "it has no transformer/config.json")
     cls = getattr(diffusers, str(load_config(name)["_class_name"]))
     model = cls.from_pretrained(source / "transformer", torch_dtype=dtype, low_cpu_mem_usage=False).to(device).eval()
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(source / "scheduler")
-    book = PromptBook(home / "prompts.safetensors")
-    return Reference(model, scheduler, Pipeline(model, scheduler, book, shipped.shape, shipped.guidance, shipped.steps))
+    book = PromptBook(WEIGHTS / name / "prompts.safetensors")
+    (width, height), frames = default_size(name)
+    shape = (3, height, width) if frames == 1 else (3, frames, height, width)
+    return Reference(model, scheduler, Pipeline(model, scheduler, book, shape))
 
 
 def load_scorer(device: str = "cpu", folder: Path | None = None) -> Scorer:
     """The shipped scorer, or that of a training run. Raises DamagedFile."""
     from safetensors.torch import load_file
 
-    home = folder or WEIGHTS / "emoji-scorer"
-    if folder is None:
-        verify(home)
     scorer = Scorer()
-    scorer.load_state_dict(load_file(home / "model.safetensors"))
+    scorer.load_state_dict(load_file((folder or _verified("emoji-scorer")) / "model.safetensors"))
     return scorer.requires_grad_(False).to(device).eval()
 
 
@@ -90,10 +73,7 @@ def verify(home: Path) -> None:
         raise DamagedFile(str(sums), "a list of digests", "that of no file")
     for line in sums.read_text().splitlines():
         expected, _, name = line.partition("  ")
-        path = home / name
-        found = digest(path) if path.is_file() else "that of no file"
-        if found != expected:
-            raise DamagedFile(str(path), f"SHA-256 {expected[:16]}…", f"{found[:16]}…")
+        verify_file(home / name, expected)
 
 
 def seal(home: Path) -> None:
@@ -103,7 +83,6 @@ def seal(home: Path) -> None:
     (home / DIGESTS).write_text("\n".join(lines) + "\n")
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _verified(name: str) -> Path:
+    verify(WEIGHTS / name)
+    return WEIGHTS / name

@@ -19,7 +19,7 @@ PATCH = 2
 TRAINED_SIDE = 64
 """Position ids of emoji-flux count tokens of a 128-pixel picture, at every size."""
 
-Velocity = Callable[[torch.Tensor, torch.Tensor, Embeddings], torch.Tensor]
+Velocity = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Embeddings], torch.Tensor]
 
 
 def flux_velocity(model: torch.nn.Module, x: torch.Tensor, sigma: torch.Tensor, text: Embeddings) -> torch.Tensor:
@@ -59,7 +59,7 @@ def hunyuan_velocity(model: torch.nn.Module, x: torch.Tensor, sigma: torch.Tenso
     return out
 
 
-VELOCITIES: dict[str, Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Embeddings], torch.Tensor]] = {
+VELOCITIES: dict[str, Velocity] = {
     "FluxTransformer2DModel": flux_velocity,
     "HunyuanVideoTransformer3DModel": hunyuan_velocity,
 }
@@ -116,18 +116,21 @@ class Pipeline:
         if len(chosen) != len(prompts) or not prompts:
             raise BadOption("seeds", chosen, f"one number for each of the {len(prompts)} prompts")
         weight = next(self.transformer.parameters())
-        text, empty = (self.embed(texts).to(weight.device, weight.dtype) for texts in (prompts, [""] * len(prompts)))
-        both = Embeddings(torch.cat([text.tokens, empty.tokens]), torch.cat([text.pooled, empty.pooled]))
+        guided = guidance != 1
+        text = self.embed(prompts)
+        if guided:
+            empty = self.embed([""] * len(prompts))
+            text = Embeddings(torch.cat([text.tokens, empty.tokens]), torch.cat([text.pooled, empty.pooled]))
+        text = text.to(weight.device, weight.dtype)
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in chosen])
         x = x.to(weight.device)
         velocity = VELOCITIES[type(self.transformer).__name__]
-        guided = guidance != 1
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=x.device)
         for timestep in scheduler.timesteps:
-            given, prompt = (torch.cat([x, x]), both) if guided else (x, text)
+            given = torch.cat([x, x]) if guided else x
             sigma = (timestep / scheduler.config.num_train_timesteps).to(weight.dtype).expand(len(given))
-            v = velocity(self.transformer, given.to(weight.dtype), sigma, prompt).float()
+            v = velocity(self.transformer, given.to(weight.dtype), sigma, text).float()
             if guided:
                 with_text, without = v.chunk(2)
                 v = without + guidance * (with_text - without)

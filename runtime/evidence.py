@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
-from planner.plan import Plan
+from planner.plan import Decision, Plan
+from runtime.attention_calls import AttentionCalls
 
 QUERIES = 512
 """Queries of the grid that are looked at, drawn once for each site; all of them where there are fewer."""
@@ -33,7 +34,7 @@ class SiteEvidence:
     recall: dict[str, torch.Tensor]
 
 
-class RecordEvidence(TorchFunctionMode):
+class RecordEvidence(AttentionCalls):
     """While entered, every attention call of an eager model leaves its evidence; its results do not change.
 
     plan: any plan of the model for the same inputs: it tells the layouts, in the order of the calls. patterns:
@@ -41,31 +42,17 @@ class RecordEvidence(TorchFunctionMode):
     """
 
     def __init__(self, plan: Plan, patterns: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.plan = plan
+        super().__init__(cycle(plan.decisions))
         self.patterns = tuple(patterns)
         self.found = list[SiteEvidence]()
-        self._calls = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            decision = self.plan.decisions[self._calls % len(self.plan.decisions)]
-            self._calls += 1
-            _, layout = decision.parsed()
-            if layout is not None and len(layout.grids) == 1 and layout.tokens == decision.keys:
-                names = ("query", "key", "value", "attn_mask")
-                given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
-                query, key, mask = given["query"], given["key"], given.get("attn_mask")
-                self.found.append(
-                    site_evidence(decision.site, query, key, layout, self.patterns, mask, given.get("scale"))
-                )
-        return func(*args, **(kwargs or {}))
+    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
+        """Dense attention, as asked, with its evidence put down."""
+        _, layout = decision.parsed()
+        if layout is not None and len(layout.grids) == 1 and layout.tokens == decision.keys:
+            query, key, mask = given["query"], given["key"], given.get("attn_mask")
+            self.found.append(site_evidence(decision.site, query, key, layout, self.patterns, mask, given.get("scale")))
+        return F.scaled_dot_product_attention(**given)
 
 
 @torch.no_grad()

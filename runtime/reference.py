@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
-from planner.plan import Plan
+from planner.plan import Decision, Plan
+from runtime.attention_calls import AttentionCalls
 
 
 def masked_dense(
@@ -38,26 +37,15 @@ def masked_dense(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
 
 
-class MaskedDense(TorchFunctionMode):
+class MaskedDense(AttentionCalls):
     """While entered, an eager model's attention calls follow a plan, in order, each as masked dense attention."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self.decisions = iter(plan.decisions)
+        super().__init__(plan.decisions)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        decision = next(self.decisions)
+    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
+        """Masked dense attention where the decision is sparse."""
         if not decision.is_sparse:
-            return func(*args, **(kwargs or {}))
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+            return F.scaled_dot_product_attention(**given)
         given.pop("dropout_p", None)
         return masked_dense(**given, layout=decision.layout, pattern=decision.pattern)

@@ -6,8 +6,9 @@ import torch
 import models
 import planner
 from models.catalogue import CATALOGUE, load_config
+from models.integrity import digest
 from models.quality import as_pictures, psnr
-from models.reference import DIGESTS, SHIPPED, WEIGHTS, digest, load_scorer, seal, verify
+from models.reference import DIGESTS, SHIPPED, WEIGHTS, load_scorer, seal, verify
 from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
 
 
@@ -22,10 +23,7 @@ def apple(flux):
 
 
 def test_the_catalogue_knows_what_is_shipped():
-    assert {name for name, entry in CATALOGUE.items() if entry.trained} == set(SHIPPED)
-    for name, entry in CATALOGUE.items():
-        if entry.trained:
-            assert SHIPPED[name].shape[-2:] == entry.size[::-1]
+    assert {path.parent.name for path in WEIGHTS.glob("*/transformer")} == set(SHIPPED)
 
 
 def test_all_weights_fit_in_80_megabytes_of_bf16():
@@ -46,6 +44,9 @@ def test_loading_gives_the_trained_parameters(name):
     assert pipeline.transformer is model
     assert pipeline.scheduler is scheduler
     assert not model.training
+    assert pipeline.shape == {"emoji-flux": (3, 128, 128), "emoji-hunyuan": (3, 8, 64, 64)}[name]
+    assert pipeline.shape[-2:] == CATALOGUE[name].size[::-1]
+    assert (pipeline.guidance, pipeline.steps) == (4.0, 24)
     for key, value in load_config(name).items():
         found = model.config.get(key, type(model).__name__)
         assert (list(found) if isinstance(value, list) else found) == value

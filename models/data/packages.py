@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.errors import DamagedFile, DownloadFailed, MissingDependency
+from models.integrity import verify_file
+from planner.errors import DownloadFailed, MissingDependency
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def fetch(package: Package, cache: Path, npm: str = "npm") -> Path:
     """
     path = cache / package.archive
     if path.exists():
-        verify(path, package.sha512)
+        verify_file(path, package.sha512, "sha512")
         return path
     if shutil.which(npm) is None:
         raise MissingDependency("npm", "downloading the Fluent Emoji", "Install Node.js, which brings npm.")
@@ -94,17 +94,9 @@ def fetch(package: Package, cache: Path, npm: str = "npm") -> Path:
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[0]
             raise DownloadFailed(wanted, reason)
-        verify(folder / package.archive, package.sha512)
+        verify_file(folder / package.archive, package.sha512, "sha512")
         os.replace(folder / package.archive, path)
     return path
-
-
-def verify(path: Path, sha512: str) -> None:
-    """Raises DamagedFile where a file's SHA-512 is another."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha512").hexdigest()
-    if found != sha512:
-        raise DamagedFile(str(path), f"SHA-512 {sha512[:16]}…", f"{found[:16]}…")
 
 
 @contextmanager
