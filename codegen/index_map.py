@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import sympy
-from sympy.printing.pycode import PythonCodePrinter
 
+from codegen.printing import source_of
 from planner.arithmetic import SYMBOLS
 from planner.axis_set import AxisSet
 from planner.errors import times
@@ -72,13 +72,13 @@ class IndexMap:
         """The map as Python source: ``key_count(c0, …)`` and ``key_group(c0, …, i) -> (start, size)``."""
         names = ", ".join(map(str, self.coords))
         keys = [sympy.Symbol(f"k{axis}", integer=True) for axis in range(len(self.coords))]
-        body = [f"{name} = {_python(expr)}" for name, expr in zip(keys, self.key, strict=True)]
-        body += [f"start = {_python(self._start_at(keys))}", f"size = {_python(self._size_at(keys))}"]
+        body = [f"{name} = {source_of(expr)}" for name, expr in zip(keys, self.key, strict=True)]
+        body += [f"start = {source_of(self._start_at(keys))}", f"size = {source_of(self._size_at(keys))}"]
         return "\n".join(
             [
                 f"# {self.pattern} on {times(self.grid.sizes)}",
                 f"def key_count({names}):",
-                f"    return {_python(self.count)}",
+                f"    return {source_of(self.count)}",
                 "",
                 "",
                 f"def key_group({names}, i):",
@@ -110,22 +110,3 @@ class IndexMap:
             coords.append(sympy.sympify(along.item(digit, c, G, SYMBOLS)))
             stride = stride * count
         return tuple(reversed(coords))
-
-
-class _IntegerPrinter(PythonCodePrinter):
-    """Prints floor(a/b) as a // b, exact at any size, and brackets every // and %."""
-
-    def _print_floor(self, expr: sympy.Expr) -> str:
-        numerator, denominator = sympy.fraction(sympy.together(expr.args[0]))
-        return f"({self._operand(numerator)} // {self._operand(denominator)})"
-
-    def _print_Mod(self, expr: sympy.Expr) -> str:  # noqa: N802, sympy finds it by the class's name
-        return f"({self._operand(expr.args[0])} % {self._operand(expr.args[1])})"
-
-    def _operand(self, expr: sympy.Basic) -> str:
-        text = str(self._print(expr))
-        return text if expr.is_Atom or isinstance(expr, sympy.floor | sympy.Mod) else f"({text})"
-
-
-def _python(expr: sympy.Expr) -> str:
-    return str(_IntegerPrinter().doprint(expr))

@@ -17,6 +17,10 @@ Edge = Literal["clamp", "clip"]
 """At the grid's edge a window is shifted inside (``clamp``, constant work) or cut off (``clip``)."""
 
 
+Range = tuple[Number, Number]
+"""(first, stop) groups along an axis."""
+
+
 class AxisSet(ABC):
     """The groups along one axis that a query group at coordinate c reads."""
 
@@ -27,6 +31,10 @@ class AxisSet(ABC):
     @abstractmethod
     def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
         """Coordinate of the i-th group read, ascending in i."""
+
+    @abstractmethod
+    def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
+        """The same groups as disjoint ranges (first, stop), of which some may be empty."""
 
     @abstractmethod
     def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
@@ -43,6 +51,9 @@ class All(AxisSet):
     def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
         return i
 
+    def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
+        return ((0, G),)
+
     def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         return n * n
 
@@ -56,6 +67,9 @@ class Own(AxisSet):
 
     def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
         return c
+
+    def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
+        return ((c, c + 1),)
 
     def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         full, last = _full_and_last(n, g, arithmetic)
@@ -71,6 +85,9 @@ class Others(AxisSet):
 
     def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
         return i + arithmetic.at_least(i, c)
+
+    def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
+        return ((0, c), (c + 1, G))
 
     def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         return n * n - Own().pairs(n, g, arithmetic)
@@ -90,6 +107,10 @@ class Window(AxisSet):
 
     def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
         return self._start(c, G, arithmetic) + i
+
+    def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
+        start = self._start(c, G, arithmetic)
+        return ((start, start + self.count(c, G, arithmetic)),)
 
     def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         r, (full, last) = self.radius, _full_and_last(n, g, arithmetic)

@@ -214,6 +214,28 @@ class BadAttentionInput(PlannerError, ValueError):
         super().__init__("grouped attention cannot take these tensors.", found=f"{fault}.", remedy=remedy)
 
 
+class NoKernel(PlannerError, ValueError):
+    """A problem that no kernel can serve on a target."""
+
+    def __init__(self, problem: str, reason: str) -> None:
+        super().__init__(
+            f"there is no kernel for {problem}.",
+            found=f"{reason[:1].upper()}{reason[1:]}.",
+            remedy="Plan for another target, or leave this site dense.",
+        )
+
+
+class DriverFailed(PlannerError, RuntimeError):
+    """A call of the CUDA driver that failed."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(
+            f"the CUDA driver could not {what}.",
+            found=f"It said: {clip(reason, 200)}.",
+            remedy="Check the device with nvidia-smi; a kernel runs only on the architecture it was compiled for.",
+        )
+
+
 class NoGradient(PlannerError, RuntimeError):
     """A backward pass through sparse attention."""
 

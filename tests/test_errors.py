@@ -76,6 +76,18 @@ TEXTS = [
         "  Plan again with this version of the planner.",
     ),
     (
+        errors.NoKernel("dense on n:8", "no candidate fits"),
+        "NoKernel: there is no kernel for dense on n:8.\n"
+        "  No candidate fits.\n"
+        "  Plan for another target, or leave this site dense.",
+    ),
+    (
+        errors.DriverFailed("load x", "error 3: no"),
+        "DriverFailed: the CUDA driver could not load x.\n"
+        "  It said: error 3: no.\n"
+        "  Check the device with nvidia-smi; a kernel runs only on the architecture it was compiled for.",
+    ),
+    (
         errors.PlanMismatch("a Flux", "a Wan"),
         "PlanMismatch: the plan does not fit this call.\n"
         "  It was made for a Flux; this is a Wan.\n"

@@ -1,0 +1,18 @@
+"""Emission: a kernel's specification becomes source that can be read, checked in, compiled and cached."""
+
+from __future__ import annotations
+
+from codegen.config import why_not
+from codegen.emit_sm90 import emit_sm90
+from codegen.emit_triton import emit_triton
+from codegen.emitted import Emitted
+from codegen.spec import KernelSpec
+from planner.errors import NoKernel
+
+
+def emit(spec: KernelSpec) -> Emitted:
+    """The kernel of a spec; raises NoKernel, and what ``spec.verify`` raises."""
+    reason = why_not(spec.config, spec.verify())
+    if reason is not None:
+        raise NoKernel(f"{spec.pattern} on {spec.layout} with {spec.config}", reason)
+    return emit_sm90(spec) if spec.config.body == "sm90" else emit_triton(spec)

@@ -1,0 +1,325 @@
+"""Emission for Hopper: a warp-specialised Gluon kernel.
+
+One warp keeps the copy engine busy with boxes of tokens, fetched from where the model has them; two warpgroups
+multiply. The body is the template; what differs between plans are the index maps, which are printed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import sympy
+
+from codegen.emitted import Argument, Emitted, ViewArgument, header, indented, render
+from codegen.printing import source_of
+from codegen.schedule import make_schedule
+from codegen.spec import DTYPES, KernelSpec
+from codegen.tiles import KeyTiles, QueryTiles, View, halves
+
+_INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
+_J = sympy.Symbol("j", integer=True, nonnegative=True)
+_X = ["x0", "x1", "x2"]
+_TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
+
+
+def emit_sm90(spec: KernelSpec) -> Emitted:
+    """Source and arguments of the kernel."""
+    program, config = spec.program, spec.config
+    heads = spec.batch * spec.heads
+    units = int(program.everything.count)
+    schedule = make_schedule(program, heads, spec.processors, units)
+    split = bool(program.global_runs)
+    key_tiles = (*program.keys, program.everything) if split else program.keys
+    k_views = _key_views(key_tiles, "k", spec)
+    v_views = _key_views(key_tiles, "v", spec)
+    half_box, _ = halves(program.queries.box)
+    q_views, o_views = (_query_views(letter, half_box, spec) for letter in "qo")
+    names = {
+        letter: ", ".join(view.name for view in views)
+        for letter, views in zip("qkvo", (q_views, k_views, v_views, o_views), strict=True)
+    }
+    noted = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles)
+    x = _X[: max(len(view.box) for view in k_views)]
+    words = 1 + len(x) if spec.key_mask else 1
+    coords = [str(c) for c in program.coords]
+    group_coords = program.queries.coords(_TILE)
+    source = render(
+        "sm90.py.jinja",
+        title=f"Attention {spec.pattern} over {spec.layout}, for SM90.",
+        header=header(spec),
+        spec=spec,
+        config=config,
+        program=program,
+        schedule=schedule,
+        split=split,
+        block_m=config.block_m,
+        block_n=config.block_n,
+        head_block=spec.head_block,
+        dtype_bytes=DTYPES[spec.dtype],
+        coords=coords,
+        coords_unpacked=", ".join(coords) if len(coords) > 1 else "".join(f"{c}" for c in coords),
+        c_args="".join(f"{c}, " for c in coords),
+        group_coords=", ".join(map(source_of, group_coords)) if coords else "0",
+        tiles_vary=bool(program.tiles_read.free_symbols),
+        tiles_read=source_of(program.tiles_read),
+        kv_views=", ".join(view.stem for view in k_views),
+        q_views=names["q"],
+        k_views=names["k"],
+        v_views=names["v"],
+        o_views=names["o"],
+        first_q_view=q_views[0].name,
+        one_tuple=lambda text: "" if "," in text else ",",
+        view_arguments=[view.name for view in (*q_views, *k_views, *v_views, *o_views)],
+        locate=indented(_locate(spec, program.everything if split else None, k_views, noted)),
+        copy_tile=indented(_copy_tile(k_views)),
+        hide=indented(_hide(key_tiles, k_views, spec)),
+        view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
+        noted=noted,
+        note_words=words,
+        x_args=", ".join(x),
+        next_x_args=", ".join(f"next_{name}" for name in x),
+        located=", ".join(["view", *x, *["note"] * noted]),
+        located_next=", ".join(f"next_{name}" for name in ["view", *x, *["note"] * noted]),
+        leave_note=_leave_note("", x[: words - 1]) if noted else [],
+        leave_next_note=_leave_note("next_", x[: words - 1]) if noted else [],
+        take_note=_take_note("k_at", x[: words - 1]) if noted else [],
+        take_first_note=_take_note("0", x[: words - 1]) if noted else [],
+        hide_args=", ".join(["note", *(f"note_{name}" for name in x[: words - 1]), *["mask"] * spec.key_mask]),
+        load_queries=indented(_move_queries(spec, q_views, half_box, load=True)),
+        store_output=indented(_move_queries(spec, o_views, half_box, load=False)),
+        store_lse=indented(_store_lse(spec, half_box)),
+    )
+    arguments: list[Argument] = [*q_views, *k_views, *v_views, *o_views]
+    arguments += [Argument(f"{letter}_last", "i32") for letter in "qkvo"]
+    if spec.returns_lse:
+        arguments.append(Argument("lse", "*fp32"))
+    if spec.key_mask:
+        arguments.append(Argument("key_mask", "*i1"))
+    if split:
+        arguments += [Argument("parts", "*fp32"), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
+    arguments.append(Argument("scale_log2", "fp32"))
+    slots = schedule.row_blocks * schedule.max_parts
+    return Emitted(
+        spec=spec,
+        source=source,
+        arguments=tuple(arguments),
+        grid=schedule.processors,
+        part_rows=slots * config.block_m if split else 0,
+        arrivals=2 * schedule.row_blocks if split else 0,
+        warps=4,
+        maxnreg=168,
+    )
+
+
+def _key_views(key_tiles: Sequence[KeyTiles], letter: str, spec: KernelSpec) -> list[ViewArgument]:
+    found = {tiles.view: tiles.box for tiles in key_tiles}
+    named = [("x".join(str(size) for size, _ in view.axes) if len(view.axes) > 1 else "flat", view) for view in found]
+    return [_view(letter, f"tokens_{name}", view, found[view], spec) for name, view in named]
+
+
+def _query_views(letter: str, half_box: tuple[int, ...], spec: KernelSpec) -> list[ViewArgument]:
+    program = spec.program
+    made = [_view(letter, "grid" if program.coords else "tokens", program.queries.view, half_box, spec)]
+    for number, (start, size) in enumerate(program.global_runs):
+        made.append(_view(letter, f"global{number}", View(start, ((size, 1),)), (program.block_m // 2,), spec))
+    return made
+
+
+def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec) -> ViewArgument:
+    return ViewArgument(f"{letter}_{stem}", _signature(spec, box), tensor=letter, view=view, box=box, stem=stem)
+
+
+def _signature(spec: KernelSpec, box: tuple[int, ...]) -> str:
+    element = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[spec.dtype]
+    return f"tensordesc<{element}{[1, *box, spec.head_block]}>"
+
+
+def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewArgument], noted: bool) -> Iterator[str]:
+    """The index map: view and coordinates of the i-th key tile, region by region."""
+    keys = spec.program.keys
+    numbers = {view.view: number for number, view in enumerate(views)}
+    width = max(len(view.box) for view in views)
+
+    def place(tiles: KeyTiles, index: sympy.Symbol) -> list[str]:
+        at = [source_of(start) for start in tiles.starts(index)]
+        names = [f"x{axis}" for axis in range(len(at))]
+        values = [*names, *["0"] * (width - len(at))]
+        lines = [f"{name} = {value}" for name, value in zip(names, at, strict=True)]
+        note = []
+        if noted:
+            lines += _note(tiles, numbers[tiles.view], always=spec.key_mask)
+            note = ["note"]
+        values = [str(numbers[tiles.view]), *values, *note]
+        return [*lines, f"{', '.join(['view', *_X[:width], *note])} = {', '.join(values)}"]
+
+    branches: list[tuple[str, list[str]]] = []
+    if everything is not None:
+        branches.append(("is_global", place(everything, _INDEX)))
+    end = sympy.Integer(0)
+    for number, tiles in enumerate(keys):
+        first, end = end, end + tiles.count
+        named = source_of(first) if first.is_Integer else f"end{number - 1}"
+        if not end.is_Integer and number + 1 < len(keys):
+            yield f"end{number} = {named} + {source_of(tiles.count)}"
+        body = place(tiles, _INDEX) if first == 0 else [f"j = i - {named}", *place(tiles, _J)]
+        branches.append((f"i < {source_of(end) if end.is_Integer else f'end{number}'}", body))
+    for number, (condition, body) in enumerate(branches):
+        is_last = number + 1 == len(branches)
+        if len(branches) > 1:
+            yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} {condition}:"
+        yield from (f"    {line}" if len(branches) > 1 else line for line in body)
+    yield f"return view, {', '.join(_X[:width])}{', note' if noted else ''}"
+
+
+def _note(tiles: KeyTiles, view: int, always: bool) -> list[str]:
+    """How many of the tile's tokens along each axis the group reads, where it may not be all, or always."""
+    if not any(tiles.ragged) and not always:
+        return ["note = 0"]
+    stops = [source_of(span.stop) for span in tiles.region.spans]
+    axes = list(zip(tiles.ragged, stops, tiles.box, strict=True))
+    past = " | ".join(f"(x{axis} + {box} > {stop})" for axis, (ragged, stop, box) in enumerate(axes) if ragged)
+    counts = [
+        f"min({stop} - x{axis}, {box}) << {8 * axis}" if ragged else str(box << 8 * axis)
+        for axis, (ragged, stop, box) in enumerate(axes)
+    ]
+    packed = " | ".join(f"({count})" for count in counts)
+    if always:
+        return [f"note = {packed} | {view + 1 << 24}"]
+    return [f"note = gl.where({past}, {packed} | {view + 1 << 24}, 0)"]
+
+
+def _leave_note(prefix: str, extra: Sequence[str]) -> list[str]:
+    layout = "gl.BlockedLayout([1], [32], [1], [0])"
+    words = ["note", *extra]
+    return [
+        f"notes.index(stage * {len(words)} + {at}).store(gl.full([1], {prefix}{word}, gl.int32, {layout}))"
+        for at, word in enumerate(words)
+    ]
+
+
+def _take_note(stage: str, extra: Sequence[str]) -> list[str]:
+    words = ["note", *(f"note_{name}" for name in extra)]
+    return [f"{word} = read_note(notes, {stage} * {len(words)} + {at})" for at, word in enumerate(words)]
+
+
+def _copy_tile(views: Sequence[ViewArgument]) -> Iterator[str]:
+    for number, view in enumerate(views):
+        if len(views) > 1:
+            is_last = number + 1 == len(views)
+            yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} view == {number}:"
+        shaped = f"dst._reinterpret({view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
+        at = ", ".join(_X[: len(view.box)])
+        copy = f"tma.async_copy_global_to_shared({view.stem}, [outer, {at}, last], bar, {shaped})"
+        yield f"    {copy}" if len(views) > 1 else copy
+
+
+def _hide(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument], spec: KernelSpec) -> Iterator[str]:
+    """Mask the columns of one tile that lie outside its region, or that the key mask hides."""
+    ragged = {tiles.view for tiles in key_tiles if any(tiles.ragged)}
+    column = "column = gl.arange(0, BLOCK_N, gl.SliceLayout(0, s.type.layout))"
+    hide = "s = hide_beyond(s, beyond)"
+    if spec.key_mask:
+        yield column
+        yield "beyond = column - BLOCK_N"
+        yield f"token = column + {views[0].view.origin}"
+        for number, view in enumerate(views):
+            yield f"if (note >> 24) == {number + 1}:"
+            yield from (f"    {line}" for line in _inside(view))
+            places = [
+                f"(x{axis} + {d}) * {stride}"
+                for axis, (d, (_, stride)) in enumerate(zip(_digits(view.box), view.view.axes, strict=True))
+            ]
+            yield f"    token = {view.view.origin} + {' + '.join(places)}"
+        yield "visible = gl.load(mask + token, mask=beyond < 0, other=0) != 0"
+        yield "s = hide_beyond(s, gl.where(visible, beyond, 0))"
+        return
+    for number, view in enumerate(views):
+        if view.view in ragged:
+            yield f"if (note >> 24) == {number + 1}:"
+            yield from (f"    {line}" for line in [column, *_inside(view), hide])
+
+
+def _inside(view: ViewArgument) -> list[str]:
+    """How far each column lies outside along its worst axis; what is negative is inside."""
+    counts = ["(note & 255)", "((note >> 8) & 255)", "((note >> 16) & 255)"]
+    beyond = [f"{d} - {count}" for d, count, box in zip(_digits(view.box), counts, view.box, strict=False) if box > 1]
+    worst = beyond[0]
+    for other in beyond[1:]:
+        worst = f"gl.maximum({worst}, {other})"
+    return [f"beyond = {worst}"]
+
+
+def _digits(box: Sequence[int]) -> list[str]:
+    """Coordinates of a tile's column within its box."""
+    digits = list[str]()
+    for axis, side in enumerate(box):
+        inner = math.prod(box[axis + 1 :])
+        digit = "column" if inner == 1 else f"column // {inner}"
+        digits.append("0" if side == 1 else digit if axis == 0 else f"{digit} % {side}")
+    return digits
+
+
+def _move_queries(
+    spec: KernelSpec, views: Sequence[ViewArgument], half_box: tuple[int, ...], load: bool
+) -> Iterator[str]:
+    """Copy half a query tile between device and shared memory."""
+    grid, *runs = views
+    indent = ""
+    first = 0
+    for number, (view, blocks) in enumerate(zip(runs, spec.program.row_blocks, strict=True)):
+        last_run = number + 1 == len(runs)
+        condition = "is_global" if last_run and number == 0 else f"is_global & (tile < {first + blocks})"
+        condition = "is_global" if last_run else condition
+        yield f"{'if' if number == 0 else 'elif'} {condition}:"
+        offset = f"(tile - {first})" if first else "tile"
+        yield f"    {_move(view.stem, [f'{offset} * BLOCK_M + half * HALF_M'], load, views)}"
+        first += blocks
+    if runs:
+        yield "else:"
+        indent = "    "
+    yield indent + _move(grid.stem, _half_starts(spec.program.queries, half_box), load, views)
+
+
+def _half_starts(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
+    _, axis = halves(queries.box)
+    starts = [source_of(start) for start in queries.starts(_TILE)]
+    starts[axis] += f" + half * {half_box[axis]}"
+    return starts
+
+
+def _move(stem: str, starts: Sequence[str], load: bool, views: Sequence[ViewArgument]) -> str:
+    name = next(view.name for view in views if view.stem == stem)
+    at = ", ".join(starts)
+    shaped = f"._reinterpret({name}.dtype, {name}.block_type.shape, {name}.layout)"
+    if load:
+        return f"tma.async_copy_global_to_shared({name}, [outer, {at}, last], bar, dst{shaped})"
+    return f"tma.async_copy_shared_to_global({name}, [outer, {at}, last], src{shaped})"
+
+
+def _store_lse(spec: KernelSpec, half_box: tuple[int, ...]) -> Iterator[str]:
+    program, indent = spec.program, ""
+    first = 0
+    for number, ((start, size), blocks) in enumerate(zip(program.global_runs, program.row_blocks, strict=True)):
+        last_run = number + 1 == len(program.global_runs)
+        condition = "is_global" if last_run else f"is_global & (tile < {first + blocks})"
+        yield f"{'if' if number == 0 else 'elif'} {condition}:"
+        yield f"    place = {f'(tile - {first})' if first else 'tile'} * BLOCK_M + row"
+        yield f"    gl.store(lse + {start} + place, values, mask=place < {size})"
+        first += blocks
+    if program.global_runs:
+        yield "else:"
+        indent = "    "
+    # Within half a box the rows count from 0; the half's own start is added along the axis that was cut.
+    places, inside = list[str](), list[str]()
+    for axis, (start, box, (size, stride)) in enumerate(
+        zip(_half_starts(program.queries, half_box), half_box, program.queries.view.axes, strict=True)
+    ):
+        inner = math.prod(half_box[axis + 1 :])
+        digit = "row % HALF_M" if inner == 1 else f"row % HALF_M // {inner}"
+        digit = digit if axis == 0 else f"{digit} % {box}"
+        yield f"{indent}at{axis} = {start} + {digit}"
+        places.append(f"at{axis} * {stride}")
+        inside.append(f"(at{axis} < {size})")
+    origin = program.queries.view.origin
+    yield f"{indent}gl.store(lse + {origin} + {' + '.join(places)}, values, mask={' & '.join(inside)})"

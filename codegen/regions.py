@@ -1,0 +1,138 @@
+"""Regions: what a tile of queries reads, as a few boxes of tokens, in closed form.
+
+A pattern is a disjoint union of boxes of groups. Along an axis a box covers one range of groups, or two. So a pattern
+is a disjoint union of *regions*: products of token ranges whose ends are expressions in the query group's coordinates.
+A region is read tile by tile; only tiles at its high ends hold tokens outside it. Global tokens are regions of one
+axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import sympy
+
+from planner.arithmetic import INTS, Arithmetic, Number
+from planner.groups import GroupGrid
+from planner.layout import TokenLayout
+from planner.pattern import Dense, Pattern
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range [start, stop) of tokens along one axis of ``size`` tokens, which lie ``stride`` apart in the sequence.
+
+    axis: the grid axis whose coordinate the range depends on, None if it depends on none.
+    """
+
+    size: int
+    stride: int
+    start: Number
+    stop: Number
+    axis: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the range is the whole axis, whatever the query."""
+        return self.start == 0 and self.stop == self.size
+
+
+@dataclass(frozen=True)
+class Region:
+    """A product of spans, slow to fast, around a view whose first token is ``origin``."""
+
+    origin: int
+    spans: tuple[Span, ...]
+
+    @property
+    def view(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """(origin, (size, stride) along each axis): what a tensor map must know to read tiles of the region."""
+        return self.origin, tuple((span.size, span.stride) for span in self.spans)
+
+
+def regions(
+    layout: TokenLayout, pattern: Pattern, coords: Sequence[Number], arithmetic: Arithmetic = INTS
+) -> tuple[Region, ...]:
+    """The disjoint regions that the group at coords reads, global tokens first; empty ones included."""
+    return (*global_regions(layout), *grid_regions(layout, pattern, coords, arithmetic))
+
+
+def global_regions(layout: TokenLayout) -> tuple[Region, ...]:
+    """The runs of global tokens before and after the grid."""
+    runs = ((0, layout.grid_start), (layout.grid_start + layout.grid.tokens, layout.tokens))
+    return tuple(_run(layout, start, stop) for start, stop in runs if start < stop)
+
+
+def whole(layout: TokenLayout) -> Region:
+    """All tokens: what a global query reads."""
+    return _run(layout, 0, layout.tokens)
+
+
+def grid_regions(
+    layout: TokenLayout, pattern: Pattern, coords: Sequence[Number], arithmetic: Arithmetic = INTS
+) -> tuple[Region, ...]:
+    """The regions of grid tokens that the group at coords reads."""
+    sizes = layout.grid.sizes
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    if isinstance(pattern, Dense):
+        spans = [Span(n, s, 0, n, None) for n, s in zip(sizes, strides, strict=True)]
+        return (_joined(layout, spans),)
+    counts = GroupGrid(sizes, pattern.group).counts
+    found = list[Region]()
+    for box in pattern.boxes():
+        along = [
+            [
+                Span(n, stride, _token(first, c, G, g, n, arithmetic), _token(last, c, G, g, n, arithmetic), axis)
+                for first, last in axis_set.ranges(c, G, arithmetic)
+                if not (isinstance(last, int) and isinstance(first, int) and last <= first)
+            ]
+            for axis, (axis_set, c, G, g, n, stride) in enumerate(
+                zip(box, coords, counts, pattern.group, sizes, strides, strict=True)
+            )
+        ]
+        found += [_joined(layout, spans) for spans in itertools.product(*along)]
+    return tuple(found)
+
+
+def tokens(region: Region) -> Iterator[int]:
+    """Sequence indices of a region in numbers; for tests."""
+    for place in itertools.product(*(range(span.start, span.stop) for span in region.spans)):
+        yield region.origin + sum(x * span.stride for x, span in zip(place, region.spans, strict=True))
+
+
+def _token(group: Number, c: Number, G: int, g: int, n: int, arithmetic: Arithmetic) -> Number:
+    """Token at which a group begins, n for the one after the last."""
+    if group == G:
+        return n
+    if isinstance(group, sympy.Expr):
+        beyond = sympy.lambdify(c, group * g - n, "math")
+        passes = any(beyond(at) > 0 for at in range(G))
+        return arithmetic.minimum(group * g, n) if passes else group * g
+    return arithmetic.minimum(group * g, n)
+
+
+def _joined(layout: TokenLayout, spans: Sequence[Span]) -> Region:
+    """Axes that are read whole are one axis with the slower one before them: their tokens are contiguous.
+
+    What is left with one axis is a run of the sequence.
+    """
+    joined = list[Span]()
+    for span in spans:
+        if joined and span.is_whole:
+            slow = joined.pop()
+            size = slow.size * span.size
+            stop = size if slow.is_whole else slow.stop * span.size
+            joined.append(Span(size, span.stride, slow.start * span.size, stop, slow.axis))
+        else:
+            joined.append(span)
+    if len(joined) > 1:
+        return Region(layout.grid_start, tuple(joined))
+    start, stop = (end + layout.grid_start for end in (joined[0].start, joined[0].stop))
+    return Region(0, (Span(layout.tokens, 1, start, stop, joined[0].axis),))
+
+
+def _run(layout: TokenLayout, start: int, stop: int) -> Region:
+    return Region(0, (Span(layout.tokens, 1, start, stop, None),))

@@ -1,0 +1,73 @@
+"""The schedule: which processor handles which tiles, so that all of them finish together.
+
+Query tiles of the grid are dealt out in turn. Queries of global tokens read every key: few rows, but each as long as
+the sequence. They are handed out in *units*, one key tile for each of a *team* of processors that walk the same keys
+with neighbouring rows, so that L2 is shared. Every team takes one run of units, long enough that all processors get
+equal work: the rows fill what is uneven in the tiles, and no long row is left for the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from codegen.tiles import TileProgram
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A persistent launch of ``processors`` programs.
+
+    grid_tiles, row_blocks: query tiles of the grid, and of global tokens, over all heads and the batch.
+    team: processors that walk together. units: key tiles per row block.
+    long_teams, long_run, run: the first ``long_teams`` teams take ``long_run`` units each, all others ``run``.
+    """
+
+    processors: int
+    grid_tiles: int
+    row_blocks: int
+    team: int
+    units: int
+    long_teams: int
+    long_run: int
+    run: int
+
+    @property
+    def bundles(self) -> int:
+        """Groups of row blocks that a team handles at a time."""
+        return self.row_blocks // self.team
+
+    @cached_property
+    def max_parts(self) -> int:
+        """Teams at most that share a row block's keys."""
+        ends = range(self.units, self.bundles * self.units + 1, self.units)
+        return max((self.team_of(end - 1) - self.team_of(end - self.units) + 1 for end in ends), default=0)
+
+    def team_of(self, unit: int) -> int:
+        """The team that takes a unit."""
+        border = self.long_teams * self.long_run
+        return unit // self.long_run if unit < border else self.long_teams + (unit - border) // self.run
+
+
+def make_schedule(program: TileProgram, heads: int, processors: int, units: int) -> Schedule:
+    """The schedule of a program over so many (batch, head) pairs.
+
+    units: key tiles that a row block of global queries reads.
+    """
+    grid_tiles, row_blocks = heads * program.queries.count, heads * sum(program.row_blocks)
+    if not row_blocks:
+        return Schedule(processors, grid_tiles, 0, 1, units, 0, 1, 1)
+    team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
+    teams, tile, total = processors // team, program.mean_tiles_read, row_blocks // team * units
+    each, extra = divmod(grid_tiles, processors)
+    # The first `extra` processors have a grid tile more than the others.
+    uneven = -(-extra // team) if extra else 0
+    level = (grid_tiles * tile + row_blocks * units) / processors
+    guess = max(0, int(level - (each + 1) * tile))
+    choices = list[tuple[float, int, int]]()
+    for long_run in range(max(0, guess - 1), guess + 3) if uneven else (0,):
+        run = max(1, -(-(total - uneven * long_run) // max(1, teams - uneven)))
+        longest = max((each + 1) * tile + long_run if uneven else 0, each * tile + run)
+        choices.append((longest, long_run, run))
+    _, long_run, run = min(choices)
+    return Schedule(processors, grid_tiles, row_blocks, team, units, uneven, long_run, run)

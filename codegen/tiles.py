@@ -1,0 +1,279 @@
+"""Tiles: the boxes of tokens that a kernel handles at once, in closed form.
+
+A query tile is a box of one group's tokens. It reads the regions of its group, each cut into boxes of one shape. A box
+is a power of two along every axis, so that a column of a tile finds its token by shifts, and so that the copy engine of
+SM90 and later can fetch it from where the model has it. Only the last box along an axis can hold tokens outside its
+region: it is the only one whose columns are masked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy
+
+from codegen.printing import quotient
+from codegen.regions import Region, Span, regions, whole
+from planner.arithmetic import SYMBOLS
+from planner.groups import GroupGrid
+from planner.layout import TokenLayout
+from planner.pattern import Dense, Pattern
+
+Axes = tuple[tuple[int, int], ...]
+"""(size, stride) in tokens along each axis of a view, slow to fast."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Tokens of the sequence seen as a box: the first one's index, and each axis."""
+
+    origin: int
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class KeyTiles:
+    """A region cut into boxes; the i-th has the digits of i in mixed radix, the last axis fastest."""
+
+    region: Region
+    box: tuple[int, ...]
+    groups: tuple[int, ...] = ()
+    """Groups along each axis of the grid: the values that coordinates take."""
+
+    @property
+    def view(self) -> View:
+        """What the region lies in."""
+        return View(*self.region.view)
+
+    @cached_property
+    def counts(self) -> tuple[sympy.Expr, ...]:
+        """Boxes along each axis."""
+        counts = list[sympy.Expr]()
+        for span, lengths, box in zip(self.region.spans, self._lengths, self.box, strict=True):
+            taken = {-(-length // box) for length in lengths}
+            exact = all(length % box == 0 for length in lengths)
+            length = sympy.sympify(span.stop - span.start)
+            counts.append(sympy.Integer(taken.pop()) if len(taken) == 1 else _boxes(length, box, exact))
+        return tuple(counts)
+
+    @cached_property
+    def count(self) -> sympy.Expr:
+        """Boxes in all."""
+        return sympy.Mul(*self.counts)
+
+    @property
+    def mean_count(self) -> float:
+        """Boxes on average over the groups; the axes are independent."""
+        along = zip(self._lengths, self.box, strict=True)
+        return math.prod(sum(-(-length // box) for length in lengths) / len(lengths) for lengths, box in along)
+
+    def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """Coordinates of the i-th box's first token."""
+        starts, stride = list[sympy.Expr](), sympy.Integer(1)
+        for axis in reversed(range(len(self.box))):
+            digit = quotient(i, stride)
+            if axis:
+                digit = sympy.Mod(digit, self.counts[axis]) if self.counts[axis] != 1 else sympy.Integer(0)
+            starts.append(self.region.spans[axis].start + digit * self.box[axis])
+            stride = stride * self.counts[axis]
+        return tuple(reversed(starts))
+
+    @cached_property
+    def ragged(self) -> tuple[bool, ...]:
+        """Along which axes the last box may hold tokens outside the region."""
+        return tuple(
+            any(length % box for length in lengths) for lengths, box in zip(self._lengths, self.box, strict=True)
+        )
+
+    @cached_property
+    def _lengths(self) -> list[list[int]]:
+        """The lengths that each axis of the region takes, over all groups."""
+        return [span_lengths(span, self.groups) for span in self.region.spans]
+
+
+@dataclass(frozen=True)
+class QueryTiles:
+    """The queries of a view cut into boxes, none of which crosses from one group into another."""
+
+    view: View
+    box: tuple[int, ...]
+    group: tuple[int, ...]
+    """Tokens of a group along each axis of the view; the box where there are no groups."""
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Tiles along each axis."""
+        return tuple(
+            -(-n // b) if g % b == 0 else -(-n // g) * -(-g // b)
+            for (n, _), b, g in zip(self.view.axes, self.box, self.group, strict=True)
+        )
+
+    @property
+    def count(self) -> int:
+        """Tiles in all."""
+        return math.prod(self.counts)
+
+    @property
+    def holds_whole_boxes(self) -> bool:
+        """Whether a box can only pass its group's end where the grid ends."""
+        return all(g % b == 0 for g, b in zip(self.group, self.box, strict=True))
+
+    def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """Coordinates of the i-th tile's first token."""
+        starts = list[sympy.Expr]()
+        for digit, b, g in zip(self._digits(i), self.box, self.group, strict=True):
+            per_group = -(-g // b)
+            inside = sympy.Mod(digit, per_group) if per_group != 1 else 0
+            starts.append(digit * b if g % b == 0 else quotient(digit, per_group) * g + inside * b)
+        return tuple(starts)
+
+    def coords(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """Coordinates of the i-th tile's group."""
+        return tuple(
+            quotient(digit, -(-g // b)) for digit, b, g in zip(self._digits(i), self.box, self.group, strict=True)
+        )
+
+    def stops(self, coords: Sequence[sympy.Expr]) -> tuple[sympy.Expr, ...]:
+        """Where the group at coords ends, as coordinates of tokens."""
+        return tuple(
+            sympy.Integer(n) if g >= n else (c + 1) * g if n % g == 0 else sympy.Min((c + 1) * g, n)
+            for c, (n, _), g in zip(coords, self.view.axes, self.group, strict=True)
+        )
+
+    def _digits(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """The i-th tile's place along each axis: tiles of a group that its slowest axis cuts follow one another.
+
+        They read the same keys, and processors that do so at the same time share what L2 sends them.
+        """
+        digits, stride = list[sympy.Expr](), 1
+        per_group, rest = -(-self.group[0] // self.box[0]), math.prod(self.counts[1:])
+        slab = quotient(i, per_group * rest)
+        inside = sympy.Mod(i, per_group * rest)
+        here = per_group if self.counts[0] % per_group == 0 else sympy.Min(per_group, self.counts[0] - per_group * slab)
+        i = quotient(inside, here)
+        for axis in reversed(range(1, len(self.counts))):
+            digit = quotient(i, stride)
+            digits.append(sympy.Mod(digit, self.counts[axis]) if axis > 1 else digit)
+            stride *= self.counts[axis]
+        first = slab * per_group + (sympy.Mod(inside, here) if here != 1 else 0)
+        return tuple(reversed([*digits, first]))
+
+
+@dataclass(frozen=True)
+class TileProgram:
+    """All that a kernel does: which query tiles there are, and which key tiles each of them reads.
+
+    coords: symbols of a query tile's group coordinates. keys: what such a tile reads, in order.
+    global_runs: (first token, tokens) of the runs whose queries read ``everything``.
+    """
+
+    coords: tuple[sympy.Symbol, ...]
+    queries: QueryTiles
+    keys: tuple[KeyTiles, ...]
+    global_runs: tuple[tuple[int, int], ...]
+    everything: KeyTiles
+    block_m: int
+    block_n: int
+
+    @cached_property
+    def tiles_read(self) -> sympy.Expr:
+        """Key tiles that a query tile reads, in its group's coordinates."""
+        return sympy.Add(*(tiles.count for tiles in self.keys))
+
+    @property
+    def mean_tiles_read(self) -> float:
+        """The same on average over the groups of the grid."""
+        return sum(tiles.mean_count for tiles in self.keys)
+
+    @property
+    def row_blocks(self) -> tuple[int, ...]:
+        """Query tiles of each run of global tokens."""
+        return tuple(-(-size // self.block_m) for _, size in self.global_runs)
+
+
+def tile_program(layout: TokenLayout, pattern: Pattern, keys: int, block_m: int, block_n: int) -> TileProgram:
+    """Cut a site into tiles of ``block_m`` queries and ``block_n`` keys, both powers of two.
+
+    keys: length of the key sequence; other than the layout's only where the pattern is dense.
+    """
+    if isinstance(pattern, Dense):
+        tokens, every = layout.tokens, KeyTiles(Region(0, (Span(keys, 1, 0, keys, None),)), (block_n,))
+        queries = QueryTiles(View(0, ((tokens, 1),)), (block_m,), (block_m,))
+        return TileProgram((), queries, (every,), (), every, block_m, block_n)
+    sizes, first, every = layout.grid.sizes, layout.grid_start, KeyTiles(whole(layout), (block_n,))
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    view = View(first, tuple(zip(sizes, strides, strict=True)))
+    queries = QueryTiles(view, _query_box(sizes, pattern.group, block_m), pattern.group)
+    coords = tuple(sympy.Symbol(f"c{axis}", integer=True, nonnegative=True) for axis in range(len(sizes)))
+    groups = GroupGrid(sizes, pattern.group).verify().counts
+    read = regions(layout, pattern, coords, SYMBOLS)
+    alike = {
+        axes: [region for region in read if region.view[1] == axes] for axes in {region.view[1] for region in read}
+    }
+    boxes = {axes: _key_box(members, groups, block_n) for axes, members in alike.items()}
+    keys_read = tuple(KeyTiles(region, boxes[region.view[1]], groups) for region in read)
+    runs = ((0, first), (first + layout.grid.tokens, layout.tokens - first - layout.grid.tokens))
+    runs = tuple(run for run in runs if run[1])
+    return TileProgram(coords, queries, keys_read, runs, every, block_m, block_n)
+
+
+def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:
+    """The lengths that a span takes, over all groups along its axis."""
+    length = sympy.sympify(span.stop - span.start)
+    if not length.free_symbols:
+        return [int(length)]
+    (symbol,) = length.free_symbols
+    assert span.axis is not None
+    at = sympy.lambdify(symbol, length, "math")
+    return [at(c) for c in range(groups[span.axis])]
+
+
+def halves(box: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """A box cut in two along its slowest axis longer than 1: (half, that axis)."""
+    axis = next(axis for axis, length in enumerate(box) if length > 1)
+    return (*box[:axis], box[axis] // 2, *box[axis + 1 :]), axis
+
+
+def _query_box(sizes: Sequence[int], group: Sequence[int], tokens: int) -> tuple[int, ...]:
+    """The box with fewest tiles; of those one that no group's border cuts, then the longest along the fast axes."""
+
+    def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
+        tiles = math.prod(-(-n // g) * -(-g // b) for n, g, b in zip(sizes, group, box, strict=True))
+        cut = any(g % b for g, b in zip(group, box, strict=True))
+        return tiles, cut, tuple(-b for b in reversed(box))
+
+    return min(_power_boxes(len(group), tokens), key=badness)
+
+
+def _key_box(alike: Sequence[Region], groups: Sequence[int], tokens: int) -> tuple[int, ...]:
+    """The box that covers regions of one view with fewest tiles, over groups all over the grid."""
+    lengths = [[span_lengths(span, groups) for span in region.spans] for region in alike]
+
+    def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
+        # The axes of a region are independent: the mean of the product is the product of means.
+        means = [
+            [sum(-(-n // b) for n in along) / len(along) for along, b in zip(axes, box, strict=True)]
+            for axes in lengths
+        ]
+        ragged = sum(any(n % b for n in along) for axes in lengths for along, b in zip(axes, box, strict=True))
+        return sum(map(math.prod, means)), ragged, tuple(-b for b in reversed(box))
+
+    return min(_power_boxes(len(alike[0].spans), tokens), key=badness)
+
+
+def _power_boxes(axes: int, tokens: int) -> Iterator[tuple[int, ...]]:
+    """All boxes of so many tokens whose sides are powers of two."""
+    powers = [2**k for k in range(tokens.bit_length())]
+    for sides in itertools.product(powers, repeat=axes - 1):
+        last = tokens // math.prod(sides)
+        if last and last * math.prod(sides) == tokens:
+            yield (*sides, last)
+
+
+def _boxes(length: sympy.Expr, box: int, exact: bool) -> sympy.Expr:
+    return quotient(length if exact else length + box - 1, box)

@@ -1,0 +1,79 @@
+"""Compiling emitted source: a module file becomes machine code, on any machine, for any target."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import triton.experimental.gluon.language as gl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler import compile as triton_compile
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.language import NVMMASharedLayout
+
+from codegen.emitted import Emitted, ViewArgument
+
+KERNEL = "attention"
+"""Name of the kernel function in every emitted module."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Machine code for one architecture, and what a launch must say about it.
+
+    warps: of a program. shared: its bytes of dynamic shared memory. parameters: the kernel's, in order, as PTX types
+    them. tensor_maps: (swizzle, box) of each tensor map among the arguments.
+    """
+
+    code: bytes
+    ptx: str
+    symbol: str
+    warps: int
+    shared: int
+    parameters: tuple[str, ...]
+    tensor_maps: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+def load_module(path: Path, name: str) -> ModuleType:
+    """Import an emitted module from its file; Triton reads the source of its functions there."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_module(emitted: Emitted, module: ModuleType) -> Binary:
+    """Compile a loaded module for its spec's target; raises what Triton raises."""
+    is_gluon = emitted.spec.config.body == "sm90"
+    signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
+    aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
+    source_type = GluonASTSource if is_gluon else ASTSource
+    source = source_type(getattr(module, KERNEL), signature, {}, aligned)
+    options: dict[str, Any] = {"num_warps": emitted.warps, "num_stages": emitted.spec.config.stages}
+    if emitted.maxnreg:
+        options["maxnreg"] = emitted.maxnreg
+    compiled = triton_compile(source, target=GPUTarget("cuda", emitted.spec.arch, 32), options=options)
+    meta: Any = compiled.metadata
+    total = re.search(r"\.reqntid (\d+)", compiled.asm["ptx"])
+    warps = int(total[1]) // 32 if total else meta.num_warps
+    maps = tuple((m["swizzle"], tuple(m["block_size"])) for m in getattr(meta, "tensordesc_meta", None) or [])
+    entry = compiled.asm["ptx"].split(".entry", 1)[1].split(")", 1)[0]
+    parameters = tuple(re.findall(r"\.param (?:\.align \d+ )?\.(\w+)", entry))
+    return Binary(compiled.asm["cubin"], compiled.asm["ptx"], meta.name, warps, meta.shared, parameters, maps)
+
+
+def _signature(argument: Any, is_gluon: bool) -> str:
+    if not isinstance(argument, ViewArgument) or not is_gluon:
+        return argument.signature
+    element = re.match(r"tensordesc<(\w+)\[", argument.signature)
+    assert element is not None
+    dtype = {"bf16": gl.bfloat16, "fp16": gl.float16}[element[1]]
+    shape = [int(x) for x in re.findall(r"\d+", argument.signature.split("[")[1])]
+    return argument.signature[:-1] + f",{NVMMASharedLayout.get_default_for(shape, dtype)!r}>"

@@ -1,0 +1,101 @@
+"""The CUDA driver through ctypes: load machine code, describe tensors to the copy engine, launch.
+
+Only functions of the driver's stable interface are used, so a kernel that was compiled elsewhere runs here without a
+compiler, and a launch costs a few microseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from planner.errors import DriverFailed
+
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_L2_PROMOTION_128B = 2
+TENSOR_MAP_BYTES = 128
+TENSOR_MAP_TYPES = {"float16": 6, "float32": 7, "bfloat16": 9}
+"""CUtensorMapDataType."""
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise DriverFailed("load the CUDA driver", str(error)) from None
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        text = ctypes.c_char_p()
+        _library().cuGetErrorString(code, ctypes.byref(text))
+        raise DriverFailed(what, f"error {code}: {(text.value or b'').decode()}")
+
+
+class Function:
+    """A kernel in the current device's context, ready to launch. Raises DriverFailed."""
+
+    def __init__(self, code: bytes, symbol: str, warps: int, shared: int) -> None:
+        library = _library()
+        self._module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
+        _check(library.cuModuleLoadData(ctypes.byref(self._module), code), f"load {symbol}")
+        _check(
+            library.cuModuleGetFunction(ctypes.byref(self._function), self._module, symbol.encode()), f"find {symbol}"
+        )
+        if shared > 48 * 1024:
+            _check(
+                library.cuFuncSetAttribute(self._function, _MAX_DYNAMIC_SHARED, shared),
+                f"give {symbol} {shared} bytes of shared memory",
+            )
+        self._threads, self._shared, self._launch = 32 * warps, shared, library.cuLaunchKernel
+        self.symbol = symbol
+
+    def launch(self, programs: int, stream: int, parameters: Any) -> None:
+        """Start it on a stream; parameters: a ctypes array of pointers to the values."""
+        code = self._launch(
+            self._function,
+            programs,
+            1,
+            1,
+            self._threads,
+            1,
+            1,
+            self._shared,
+            ctypes.c_void_p(stream),
+            parameters,
+            None,
+        )
+        if code:
+            _check(code, f"launch {self.symbol}")
+
+
+def encode_tensor_map(
+    address: int, dtype: str, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], swizzle: int
+) -> Any:
+    """A tensor map for the copy engine, 128 bytes.
+
+    sizes, strides: in elements, slow to fast; the fastest stride is 1. box: elements copied at a time. swizzle: 0 to 3
+    for none, 32, 64 and 128 bytes. Elements outside the sizes read as zero and are not written. Raises DriverFailed.
+    """
+    rank, width = len(sizes), 4 if dtype == "float32" else 2
+    made = ctypes.create_string_buffer(TENSOR_MAP_BYTES + 64)
+    aligned = (ctypes.addressof(made) + 63) // 64 * 64
+    code = _library().cuTensorMapEncodeTiled(
+        ctypes.c_void_p(aligned),
+        TENSOR_MAP_TYPES[dtype],
+        rank,
+        ctypes.c_void_p(address),
+        (ctypes.c_uint64 * rank)(*reversed(sizes)),
+        (ctypes.c_uint64 * max(1, rank - 1))(*(stride * width for stride in reversed(strides[:-1]))),
+        (ctypes.c_uint32 * rank)(*reversed(box)),
+        (ctypes.c_uint32 * rank)(*([1] * rank)),
+        0,
+        swizzle,
+        _L2_PROMOTION_128B,
+        0,
+    )
+    _check(code, f"describe a tensor of sizes {tuple(sizes)}, strides {tuple(strides)} and boxes {tuple(box)}")
+    return (ctypes.c_char * TENSOR_MAP_BYTES).from_address(aligned), made

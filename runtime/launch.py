@@ -1,0 +1,169 @@
+"""Launching emitted kernels: from tensors to the driver's parameters, remembered for tensors seen before.
+
+A launch is one call of the driver. What it needs (tensor maps, pointers) depends on addresses and strides only, and
+PyTorch's allocator hands out the same addresses step after step, so it is made once and looked up afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from codegen.emitted import Emitted, ViewArgument
+from codegen.tiles import View
+from runtime.compiling import Binary
+from runtime.driver import Function, encode_tensor_map
+
+MAX_PACKETS = 1024
+"""Sets of addresses remembered per kernel; the least recently used are made anew."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Device memory that launches on one stream share: parts of the rows of global queries, and their counters."""
+
+    parts: torch.Tensor
+    part_lse: torch.Tensor
+    arrivals: torch.Tensor
+
+
+class Kernel:
+    """A compiled kernel on one device; call it with tensors of its spec."""
+
+    def __init__(self, emitted: Emitted, binary: Binary, device: torch.device) -> None:
+        torch.cuda.synchronize(device)  # makes the device's context exist
+        with torch.cuda.device(device):
+            self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared)
+        self.emitted, self.binary, self.device = emitted, binary, device
+        self._packets = OrderedDict[tuple[Any, ...], _Packet]()
+        self._workspaces = dict[int, Workspace]()
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        out: torch.Tensor,
+        scale: float,
+        lse: torch.Tensor | None = None,
+        key_mask: torch.Tensor | None = None,
+    ) -> None:
+        """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``."""
+        stream = torch._C._cuda_getCurrentRawStream(self.device.index)
+        at = (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), stream, scale)
+        extra = (None if lse is None else lse.data_ptr(), None if key_mask is None else key_mask.data_ptr())
+        place = (*at, *extra, query.stride(), key.stride(), value.stride(), out.stride())
+        packet = self._packets.get(place)
+        if packet is None:
+            tensors = {"q": query, "k": key, "v": value, "o": out}
+            tensors |= {} if lse is None else {"lse": lse}
+            tensors |= {} if key_mask is None else {"key_mask": key_mask}
+            workspace = self._workspace(stream)
+            packet = _Packet(self.emitted, self.binary, tensors, workspace, scale)
+            if not torch.cuda.is_current_stream_capturing():
+                self._packets[place] = packet
+                if len(self._packets) > MAX_PACKETS:
+                    self._packets.popitem(last=False)
+        self._function.launch(self.emitted.grid, stream, packet.pointers)
+
+    def _workspace(self, stream: int) -> Workspace | None:
+        """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
+        rows, emitted = self.emitted.part_rows, self.emitted
+        if not rows:
+            return None
+        is_capturing = torch.cuda.is_current_stream_capturing()
+        if stream in self._workspaces and not is_capturing:
+            return self._workspaces[stream]
+        made = Workspace(
+            torch.empty(rows * emitted.spec.head_block, dtype=torch.float32, device=self.device),
+            torch.empty(rows, dtype=torch.float32, device=self.device),
+            torch.zeros(emitted.arrivals, dtype=torch.int32, device=self.device),
+        )
+        if not is_capturing:
+            self._workspaces[stream] = made
+        return made
+
+
+class _Packet:
+    """The parameters of one launch: values, and pointers to them as the driver wants them."""
+
+    def __init__(
+        self, emitted: Emitted, binary: Binary, tensors: Tensors, workspace: Workspace | None, scale: float
+    ) -> None:
+        self._workspace = workspace
+        self._values = [value for value, _ in _parameters(emitted, binary, tensors, workspace, scale)]
+        kinds = tuple(kind for _, kind in _parameters(emitted, binary, tensors, workspace, scale))
+        if kinds != binary.parameters:
+            raise AssertionError(f"the kernel takes {binary.parameters}, not {kinds}")
+        addresses = [v[0] if isinstance(v, tuple) else v for v in self._values]
+        self.pointers = (ctypes.c_void_p * len(addresses))(*(ctypes.addressof(value) for value in addresses))
+
+
+def _parameters(
+    emitted: Emitted, binary: Binary, tensors: Tensors, workspace: Workspace | None, scale: float
+) -> Iterator[tuple[Any, str]]:
+    """(value, PTX type) of each parameter."""
+    spec = emitted.spec
+    maps = iter(binary.tensor_maps)
+    for argument in emitted.arguments:
+        name = argument.name
+        if isinstance(argument, ViewArgument):
+            swizzle, box = next(maps)
+            sizes, strides, address = _view(tensors[argument.tensor], argument.view, spec.head_dim)
+            yield encode_tensor_map(address, spec.dtype, sizes, strides, box, swizzle), "b8"
+            yield from ((ctypes.c_uint32(size), "u32") for size in sizes)
+            yield from ((ctypes.c_uint64(stride), "u64") for stride in strides)
+        elif name.endswith("_last"):
+            yield ctypes.c_uint32(int(not heads_merge(tensors[name[0]]))), "u32"
+        elif name == "scale_log2":
+            yield ctypes.c_float(scale / math.log(2)), "f32"
+        elif name in tensors:
+            yield ctypes.c_uint64(tensors[name].data_ptr()), "u64"
+        elif argument.signature.startswith("*"):
+            yield ctypes.c_uint64(getattr(workspace, name).data_ptr()), "u64"
+        else:
+            raise AssertionError(f"nothing is known of the argument {name}")
+    yield ctypes.c_uint64(0), "u64"
+    yield ctypes.c_uint64(0), "u64"
+
+
+def heads_merge(tensor: torch.Tensor) -> bool:
+    """Whether batch and heads of a (batch, heads, tokens, channels) tensor are one axis of the copy engine's."""
+    return tensor.shape[0] == 1 or tensor.stride(0) == tensor.shape[1] * tensor.stride(1)
+
+
+def heads_are_last(tensor: torch.Tensor) -> bool:
+    """Whether the heads lie next to the channels, so that both are one axis."""
+    return tensor.stride(1) == tensor.shape[3]
+
+
+def _view(tensor: torch.Tensor, view: View, head_dim: int) -> tuple[list[int], list[int], int]:
+    """(sizes, strides, address) of a tensor's tokens through a view, heads in the first axis or in the last."""
+    batch, heads, _, _ = tensor.shape
+    of_batch, of_head, of_token, _ = tensor.stride()
+    address = tensor.data_ptr() + view.origin * of_token * tensor.element_size()
+    sizes, strides = [size for size, _ in view.axes], [stride * of_token for _, stride in view.axes]
+    if heads_merge(tensor):
+        return [batch * heads, *sizes, head_dim], [of_head, *strides, 1], address
+    return [batch, *sizes, heads * head_dim], [of_batch, *strides, 1], address
+
+
+def why_not_boxes(tensor: torch.Tensor, head_block: int) -> str | None:
+    """Why the copy engine cannot fetch boxes of a tensor's tokens, None if it can."""
+    width = tensor.element_size()
+    if tensor.stride(3) != 1:
+        return "its channels are not contiguous"
+    strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1 and stride != 1]
+    if tensor.data_ptr() % 16 or any(stride * width % 16 for stride in strides):
+        return "its address or its strides are no multiples of 16 bytes"
+    if heads_merge(tensor) or (heads_are_last(tensor) and tensor.shape[3] == head_block):
+        return None
+    return "its batch and its heads are not one axis, nor its heads and its channels"

@@ -1,0 +1,20 @@
+from collections import Counter
+
+import torch
+from hypothesis import given
+from strategies import problems
+
+from codegen.regions import regions, tokens
+
+
+@given(problems())
+def test_regions_are_disjoint_and_hold_exactly_what_the_mask_attends(problem):
+    layout, grid, pattern = problem
+    attends = pattern.mask_mod(layout)
+    every = torch.arange(layout.tokens)
+    order, first = grid.order(), layout.grid_start
+    for coords in grid.coords():
+        query = first + order[grid.start(coords)]
+        read = Counter(token for region in regions(layout, pattern, coords) for token in tokens(region))
+        assert set(read.values()) <= {1}
+        assert sorted(read) == every[attends(query, every)].tolist()

@@ -1,0 +1,137 @@
+import itertools
+import math
+from collections import Counter
+
+import sympy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import problems
+
+from codegen.printing import quotient, source_of
+from codegen.schedule import make_schedule
+from codegen.tiles import halves, tile_program
+from planner.layout import TokenLayout
+from planner.pattern import parse_pattern
+
+I = sympy.Symbol("i", integer=True, nonnegative=True)
+blocks = st.sampled_from([16, 32, 64, 128])
+
+
+class Whole(int):
+    """An int that refuses the divisions on which Python and compiled code disagree."""
+
+    def __floordiv__(self, other):
+        assert self >= 0
+        assert other > 0
+        return Whole(int(self) // other)
+
+    def __mod__(self, other):
+        assert self >= 0
+        assert other > 0
+        return Whole(int(self) % other)
+
+    def __add__(self, other):
+        return Whole(int(self) + other)
+
+    def __sub__(self, other):
+        return Whole(int(self) - other)
+
+    def __mul__(self, other):
+        return Whole(int(self) * other)
+
+    def __neg__(self):
+        return Whole(-int(self))
+
+    def __rsub__(self, other):
+        return Whole(other - int(self))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def evaluate(expr, **values):
+    """What the printed source computes."""
+    return int(eval(source_of(expr), {"min": min, "max": max}, {name: Whole(x) for name, x in values.items()}))
+
+
+def tokens_of(starts, stops, box, view):
+    """Sequence indices of a box's tokens that lie before the stops."""
+    for digits in itertools.product(*map(range, box)):
+        place = [start + digit for start, digit in zip(starts, digits, strict=True)]
+        if all(x < stop for x, stop in zip(place, stops, strict=True)):
+            yield view.origin + sum(x * stride for x, (_, stride) in zip(place, view.axes, strict=True))
+
+
+def names(coords):
+    return {f"c{axis}": c for axis, c in enumerate(coords)}
+
+
+@given(problems(), blocks, blocks)
+def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block_m, block_n):
+    layout, grid, pattern = problem
+    program = tile_program(layout, pattern, layout.tokens, block_m, block_n)
+    queries, order, found = program.queries, grid.order(), Counter()
+    for number in range(queries.count):
+        coords = [evaluate(c, i=number) for c in queries.coords(I)]
+        starts = [evaluate(start, i=number) for start in queries.starts(I)]
+        stops = [evaluate(stop, **names(coords)) for stop in queries.stops(program.coords)]
+        tokens = list(tokens_of(starts, stops, queries.box, queries.view))
+        first, size = grid.start(coords), grid.size(coords)
+        assert set(tokens) <= {layout.grid_start + int(t) for t in order[first : first + size]}
+        found.update(tokens)
+    assert sorted(found.elements()) == list(range(layout.grid_start, layout.grid_start + layout.grid.tokens))
+
+
+@given(problems(), blocks)
+def test_key_tiles_hold_exactly_what_the_mask_attends(problem, block_n):
+    layout, grid, pattern = problem
+    program = tile_program(layout, pattern, layout.tokens, 64, block_n)
+    attends, every, order = pattern.mask_mod(layout), torch.arange(layout.tokens), grid.order()
+    for coords in itertools.islice(grid.coords(), 12):
+        read = Counter()
+        for tiles in program.keys:
+            stops = [evaluate(span.stop, **names(coords)) for span in tiles.region.spans]
+            for number in range(evaluate(tiles.count, **names(coords))):
+                starts = [evaluate(start, i=number, **names(coords)) for start in tiles.starts(I)]
+                tokens = list(tokens_of(starts, stops, tiles.box, tiles.view))
+                read.update(tokens)
+                past = [s + b > stop for s, b, stop in zip(starts, tiles.box, stops, strict=True)]
+                assert all(ragged or not p for ragged, p in zip(tiles.ragged, past, strict=True))
+        query = layout.grid_start + order[grid.start(coords)]
+        assert sorted(read.elements()) == every[attends(query, every)].tolist()
+
+
+@given(problems(), st.integers(1, 140), st.integers(1, 8))
+def test_the_schedule_hands_out_every_unit_and_tile_once(problem, processors, heads):
+    layout, _, pattern = problem
+    program = tile_program(layout, pattern, layout.tokens, 64, 64)
+    units = int(program.everything.count)
+    schedule = make_schedule(program, heads, processors, units)
+    assert schedule.row_blocks == heads * sum(-(-size // 64) for _, size in program.global_runs)
+    owners = [schedule.team_of(unit) for unit in range(schedule.bundles * units)]
+    assert owners == sorted(owners)
+    assert all(team < processors // schedule.team for team in owners)
+    for bundle in range(schedule.bundles):
+        assert len(set(owners[bundle * units : (bundle + 1) * units])) <= schedule.max_parts
+
+
+def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
+    layout, pattern = TokenLayout.parse("text:512 | h:64 w:64"), parse_pattern("crisscross{group=16x16}")
+    program = tile_program(layout, pattern, layout.tokens, 128, 128)
+    schedule = make_schedule(program, 24, 132, 36)
+    work = [math.ceil((schedule.grid_tiles - cta) / 132) * 18 for cta in range(132)]
+    for unit in range(schedule.bundles * 36):
+        for member in range(schedule.team):
+            work[schedule.team_of(unit) * schedule.team + member] += 1
+    assert max(work) <= 1.01 * sum(work) / 132
+
+
+def test_halves_cut_the_slowest_side():
+    assert halves((8, 16)) == ((4, 16), 0)
+    assert halves((1, 128)) == ((1, 64), 1)
+
+
+@given(st.integers(0, 1000), st.integers(1, 50))
+def test_quotients_print_as_floor_division(a, b):
+    x = sympy.Symbol("x", integer=True, nonnegative=True)
+    assert evaluate(quotient(x + 3, b) * 2 + quotient(4 * b * x, 2 * b), x=a) == (a + 3) // b * 2 + 2 * a
