@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from planner.errors import BadSpelling, NoKernel
 
 if TYPE_CHECKING:
-    from codegen.spec import KernelSpec
+    from codegen.spec import Problem
 
 Body = Literal["sm90", "triton"]
 """``sm90``: warp-specialised Gluon for Hopper. ``triton``: one loop a region, which runs everywhere."""
@@ -49,68 +49,64 @@ class KernelConfig:
         return KernelConfig(body, *(int(match[at]) for at in range(2, 6)))
 
 
-def why_not(config: KernelConfig, spec: KernelSpec) -> str | None:
-    """Why a kernel of this config cannot serve a spec's problem on its target; None if it can.
-
-    spec: the problem and the target; the config it carries is not looked at.
-    """
-    spec = replace(spec, config=config)
+def why_not(config: KernelConfig, problem: Problem) -> str | None:
+    """Why a kernel of this config cannot serve a problem on its target; None if it can."""
     sides = (config.block_m, config.block_n)
     if any(side & (side - 1) or not 16 <= side <= 256 for side in sides):
         return f"tiles of {config.block_m} by {config.block_n} are not powers of two between 16 and 256"
     if config.warps not in (1, 2, 4, 8, 16) or not 1 <= config.stages <= 8:
         return f"{config.warps} warps and {config.stages} stages are not possible"
-    if spec.arch not in SHARED_KIB:
-        return f"nothing is known of compute capability {spec.arch}"
-    needed, given = _shared_bytes(config, spec), SHARED_KIB[spec.arch] * 1024
+    if problem.arch not in SHARED_KIB:
+        return f"nothing is known of compute capability {problem.arch}"
+    needed, given = _shared_bytes(config, problem), SHARED_KIB[problem.arch] * 1024
     if needed > given:
-        return f"it needs {needed} bytes of shared memory and SM{spec.arch} has {given}"
-    return _why_not_sm90(config, spec) if config.body == "sm90" else None
+        return f"it needs {needed} bytes of shared memory and SM{problem.arch} has {given}"
+    return _why_not_sm90(config, problem) if config.body == "sm90" else None
 
 
-def candidates(spec: KernelSpec) -> tuple[KernelConfig, ...]:
-    """The configs worth trying for a spec's problem on its target, the one that should be fastest first.
+def candidates(problem: Problem) -> tuple[KernelConfig, ...]:
+    """The configs worth trying for a problem on its target, the one that should be fastest first.
 
     On the H100 the order is measured (bench/RESULTS.md, kernels); elsewhere it follows from what the cross-compiled
     code shows: eight warps keep 128 rows of 128 channels in registers, four cannot.
     """
-    wide, tokens = spec.head_block > 64, math.prod(spec.parsed_pattern.group) if spec.parsed_pattern.group else 128
+    wide, tokens = problem.head_block > 64, math.prod(problem.parsed_pattern.group or (128,))
     found = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
-    stages = 2 if SHARED_KIB.get(spec.arch, 0) < 128 else 3
+    stages = 2 if SHARED_KIB.get(problem.arch, 0) < 128 else 3
     for block_m in (128, 64) if tokens > 64 else (max(16, 1 << (tokens - 1).bit_length()),):
         for block_n in (64, 32):
             warps = 8 if wide and block_m == 128 else 4
             found += [KernelConfig("triton", block_m, block_n, warps, s) for s in (stages, 2, 1)]
-    return tuple(config for config in dict.fromkeys(found) if why_not(config, spec) is None)
+    return tuple(config for config in dict.fromkeys(found) if why_not(config, problem) is None)
 
 
-def choose_config(spec: KernelSpec) -> KernelConfig:
+def choose_config(problem: Problem) -> KernelConfig:
     """The first of the candidates; raises NoKernel."""
-    found = candidates(spec)
+    found = candidates(problem)
     if not found:
-        reason = why_not(KernelConfig("triton", 16, 16, 4, 1), spec) or "no candidate fits"
-        raise NoKernel(f"{spec.pattern} on {spec.layout}", reason)
+        reason = why_not(KernelConfig("triton", 16, 16, 4, 1), problem) or "no candidate fits"
+        raise NoKernel(f"{problem.pattern} on {problem.layout}", reason)
     return found[0]
 
 
-def _shared_bytes(config: KernelConfig, spec: KernelSpec) -> int:
+def _shared_bytes(config: KernelConfig, problem: Problem) -> int:
     """Queries, keys and values in flight; the sm90 body holds queries twice and stages the output."""
-    width = 4 if spec.dtype == "float32" else 2
+    width = 4 if problem.dtype in ("float32", "tf32") else 2
     rows = 2 * config.stages * config.block_n + (3 if config.body == "sm90" else 1) * config.block_m
-    return rows * spec.head_block * width + 1024
+    return rows * problem.head_block * width + 1024
 
 
-def _why_not_sm90(config: KernelConfig, spec: KernelSpec) -> str | None:
-    if spec.arch != 90:
-        return f"its instructions are those of SM90, not of SM{spec.arch}"
-    if spec.dtype == "float32":
+def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
+    if problem.arch != 90:
+        return f"its instructions are those of SM90, not of SM{problem.arch}"
+    if problem.dtype in ("float32", "tf32"):
         return "it multiplies bfloat16 and float16"
-    if spec.head_block not in (64, 128):
-        return f"heads of {spec.head_dim} channels do not make tiles of 64 or 128"
+    if problem.head_block not in (64, 128):
+        return f"heads of {problem.head_dim} channels do not make tiles of 64 or 128"
     if config.block_m != 128 or config.block_n not in (64, 128) or config.warps != 4:
         return "it has tiles of 128 queries and 64 or 128 keys"
     if config.stages & (config.stages - 1):
         return "its stages are a power of two"
-    if not spec.program.queries.holds_whole_boxes:
-        return f"groups of {'x'.join(map(str, spec.parsed_pattern.group))} are not made of whole boxes of 128 tokens"
+    if not problem.with_config(config).program.queries.holds_whole_boxes:
+        return f"groups of {'x'.join(map(str, problem.parsed_pattern.group))} are not made of whole boxes of 128 tokens"
     return None

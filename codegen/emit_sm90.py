@@ -131,7 +131,7 @@ def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: Kernel
 
 
 def _signature(spec: KernelSpec, box: tuple[int, ...]) -> str:
-    element = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[spec.dtype]
+    element = {"bfloat16": "bf16", "float16": "fp16"}[spec.dtype]
     return f"tensordesc<{element}{[1, *box, spec.head_block]}>"
 
 

@@ -16,6 +16,7 @@ from codegen.spec import DTYPES, KernelSpec
 from codegen.tiles import KeyTiles
 
 _I = sympy.Symbol("i", integer=True, nonnegative=True)
+_PRECISION = {"float32": ', input_precision="tf32x3"', "tf32": ', input_precision="tf32"'}
 _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
 
 
@@ -41,14 +42,14 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         parts=parts,
         row_blocks=row_blocks,
         strides=strides,
-        precision=', input_precision="tf32"' if spec.dtype == "float32" else "",
+        precision=_PRECISION.get(spec.dtype, ""),
         extra="lse, " * spec.returns_lse + "key_mask, " * spec.key_mask,
         query_rows=indented(_query_rows(spec)),
         global_rows=indented(_global_rows(spec)) if split else [],
         key_loops=indented(_key_loops(spec)),
         global_step=list(_step(program.everything, spec)),
     )
-    element = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}[spec.dtype]
+    element = {"bfloat16": "*bf16", "float16": "*fp16"}.get(spec.dtype, "*fp32")
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
     if split:

@@ -225,6 +225,28 @@ class NoKernel(PlannerError, ValueError):
         )
 
 
+class UnsafeCache(PlannerError, PermissionError):
+    """A kernel cache that other users could have written to."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(
+            f"{path} is not safe to load kernels from.",
+            found=f"{fault[:1].upper()}{fault[1:]}.",
+            remedy="Make it yours alone (chmod 700 the folder, 600 its files), or set PLANNER_CACHE_DIR to another.",
+        )
+
+
+class BadBundle(PlannerError, ValueError):
+    """A bundle of compiled kernels that cannot be used."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(
+            f"cannot use the kernels in {path!r}.",
+            found=f"{fault[:1].upper()}{fault[1:]}.",
+            remedy="Make it again with `planner build`, with the same version of the planner that loads it.",
+        )
+
+
 class DriverFailed(PlannerError, RuntimeError):
     """A call of the CUDA driver that failed."""
 

@@ -18,6 +18,7 @@ from planner.errors import BadOption, NotCompiled, PlannerError
 from planner.pipeline import PlannedGraph
 from planner.plan import Plan
 from planner.provenance import Memory
+from runtime.dispatch import fallbacks
 from runtime.rewrite import rewrite
 
 MAX_VARIANTS = 256
@@ -38,12 +39,14 @@ class PlanGraph(Protocol):
 class Report:
     """What a compiled model has done so far: one plan per set of inputs, how often each was called, what stays dense.
 
-    unplanned: for each plan, attention sites that were left out of the captured graphs.
+    unplanned: for each plan, attention sites that were left out of the captured graphs. fallbacks: how often planned
+    attention ran on a GPU without an emitted kernel in this process, by reason.
     """
 
     plans: tuple[Plan, ...]
     calls: tuple[int, ...]
     unplanned: tuple[tuple[str, ...], ...]
+    fallbacks: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         lines = list[str]()
@@ -53,6 +56,7 @@ class Report:
             dense = [decision for decision in plan.decisions if not decision.is_sparse]
             lines += [f"  dense {decision.site}: {decision.reason}" for decision in dense]
             lines += [f"  dense {site}: not in a captured graph, because of a graph break" for site in unplanned]
+        lines += [f"without an emitted kernel, {count} times: {reason}" for reason, count in self.fallbacks]
         return "\n".join(lines) or "not called yet"
 
 
@@ -76,6 +80,7 @@ def report(model: torch.nn.Module) -> Report:
         tuple(plan for _, plan in planned if plan is not None),
         tuple(variant.calls for variant, plan in planned if plan is not None),
         tuple(variant.unplanned for variant, plan in planned if plan is not None),
+        tuple(fallbacks.items()),
     )
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import triton.experimental.gluon.language as gl
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
@@ -31,7 +32,6 @@ class Binary:
     """
 
     code: bytes
-    ptx: str
     symbol: str
     warps: int
     shared: int
@@ -49,8 +49,11 @@ def load_module(path: Path, name: str) -> ModuleType:
     return module
 
 
-def compile_module(emitted: Emitted, module: ModuleType) -> Binary:
-    """Compile a loaded module for its spec's target; raises what Triton raises."""
+def compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
+    """Compile a loaded module for its spec's target; raises what Triton raises.
+
+    folder: where Triton may leave what it makes on the way.
+    """
     is_gluon = emitted.spec.config.body == "sm90"
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
@@ -59,14 +62,16 @@ def compile_module(emitted: Emitted, module: ModuleType) -> Binary:
     options: dict[str, Any] = {"num_warps": emitted.warps, "num_stages": emitted.spec.config.stages}
     if emitted.maxnreg:
         options["maxnreg"] = emitted.maxnreg
-    compiled = triton_compile(source, target=GPUTarget("cuda", emitted.spec.arch, 32), options=options)
+    with knobs.cache.scope():
+        knobs.cache.dir = folder
+        compiled = triton_compile(source, target=GPUTarget("cuda", emitted.spec.arch, 32), options=options)
     meta: Any = compiled.metadata
     total = re.search(r"\.reqntid (\d+)", compiled.asm["ptx"])
     warps = int(total[1]) // 32 if total else meta.num_warps
     maps = tuple((m["swizzle"], tuple(m["block_size"])) for m in getattr(meta, "tensordesc_meta", None) or [])
     entry = compiled.asm["ptx"].split(".entry", 1)[1].split(")", 1)[0]
     parameters = tuple(re.findall(r"\.param (?:\.align \d+ )?\.(\w+)", entry))
-    return Binary(compiled.asm["cubin"], compiled.asm["ptx"], meta.name, warps, meta.shared, parameters, maps)
+    return Binary(compiled.asm["cubin"], meta.name, warps, meta.shared, parameters, maps)
 
 
 def _signature(argument: Any, is_gluon: bool) -> str:

@@ -23,6 +23,8 @@ from runtime.driver import Function, encode_tensor_map
 MAX_PACKETS = 1024
 """Sets of addresses remembered per kernel; the least recently used are made anew."""
 
+_STRIDES = {"batch": 0, "head": 1, "token": 2}
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -74,6 +76,11 @@ class Kernel:
                     self._packets.popitem(last=False)
         self._function.launch(self.emitted.grid, stream, packet.pointers)
 
+    def why_not(self, tensor: torch.Tensor) -> str | None:
+        """Why the kernel cannot read a tensor as it lies in memory, None if it can."""
+        spec = self.emitted.spec
+        return why_not_boxes(tensor, spec.head_block) if spec.config.body == "sm90" else why_not_rows(tensor)
+
     def _workspace(self, stream: int) -> Workspace | None:
         """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
         rows, emitted = self.emitted.part_rows, self.emitted
@@ -123,6 +130,8 @@ def _parameters(
             yield from ((ctypes.c_uint64(stride), "u64") for stride in strides)
         elif name.endswith("_last"):
             yield ctypes.c_uint32(int(not heads_merge(tensors[name[0]]))), "u32"
+        elif name[2:] in _STRIDES:
+            yield ctypes.c_uint64(tensors[name[0]].stride(_STRIDES[name[2:]])), "u64"
         elif name == "scale_log2":
             yield ctypes.c_float(scale / math.log(2)), "f32"
         elif name in tensors:
@@ -156,14 +165,22 @@ def _view(tensor: torch.Tensor, view: View, head_dim: int) -> tuple[list[int], l
     return [batch, *sizes, heads * head_dim], [of_batch, *strides, 1], address
 
 
-def why_not_boxes(tensor: torch.Tensor, head_block: int) -> str | None:
-    """Why the copy engine cannot fetch boxes of a tensor's tokens, None if it can."""
+def why_not_rows(tensor: torch.Tensor) -> str | None:
+    """Why a kernel cannot read a tensor's rows in pieces of 16 bytes, None if it can."""
     width = tensor.element_size()
     if tensor.stride(3) != 1:
         return "its channels are not contiguous"
     strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1 and stride != 1]
     if tensor.data_ptr() % 16 or any(stride * width % 16 for stride in strides):
         return "its address or its strides are no multiples of 16 bytes"
+    return None
+
+
+def why_not_boxes(tensor: torch.Tensor, head_block: int) -> str | None:
+    """Why the copy engine cannot fetch boxes of a tensor's tokens, None if it can."""
+    reason = why_not_rows(tensor)
+    if reason is not None:
+        return reason
     if heads_merge(tensor) or (heads_are_last(tensor) and tensor.shape[3] == head_block):
         return None
     return "its batch and its heads are not one axis, nor its heads and its channels"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from planner.errors import NoGradient
-from runtime.grouped import grouped_sdpa
+from runtime.dispatch import attend, empty_output
 
 
 @torch.library.custom_op("planner::grouped_attention", mutates_args=())
@@ -25,8 +25,8 @@ def grouped_attention(
     layout: str,
     pattern: str,
 ) -> torch.Tensor:
-    """Attention under a pattern; shapes and arguments as in runtime.grouped.grouped_sdpa."""
-    return grouped_sdpa(
+    """Attention under a pattern; shapes and arguments as in runtime.dispatch.attend."""
+    return attend(
         query,
         key,
         value,
@@ -41,7 +41,7 @@ def grouped_attention(
 
 @grouped_attention.register_fake
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return query.new_empty(*query.shape[:3], value.shape[3])
+    return empty_output(query, value)
 
 
 def _no_backward(ctx: Any, gradient: torch.Tensor) -> None:

@@ -64,20 +64,28 @@ def test_unknown_targets_suggest_the_nearest():
 @pytest.mark.parametrize(
     ("name", "capability", "expected"),
     [
-        ("NVIDIA H100 80GB HBM3", (9, 0), "h100-sdpa"),
-        ("NVIDIA GH200 480GB", (9, 0), "h200-sdpa"),
-        ("NVIDIA A100-SXM4-80GB", (8, 0), "a100-sdpa"),
-        ("NVIDIA GeForce RTX 4090", (8, 9), "rtx4090-sdpa"),
-        ("NVIDIA L40S", (8, 9), "rtx4090-sdpa"),
-        ("NVIDIA B300", (10, 3), "b200-sdpa"),
-        ("NVIDIA RTX PRO 6000", (12, 0), "rtx5090-sdpa"),
+        ("NVIDIA H100 80GB HBM3", (9, 0), "h100"),
+        ("NVIDIA GH200 480GB", (9, 0), "h200"),
+        ("NVIDIA A100-SXM4-80GB", (8, 0), "a100"),
+        ("NVIDIA GeForce RTX 4090", (8, 9), "rtx4090"),
+        ("NVIDIA L40S", (8, 9), "rtx4090"),
+        ("NVIDIA B300", (10, 3), "b200"),
+        ("NVIDIA RTX PRO 6000", (12, 0), "rtx5090"),
     ],
 )
-def test_a_gpu_is_the_nearest_target_as_the_runtime_uses_it(name, capability, expected, monkeypatch):
+def test_a_gpu_is_the_nearest_target(name, capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert Target.of_device(torch.device("cuda")).name == expected
+
+
+def test_without_triton_a_gpu_runs_through_sdpa(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("planner.target.find_spec", lambda name: None)
+    assert Target.of_device(torch.device("cuda")).name == "h100-sdpa"
 
 
 def test_any_other_device_is_a_cpu():

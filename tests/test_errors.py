@@ -82,6 +82,18 @@ TEXTS = [
         "  Plan for another target, or leave this site dense.",
     ),
     (
+        errors.UnsafeCache("/tmp/c", "it is a symbolic link"),
+        "UnsafeCache: /tmp/c is not safe to load kernels from.\n"
+        "  It is a symbolic link.\n"
+        "  Make it yours alone (chmod 700 the folder, 600 its files), or set PLANNER_CACHE_DIR to another.",
+    ),
+    (
+        errors.BadBundle("b", "it holds no kernel"),
+        "BadBundle: cannot use the kernels in 'b'.\n"
+        "  It holds no kernel.\n"
+        "  Make it again with `planner build`, with the same version of the planner that loads it.",
+    ),
+    (
         errors.DriverFailed("load x", "error 3: no"),
         "DriverFailed: the CUDA driver could not load x.\n"
         "  It said: error 3: no.\n"

@@ -14,7 +14,7 @@ from codegen.tiles import halves, tile_program
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 
-I = sympy.Symbol("i", integer=True, nonnegative=True)
+INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 blocks = st.sampled_from([16, 32, 64, 128])
 
 
@@ -72,8 +72,8 @@ def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block
     program = tile_program(layout, pattern, layout.tokens, block_m, block_n)
     queries, order, found = program.queries, grid.order(), Counter()
     for number in range(queries.count):
-        coords = [evaluate(c, i=number) for c in queries.coords(I)]
-        starts = [evaluate(start, i=number) for start in queries.starts(I)]
+        coords = [evaluate(c, i=number) for c in queries.coords(INDEX)]
+        starts = [evaluate(start, i=number) for start in queries.starts(INDEX)]
         stops = [evaluate(stop, **names(coords)) for stop in queries.stops(program.coords)]
         tokens = list(tokens_of(starts, stops, queries.box, queries.view))
         first, size = grid.start(coords), grid.size(coords)
@@ -92,7 +92,7 @@ def test_key_tiles_hold_exactly_what_the_mask_attends(problem, block_n):
         for tiles in program.keys:
             stops = [evaluate(span.stop, **names(coords)) for span in tiles.region.spans]
             for number in range(evaluate(tiles.count, **names(coords))):
-                starts = [evaluate(start, i=number, **names(coords)) for start in tiles.starts(I)]
+                starts = [evaluate(start, i=number, **names(coords)) for start in tiles.starts(INDEX)]
                 tokens = list(tokens_of(starts, stops, tiles.box, tiles.view))
                 read.update(tokens)
                 past = [s + b > stop for s, b, stop in zip(starts, tiles.box, stops, strict=True)]

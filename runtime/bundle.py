@@ -1,0 +1,66 @@
+"""Bundles: the kernels of a plan, compiled ahead of time on any machine, loaded on a GPU machine without a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen.spec import KernelSpec, Problem
+from planner.errors import BadBundle
+from planner.plan import Plan
+from runtime.cache import SUFFIX, build, made_by
+from runtime.kernel_file import KernelFile
+from runtime.tuned import configured
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Compiled kernels by the problems that they solve."""
+
+    folder: Path
+    kernels: dict[Problem, KernelFile]
+
+    def get(self, problem: Problem) -> KernelFile | None:
+        """The kernel for a problem, whatever its config."""
+        return self.kernels.get(problem)
+
+    @staticmethod
+    def open(folder: Path) -> Bundle:
+        """Read a bundle; raises BadBundle if it is none, is damaged, or was made by other code than this."""
+        found = dict[Problem, KernelFile]()
+        for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
+            try:
+                kernel = KernelFile.from_bytes(path.read_bytes())
+            except (OSError, ValueError) as error:
+                raise BadBundle(str(path), str(error)) from None
+            theirs, ours = kernel.made_by, made_by()
+            if (theirs.get("planner"), theirs.get("code")) != (ours["planner"], ours["code"]):
+                raise BadBundle(str(path), f"planner {theirs.get('planner')} of other code made it")
+            found[kernel.emitted.spec.problem] = kernel
+        if not found:
+            raise BadBundle(str(folder), "it holds no kernel")
+        return Bundle(folder, found)
+
+
+def specs_of(plan: Plan, arch: int, processors: int, key_mask: bool) -> list[KernelSpec]:
+    """The kernels that a plan's sparse sites need on a target, each once; raises NoKernel."""
+    problems = {
+        Problem(
+            d.layout, d.pattern, d.batch, d.heads, d.kv_heads, d.keys, d.head_dim, d.dtype, arch, processors, key_mask
+        ).verify()
+        for d in plan.decisions
+        if d.is_sparse
+    }  # fmt: skip
+    return sorted(map(configured, problems), key=lambda spec: spec.name)
+
+
+def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:
+    """Compile kernels into a folder, yielding each file as it is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for spec in specs:
+        path = folder / f"{spec.name}{SUFFIX}"
+        partial = path.with_suffix(".part")
+        partial.write_bytes(build(spec).to_bytes())
+        partial.replace(path)
+        yield path

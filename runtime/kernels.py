@@ -1,0 +1,155 @@
+"""Emitted kernels in use: from tensors to the kernel made for exactly their problem, compiled once and kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codegen.spec import HEAD_DIMS, Problem
+from planner.errors import BadAttentionInput
+from runtime.bundle import Bundle
+from runtime.cache import Cache
+from runtime.launch import Kernel
+from runtime.tuned import configured
+
+BUNDLE = "PLANNER_BUNDLE"
+"""Environment variable: a folder of kernels that `planner build` made; they are used before any is compiled."""
+
+_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
+_kernels = dict[tuple[Any, ...], Kernel]()
+_lock = threading.Lock()
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    pattern: str,
+    *,
+    key_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+    returns_lse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention under a pattern by an emitted kernel, on the CUDA device where the tensors live.
+
+    query (B, H, N, D), key and value (B, H', M, D) in the model's own order, H a multiple of H' -> (output as the query
+    lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
+    A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
+    attention has them: in every row whose tiles hold them. Raises BadAttentionInput, NoKernel, UnsafeCache,
+    DriverFailed.
+    """
+    kernel = kernel_for(query, key, value, layout, pattern, key_mask is not None, returns_lse)
+    query, key, value = (x if kernel.why_not(x) is None else x.contiguous() for x in (query, key, value))
+    factor = query.shape[3] ** -0.5 if scale is None else scale
+    _require(factor > 0, f"scale is {scale}", "Pass a positive scale.")
+    out = torch.empty_like(query)
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if returns_lse else None
+    if key_mask is not None:
+        expected = (torch.bool, (query.shape[0], key.shape[2]), query.device)
+        found = (key_mask.dtype, tuple(key_mask.shape), key_mask.device)
+        _require(found == expected, f"the key mask has {found}", f"Pass one of {expected}.")
+        key_mask = key_mask.contiguous()
+    kernel(query, key, value, out, factor, lse, key_mask)
+    return out, lse
+
+
+def kernel_for(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    pattern: str,
+    key_mask: bool = False,
+    returns_lse: bool = False,
+) -> Kernel:
+    """The kernel for these tensors, loaded at the first call; raises as attention does."""
+    kind = _dtype(query)
+    place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, key_mask, returns_lse)
+    found = _kernels.get(place)
+    if found is None or key.dtype != query.dtype or value.dtype != query.dtype or key.device != query.device:
+        problem = _problem(query, key, value, layout, pattern, key_mask, returns_lse)
+        with _lock:
+            found = _kernels.get(place) or _kernels.setdefault(place, _load(problem, query.device))
+    return found
+
+
+def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
+    """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
+    if query.device.type != "cuda":
+        return f"kernels run on CUDA devices, not on {query.device.type}"
+    if query.dtype not in _NAMES:
+        return f"kernels take {', '.join(_NAMES.values())}, not {query.dtype}"
+    if query.shape[3] not in HEAD_DIMS or value.shape[3] != query.shape[3]:
+        return f"kernels take heads of a multiple of 8 channels up to 256, not {query.shape[3]} and {value.shape[3]}"
+    if bundle() is None and find_spec("triton") is None:
+        return "Triton is not installed"
+    return None
+
+
+@lru_cache(maxsize=1)
+def bundle() -> Bundle | None:
+    """The bundle that PLANNER_BUNDLE names; raises BadBundle."""
+    folder = os.environ.get(BUNDLE)
+    return Bundle.open(Path(folder)) if folder else None
+
+
+def _problem(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    pattern: str,
+    key_mask: bool,
+    returns_lse: bool,
+) -> Problem:
+    """The problem that tensors pose; raises BadAttentionInput and MalformedValue."""
+    shapes = [tuple(x.shape) for x in (query, key, value)]
+    well_formed = all(len(shape) == 4 for shape in shapes) and shapes[1] == shapes[2] and shapes[0][0] == shapes[1][0]
+    _require(
+        well_formed and shapes[0][3] == shapes[1][3],
+        f"shapes {shapes} are not (B, H, N, D), (B, H', M, D) twice",
+        "Pass query, key and value of one batch and one head dimension.",
+    )
+    for x in (key, value):
+        _require(x.dtype == query.dtype, f"query is {query.dtype}, key or value {x.dtype}", "Cast them to one dtype.")
+        _require(x.device == query.device, f"query is on {query.device}, key or value on {x.device}", "Move them.")
+    reason = why_no_kernel(query, value)
+    _require(reason is None, str(reason), "Use runtime.grouped.grouped_sdpa, or other tensors.")
+    (batch, heads, tokens, head_dim), (_, kv_heads, keys, _) = shapes[:2]
+    major, minor = torch.cuda.get_device_capability(query.device)
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    dtype = _dtype(query)
+    problem = Problem(
+        layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, processors, key_mask,
+        returns_lse,
+    ).verify()  # fmt: skip
+    found = f'"{layout}" is {problem.queries} tokens, the query has {tokens}'
+    _require(problem.queries == tokens, found, "Plan again for these inputs.")
+    return problem
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    """The element type by name; float32 is multiplied as tf32 where PyTorch may do so."""
+    if tensor.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        return "tf32"
+    return _NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def _load(problem: Problem, device: torch.device) -> Kernel:
+    ahead = bundle()
+    found = ahead.get(problem) if ahead is not None else None
+    if found is None:
+        found = Cache().get(configured(problem))
+    return Kernel(found.emitted, found.binary, device)
+
+
+def _require(holds: bool, fault: str, remedy: str) -> None:
+    if not holds:
+        raise BadAttentionInput(fault, remedy)

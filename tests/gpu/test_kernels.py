@@ -1,0 +1,252 @@
+"""Emitted kernels on a CUDA device against masked dense attention in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import problems
+
+from planner.errors import BadAttentionInput, PlannerError
+from planner.layout import TokenLayout
+from planner.pattern import parse_pattern
+from runtime import dispatch
+from runtime.kernels import attention, kernel_for
+from runtime.reference import masked_dense
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+FLUX = "text:512 | h:64 w:64"
+GRAT_X, GRAT_B = "crisscross{axes=lines,group=16x16}", "neighborhood{radius=1,edge=clamp,group=16x16}"
+HOPPER = [
+    (FLUX, GRAT_X),
+    (FLUX, GRAT_B),
+    ("h:48 w:80 | text:77", "neighborhood{radius=1,edge=clip,group=8x16}"),
+    ("a:100 | t:5 h:13 w:24 | b:200", "crisscross{axes=planes,group=2x8x8}"),
+    ("t:9 h:21 w:40", "crisscross{axes=lines,group=4x8x8}"),
+    ("t:7 h:20 w:33 | text:256", "neighborhood{radius=1,edge=clamp,group=4x8x8}"),
+    ("n:1000", "dense"),
+    ("n:1500", "neighborhood{radius=2,edge=clip,group=128}"),
+]
+
+
+def tensors(tokens, *, batch=1, heads=4, kv_heads=None, keys=None, head_dim=64, dtype=torch.bfloat16, heads_last=True):
+    """Random query, key and value, heads beside the channels or apart from them."""
+
+    def make(count, length):
+        if heads_last:
+            return torch.randn(batch, length, count, head_dim, device="cuda", dtype=dtype).transpose(1, 2)
+        return torch.randn(batch, count, length, head_dim, device="cuda", dtype=dtype)
+
+    kv_heads = kv_heads or heads
+    return make(heads, tokens), make(kv_heads, keys or tokens), make(kv_heads, keys or tokens)
+
+
+def exact(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
+    """(output, log-sum-exp) of masked dense attention in float64, for some rows."""
+    rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows
+    every = torch.arange(k.shape[2], device=q.device)
+    reads = torch.ones(len(rows), len(every), dtype=torch.bool, device=q.device)
+    if pattern != "dense":
+        reads = parse_pattern(pattern).mask_mod(TokenLayout.parse(layout))(rows[:, None], every[None, :])
+    reads = reads[None, None] if mask is None else reads & mask[:, None, None, :]
+    repeat = q.shape[1] // k.shape[1]
+    k, v = (x.double().repeat_interleave(repeat, 1) for x in (k, v))
+    scores = q[:, :, rows].double() @ k.transpose(2, 3) * (scale or q.shape[3] ** -0.5)
+    scores = scores.masked_fill(~reads, -math.inf)
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp()
+    return weights @ v, lse
+
+
+def assert_right(q, k, v, layout, pattern, *, mask=None, rows=None, scale=None, budget=None):
+    """Run the kernel on a poisoned output and compare; the budget is what low precision costs torch's own attention."""
+    kernel = kernel_for(q, k, v, layout, pattern, mask is not None, True)
+    q, k, v = (x if kernel.why_not(x) is None else x.contiguous() for x in (q, k, v))
+    out = torch.full_like(q, math.nan)
+    lse = torch.full(q.shape[:3], math.nan, device=q.device)
+    for _ in range(2):  # the second launch finds the counters as the first left them
+        kernel(q, k, v, out, scale or q.shape[3] ** -0.5, lse, mask)
+    expected, expected_lse = exact(q, k, v, layout, pattern, rows, mask, scale)
+    rows = slice(None) if rows is None else rows
+    error = (out[:, :, rows].double() - expected).norm() / expected.norm()
+    assert error < (budget or {torch.bfloat16: 4e-3, torch.float16: 6e-4, torch.float32: 5e-6}[q.dtype])
+    torch.testing.assert_close(lse[:, :, rows].double(), expected_lse, rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(out).all()
+    return kernel, out
+
+
+@settings(max_examples=25)
+@given(
+    problems(),
+    st.sampled_from([64, 72, 80, 88, 96, 128]),
+    st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_drawn_problems(problem, head_dim, dtype, batch, heads_last, masked):
+    layout, _, pattern = problem
+    q, k, v = tensors(
+        layout.tokens, batch=batch, heads=4, kv_heads=2, head_dim=head_dim, dtype=dtype, heads_last=heads_last
+    )
+    mask = torch.rand(batch, layout.tokens, device="cuda") < 0.7 if masked else None
+    assert_right(q, k, v, str(layout), str(pattern), mask=mask)
+
+
+@pytest.mark.parametrize(("layout", "pattern"), HOPPER)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_hopper_body(layout, pattern, head_dim):
+    q, k, v = tensors(TokenLayout.parse(layout).tokens, batch=2, heads=6, kv_heads=3, head_dim=head_dim)
+    kernel, _ = assert_right(q, k, v, layout, pattern)
+    if torch.cuda.get_device_capability() == (9, 0):
+        assert kernel.emitted.spec.config.body == "sm90"
+
+
+@pytest.mark.parametrize("head_dim", [72, 80, 88, 96, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_head_dimensions(head_dim, dtype):
+    q, k, v = tensors(1536, head_dim=head_dim, dtype=dtype)
+    assert_right(q, k, v, "text:512 | h:32 w:32", "crisscross{axes=lines,group=8x8}")
+
+
+def test_groups_of_any_shape():
+    q, k, v = tensors(30 * 47 + 5, head_dim=128)
+    assert_right(q, k, v, "text:5 | h:30 w:47", "neighborhood{radius=1,edge=clip,group=7x5}")
+
+
+def test_cross_lengths():
+    q, k, v = tensors(300, keys=777, head_dim=128)
+    assert_right(q, k, v, "n:300", "dense")
+
+
+def test_tf32_where_torch_allows_it():
+    q, k, v = tensors(4608, dtype=torch.float32)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        kernel, _ = assert_right(q, k, v, FLUX, GRAT_X, budget=2e-3)
+        assert kernel.emitted.spec.dtype == "tf32"
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_key_masks_hide_padded_text():
+    layout, pattern = "t:6 h:24 w:40 | text:256", "neighborhood{radius=1,edge=clamp,group=2x8x8}"
+    q, k, v = tensors(TokenLayout.parse(layout).tokens, batch=2, head_dim=128)
+    mask = torch.ones(2, q.shape[2], dtype=torch.bool, device="cuda")
+    mask[0, -200:] = False
+    assert_right(q, k, v, layout, pattern, mask=mask)
+
+
+def test_queries_whose_keys_are_all_masked_give_zeros():
+    q, k, v = tensors(4608, head_dim=128)
+    out, lse = attention(
+        q, k, v, FLUX, GRAT_B, key_mask=torch.zeros(1, 4608, dtype=torch.bool, device="cuda"), returns_lse=True
+    )
+    assert (out == 0).all()
+    assert (lse == -math.inf).all()
+
+
+def test_nan_reaches_the_rows_that_read_it_and_infinite_scores_behave_as_in_dense():
+    q, k, v = tensors(4608, heads=1, head_dim=128)
+    k[0, 0, 512 + 5] = math.nan  # in the group at (0, 0)
+    out, _ = attention(q, k, v, FLUX, GRAT_B)
+    expected, _ = exact(q, k, v, FLUX, GRAT_B)
+    assert torch.equal(out.isnan(), expected.isnan())
+    k[0, 0, 512 + 5] = 0
+    k[0, 0, 512 : 512 + 64] = -3e38 * q[0, 0, 3000].sign()  # scores of -inf in a whole first tile, for some rows
+    out, _ = attention(q, k, v, FLUX, GRAT_B)
+    expected, _ = exact(q, k, v, FLUX, GRAT_B)
+    finite = expected.isfinite().all(-1)
+    torch.testing.assert_close(out[finite].double(), expected[finite], rtol=0.05, atol=0.02)
+
+
+def test_a_quarter_of_a_million_tokens():
+    layout, tokens = "h:512 w:512", 512 * 512
+    q, k, v = tensors(tokens, heads=24, head_dim=128)
+    rows = torch.randint(0, tokens, (300,), device="cuda")
+    rows = torch.cat([rows, torch.tensor([0, tokens - 1], device="cuda")])
+    for pattern in (GRAT_B, GRAT_X):
+        kernel = kernel_for(q, k, v, layout, pattern)
+        out = torch.full_like(q, math.nan)
+        kernel(q, k, v, out, 128**-0.5)
+        for head in (0, 23):
+            expected, _ = exact(
+                q[:, head : head + 1], k[:, head : head + 1], v[:, head : head + 1], layout, pattern, rows
+            )
+            error = (out[:, head : head + 1, rows].double() - expected).norm() / expected.norm()
+            assert error < 4e-3
+        assert torch.isfinite(out).all()
+
+
+def test_launches_are_bitwise_equal():
+    q, k, v = tensors(4608, heads=24, head_dim=128)
+    first, _ = attention(q, k, v, FLUX, GRAT_X)
+    assert all(torch.equal(attention(q, k, v, FLUX, GRAT_X)[0], first) for _ in range(20))
+
+
+def test_cuda_graphs_replay_with_new_values():
+    q, k, v = tensors(4608, heads=24, head_dim=128)
+    attention(q, k, v, FLUX, GRAT_X)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, _ = attention(q, k, v, FLUX, GRAT_X)
+    for x in (q, k, v):
+        x.normal_()
+    for _ in range(3):
+        graph.replay()
+    assert torch.equal(out, attention(q, k, v, FLUX, GRAT_X)[0])
+
+
+def test_streams_do_not_share_workspaces():
+    inputs = [tensors(4608, heads=24, head_dim=128) for _ in range(3)]
+    expected = [attention(*x, FLUX, GRAT_X)[0] for x in inputs]
+    streams = [torch.cuda.Stream() for _ in inputs]
+    torch.cuda.synchronize()
+    made = []
+    for stream, x in zip(streams * 4, inputs * 4, strict=True):
+        with torch.cuda.stream(stream):
+            made.append(attention(*x, FLUX, GRAT_X)[0])
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(made, expected * 4, strict=True))
+
+
+def test_strides_that_no_tensor_map_can_describe():
+    packed = torch.randn(2, 4608, 4, 3, 72, device="cuda", dtype=torch.bfloat16)
+    q, k, v = (packed[:, :, :, which].transpose(1, 2) for which in range(3))
+    out, _ = attention(q, k, v, FLUX, GRAT_B)
+    expected, _ = exact(q, k, v, FLUX, GRAT_B, torch.arange(0, 4608, 7, device="cuda"))
+    assert (out[:, :, ::7].double() - expected).norm() / expected.norm() < 4e-3
+
+
+BAD = {
+    "dtypes": lambda q, k, v: ((q, k.half(), v, FLUX, GRAT_X), {}),
+    "a device": lambda q, k, v: ((q.cpu(), k.cpu(), v.cpu(), FLUX, GRAT_X), {}),
+    "a layout of another length": lambda q, k, v: ((q, k, v, "h:64 w:64", GRAT_X), {}),
+    "a head dimension": lambda q, k, v: ((q[..., :20], k[..., :20], v[..., :20], FLUX, GRAT_X), {}),
+    "shapes": lambda q, k, v: ((q[0], k, v, FLUX, GRAT_X), {}),
+    "a scale": lambda q, k, v: ((q, k, v, FLUX, GRAT_X), {"scale": -1.0}),
+    "a mask": lambda q, k, v: ((q, k, v, FLUX, GRAT_X), {"key_mask": torch.ones(3, device="cuda", dtype=torch.bool)}),
+    "a group": lambda q, k, v: ((q, k, v, FLUX, "crisscross{axes=lines,group=65x16}"), {}),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_input_is_named_before_launch(fault):
+    args, kwargs = BAD[fault](*tensors(4608))
+    with pytest.raises(PlannerError):
+        attention(*args, **kwargs)
+
+
+def test_masks_for_each_query_fall_back_and_are_counted():
+    q, k, v = tensors(200, dtype=torch.float32)
+    mask = torch.zeros(1, 1, 1, 200, device="cuda")
+    dispatch.fallbacks.clear()
+    with pytest.warns(dispatch.NoKernelWarning, match="additive"):
+        out = dispatch.attend(q, k, v, "h:10 w:20", "crisscross{axes=lines,group=2x5}", attn_mask=mask)
+    assert list(dispatch.fallbacks.values()) == [1]
+    judged = masked_dense(q, k, v, "h:10 w:20", "crisscross{axes=lines,group=2x5}")
+    torch.testing.assert_close(out, judged, rtol=1e-4, atol=1e-4)
+    with pytest.raises(BadAttentionInput):
+        dispatch.attend(q, k, v, "h:10 w:21", "crisscross{axes=lines,group=2x5}")
