@@ -25,9 +25,10 @@ from pathlib import Path
 
 import codegen
 import planner
+from codegen.config import SHARED_KIB
 from codegen.emit import emit
 from codegen.spec import KernelSpec
-from planner.errors import UnsafeCache
+from planner.errors import NoKernel, UnsafeCache
 from runtime.kernel_file import KernelFile
 
 DIRECTORY, LIMIT = "PLANNER_CACHE_DIR", "PLANNER_CACHE_BYTES"
@@ -203,14 +204,17 @@ class _CannotLock(Exception):
 
 
 def build(spec: KernelSpec) -> KernelFile:
-    """Emit and compile a kernel, on disk only while it is compiled."""
+    """Emit and compile a kernel, on disk only while it is compiled; raises NoKernel."""
     from runtime.compiling import compile_module, load_module
 
     emitted = emit(spec)
     with tempfile.TemporaryDirectory(prefix="planner-") as folder:
         path = Path(folder) / f"{spec.name}.py"
         path.write_text(emitted.source)
-        return KernelFile(emitted, compile_module(emitted, load_module(path, spec.name), folder), made_by())
+        binary = compile_module(emitted, load_module(path, spec.name), folder)
+    if binary.shared > SHARED_KIB[spec.arch] * 1024:
+        raise NoKernel(f"{spec.pattern} with {spec.config}", f"it came out with {binary.shared} bytes of shared memory")
+    return KernelFile(emitted, binary, made_by())
 
 
 def key_of(spec: KernelSpec) -> str:

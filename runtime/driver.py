@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import c_void_p
 from functools import lru_cache
 from typing import Any
 
@@ -40,7 +41,7 @@ class Function:
 
     def __init__(self, code: bytes, symbol: str, warps: int, shared: int) -> None:
         library = _library()
-        self._module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
+        self._module, self._function = c_void_p(), c_void_p()
         _check(library.cuModuleLoadData(ctypes.byref(self._module), code), f"load {symbol}")
         _check(
             library.cuModuleGetFunction(ctypes.byref(self._function), self._module, symbol.encode()), f"find {symbol}"
@@ -55,19 +56,8 @@ class Function:
 
     def launch(self, programs: int, stream: int, parameters: Any) -> None:
         """Start it on a stream; parameters: a ctypes array of pointers to the values."""
-        code = self._launch(
-            self._function,
-            programs,
-            1,
-            1,
-            self._threads,
-            1,
-            1,
-            self._shared,
-            ctypes.c_void_p(stream),
-            parameters,
-            None,
-        )
+        function, threads, shared = self._function, self._threads, self._shared
+        code = self._launch(function, programs, 1, 1, threads, 1, 1, shared, c_void_p(stream), parameters, None)
         if code:
             _check(code, f"launch {self.symbol}")
 
@@ -84,10 +74,10 @@ def encode_tensor_map(
     made = ctypes.create_string_buffer(TENSOR_MAP_BYTES + 64)
     aligned = (ctypes.addressof(made) + 63) // 64 * 64
     code = _library().cuTensorMapEncodeTiled(
-        ctypes.c_void_p(aligned),
+        c_void_p(aligned),
         TENSOR_MAP_TYPES[dtype],
         rank,
-        ctypes.c_void_p(address),
+        c_void_p(address),
         (ctypes.c_uint64 * rank)(*reversed(sizes)),
         (ctypes.c_uint64 * max(1, rank - 1))(*(stride * width for stride in reversed(strides[:-1]))),
         (ctypes.c_uint32 * rank)(*reversed(box)),

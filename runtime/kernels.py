@@ -13,6 +13,7 @@ import torch
 
 from codegen.spec import HEAD_DIMS, Problem
 from planner.errors import BadAttentionInput
+from planner.layout import TokenLayout
 from runtime.bundle import Bundle
 from runtime.cache import Cache
 from runtime.launch import Kernel
@@ -126,13 +127,12 @@ def _problem(
     major, minor = torch.cuda.get_device_capability(query.device)
     processors = torch.cuda.get_device_properties(query.device).multi_processor_count
     dtype = _dtype(query)
-    problem = Problem(
+    length = TokenLayout.parse(layout).tokens
+    _require(length == tokens, f'"{layout}" is {length} tokens, the query has {tokens}', "Plan again for these inputs.")
+    return Problem(
         layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, processors, key_mask,
         returns_lse,
     ).verify()  # fmt: skip
-    found = f'"{layout}" is {problem.queries} tokens, the query has {tokens}'
-    _require(problem.queries == tokens, found, "Plan again for these inputs.")
-    return problem
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -44,7 +44,7 @@ class Kernel:
         torch.cuda.synchronize(device)  # makes the device's context exist
         with torch.cuda.device(device):
             self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared)
-        self.emitted, self.binary, self.device = emitted, binary, device
+        self.emitted, self.binary, self.device, self._index = emitted, binary, device, device.index
         self._packets = OrderedDict[tuple[Any, ...], _Packet]()
         self._workspaces = dict[int, Workspace]()
 
@@ -59,10 +59,13 @@ class Kernel:
         key_mask: torch.Tensor | None = None,
     ) -> None:
         """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``."""
-        stream = torch._C._cuda_getCurrentRawStream(self.device.index)
-        at = (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), stream, scale)
-        extra = (None if lse is None else lse.data_ptr(), None if key_mask is None else key_mask.data_ptr())
-        place = (*at, *extra, query.stride(), key.stride(), value.stride(), out.stride())
+        stream = torch._C._cuda_getCurrentRawStream(self._index)
+        place = (
+            (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), stream, scale),
+            (query.stride(), key.stride(), value.stride(), out.stride()),
+            None if lse is None else lse.data_ptr(),
+            None if key_mask is None else key_mask.data_ptr(),
+        )
         packet = self._packets.get(place)
         if packet is None:
             tensors = {"q": query, "k": key, "v": value, "o": out}
@@ -106,8 +109,8 @@ class _Packet:
         self, emitted: Emitted, binary: Binary, tensors: Tensors, workspace: Workspace | None, scale: float
     ) -> None:
         self._workspace = workspace
-        self._values = [value for value, _ in _parameters(emitted, binary, tensors, workspace, scale)]
-        kinds = tuple(kind for _, kind in _parameters(emitted, binary, tensors, workspace, scale))
+        made = list(_parameters(emitted, binary, tensors, workspace, scale))
+        self._values, kinds = [value for value, _ in made], tuple(kind for _, kind in made)
         if kinds != binary.parameters:
             raise AssertionError(f"the kernel takes {binary.parameters}, not {kinds}")
         addresses = [v[0] if isinstance(v, tuple) else v for v in self._values]

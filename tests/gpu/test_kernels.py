@@ -72,7 +72,7 @@ def assert_right(q, k, v, layout, pattern, *, mask=None, rows=None, scale=None, 
     rows = slice(None) if rows is None else rows
     error = (out[:, :, rows].double() - expected).norm() / expected.norm()
     assert error < (budget or {torch.bfloat16: 4e-3, torch.float16: 6e-4, torch.float32: 5e-6}[q.dtype])
-    torch.testing.assert_close(lse[:, :, rows].double(), expected_lse, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lse[:, :, rows].double(), expected_lse, rtol=1e-4, atol=budget or 1e-4)
     assert torch.isfinite(out).all()
     return kernel, out
 
@@ -155,11 +155,11 @@ def test_nan_reaches_the_rows_that_read_it_and_infinite_scores_behave_as_in_dens
     expected, _ = exact(q, k, v, FLUX, GRAT_B)
     assert torch.equal(out.isnan(), expected.isnan())
     k[0, 0, 512 + 5] = 0
-    k[0, 0, 512 : 512 + 64] = -3e38 * q[0, 0, 3000].sign()  # scores of -inf in a whole first tile, for some rows
+    q.abs_()
+    k[0, 0, 0:128] = -3e38  # scores of -inf in the whole first tile
     out, _ = attention(q, k, v, FLUX, GRAT_B)
     expected, _ = exact(q, k, v, FLUX, GRAT_B)
-    finite = expected.isfinite().all(-1)
-    torch.testing.assert_close(out[finite].double(), expected[finite], rtol=0.05, atol=0.02)
+    assert (out.double() - expected).norm() / expected.norm() < 4e-3
 
 
 def test_a_quarter_of_a_million_tokens():
