@@ -20,6 +20,7 @@ demo: $(READY)  ## plan FLUX.1-dev and HunyuanVideo, sample two small trained mo
 
 test: $(READY)  ## run the tests (no GPU, no network)
 	$(BIN)/pytest -n 2 --dist worksteal
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist worksteal tests/interpreted
 
 check: $(READY)  ## ruff, pyright, the import contract
 	$(BIN)/ruff check .

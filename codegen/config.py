@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -58,26 +59,28 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
         return f"{config.warps} warps and {config.stages} stages are not possible"
     if problem.arch not in SHARED_KIB:
         return f"nothing is known of compute capability {problem.arch}"
+    reason = _why_not_sm90(config, problem) if config.body == "sm90" else None
     needed, given = _shared_bytes(config, problem), SHARED_KIB[problem.arch] * 1024
-    if needed > given:
+    if reason is None and needed > given:
         return f"it needs {needed} bytes of shared memory and SM{problem.arch} has {given}"
-    return _why_not_sm90(config, problem) if config.body == "sm90" else None
+    return reason
 
 
 def candidates(problem: Problem) -> tuple[KernelConfig, ...]:
     """The configs worth trying for a problem on its target, the one that should be fastest first.
 
-    On the H100 the order is measured (bench/RESULTS.md, kernels); elsewhere it follows from what the cross-compiled
-    code shows: eight warps keep 128 rows of 128 channels in registers, four cannot.
+    The order: the Hopper body, then the largest tile. A warp holds at most 64 numbers of the output a thread, half of
+    that where float32 is split into three products: more spill (bench/RESULTS.md, kernels on other targets).
     """
     wide, tokens = problem.head_block > 64, math.prod(problem.parsed_pattern.group or (128,))
     found = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
-    stages = 2 if SHARED_KIB.get(problem.arch, 0) < 128 else 3
-    for block_m in (128, 64) if tokens > 64 else (max(16, 1 << (tokens - 1).bit_length()),):
-        for block_n in (64, 32):
-            warps = 8 if wide and block_m == 128 else 4
-            found += [KernelConfig("triton", block_m, block_n, warps, s) for s in (stages, 2, 1)]
-    return tuple(config for config in dict.fromkeys(found) if why_not(config, problem) is None)
+    held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
+    rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
+    for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
+        warps = max(4, block_m * problem.head_block // held)
+        for block_n, stages in itertools.product((64, 32, 16), (3, 2, 1)):
+            found.append(KernelConfig("triton", block_m, block_n, warps, stages))
+    return tuple(config for config in found if config.warps <= 8 and why_not(config, problem) is None)
 
 
 def choose_config(problem: Problem) -> KernelConfig:

@@ -20,6 +20,10 @@ from codegen.tiles import KeyTiles, QueryTiles, View, halves
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)
 _X = ["x0", "x1", "x2"]
+_WORD_OF_COLUMN = {
+    2: "gl.where(column < 32, word0, word1)",
+    4: "gl.where(column < 64, gl.where(column < 32, word0, word1), gl.where(column < 96, word2, word3))",
+}
 _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
 
 
@@ -41,7 +45,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     }
     noted = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles)
     x = _X[: max(len(view.box) for view in k_views)]
-    words = 1 + len(x) if spec.key_mask else 1
+    words = [f"word{number}" for number in range(config.block_n // 32)]
     coords = [str(c) for c in program.coords]
     group_coords = program.queries.coords(_TILE)
     source = render(
@@ -73,19 +77,17 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         view_arguments=[view.name for view in (*q_views, *k_views, *v_views, *o_views)],
         locate=indented(_locate(spec, program.everything if split else None, k_views, noted)),
         copy_tile=indented(_copy_tile(k_views)),
-        hide=indented(_hide(key_tiles, k_views, spec)),
+        visible_words=indented(_visible_words(key_tiles, k_views, spec)),
+        words=words,
+        word_of_column=_WORD_OF_COLUMN[len(words)],
         view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
         noted=noted,
-        note_words=words,
         x_args=", ".join(x),
         next_x_args=", ".join(f"next_{name}" for name in x),
         located=", ".join(["view", *x, *["note"] * noted]),
         located_next=", ".join(f"next_{name}" for name in ["view", *x, *["note"] * noted]),
-        leave_note=_leave_note("", x[: words - 1]) if noted else [],
-        leave_next_note=_leave_note("next_", x[: words - 1]) if noted else [],
-        take_note=_take_note("k_at", x[: words - 1]) if noted else [],
-        take_first_note=_take_note("0", x[: words - 1]) if noted else [],
-        hide_args=", ".join(["note", *(f"note_{name}" for name in x[: words - 1]), *["mask"] * spec.key_mask]),
+        visible_args=", ".join(["note", *[*x, "mask"] * spec.key_mask]),
+        visible_next_args=", ".join(["next_note", *[*(f"next_{name}" for name in x), "mask"] * spec.key_mask]),
         load_queries=indented(_move_queries(spec, q_views, half_box, load=True)),
         store_output=indented(_move_queries(spec, o_views, half_box, load=False)),
         store_lse=indented(_store_lse(spec, half_box)),
@@ -189,20 +191,6 @@ def _note(tiles: KeyTiles, view: int, always: bool) -> list[str]:
     return [f"note = gl.where({past}, {packed} | {view + 1 << 24}, 0)"]
 
 
-def _leave_note(prefix: str, extra: Sequence[str]) -> list[str]:
-    layout = "gl.BlockedLayout([1], [32], [1], [0])"
-    words = ["note", *extra]
-    return [
-        f"notes.index(stage * {len(words)} + {at}).store(gl.full([1], {prefix}{word}, gl.int32, {layout}))"
-        for at, word in enumerate(words)
-    ]
-
-
-def _take_note(stage: str, extra: Sequence[str]) -> list[str]:
-    words = ["note", *(f"note_{name}" for name in extra)]
-    return [f"{word} = read_note(notes, {stage} * {len(words)} + {at})" for at, word in enumerate(words)]
-
-
 def _copy_tile(views: Sequence[ViewArgument]) -> Iterator[str]:
     for number, view in enumerate(views):
         if len(views) > 1:
@@ -214,40 +202,24 @@ def _copy_tile(views: Sequence[ViewArgument]) -> Iterator[str]:
         yield f"    {copy}" if len(views) > 1 else copy
 
 
-def _hide(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument], spec: KernelSpec) -> Iterator[str]:
-    """Mask the columns of one tile that lie outside its region, or that the key mask hides."""
+def _visible_words(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument], spec: KernelSpec) -> Iterator[str]:
+    """Which of a tile's columns lie inside its region, view by view, and which the key mask leaves."""
     ragged = {tiles.view for tiles in key_tiles if any(tiles.ragged)}
-    column = "column = gl.arange(0, BLOCK_N, gl.SliceLayout(0, s.type.layout))"
-    hide = "s = hide_beyond(s, beyond)"
     if spec.key_mask:
-        yield column
-        yield "beyond = column - BLOCK_N"
-        yield f"token = column + {views[0].view.origin}"
-        for number, view in enumerate(views):
-            yield f"if (note >> 24) == {number + 1}:"
-            yield from (f"    {line}" for line in _inside(view))
-            places = [
-                f"(x{axis} + {d}) * {stride}"
-                for axis, (d, (_, stride)) in enumerate(zip(_digits(view.box), view.view.axes, strict=True))
-            ]
-            yield f"    token = {view.view.origin} + {' + '.join(places)}"
-        yield "visible = gl.load(mask + token, mask=beyond < 0, other=0) != 0"
-        yield "s = hide_beyond(s, gl.where(visible, beyond, 0))"
-        return
+        yield "token = column"
     for number, view in enumerate(views):
-        if view.view in ragged:
-            yield f"if (note >> 24) == {number + 1}:"
-            yield from (f"    {line}" for line in [column, *_inside(view), hide])
-
-
-def _inside(view: ViewArgument) -> list[str]:
-    """How far each column lies outside along its worst axis; what is negative is inside."""
-    counts = ["(note & 255)", "((note >> 8) & 255)", "((note >> 16) & 255)"]
-    beyond = [f"{d} - {count}" for d, count, box in zip(_digits(view.box), counts, view.box, strict=False) if box > 1]
-    worst = beyond[0]
-    for other in beyond[1:]:
-        worst = f"gl.maximum({worst}, {other})"
-    return [f"beyond = {worst}"]
+        if not (spec.key_mask or view.view in ragged):
+            continue
+        digits = _digits(view.box)
+        counts = ("(note & 255)", "((note >> 8) & 255)", "((note >> 16) & 255)")
+        axes = list(zip(digits, counts, view.box, view.view.axes, strict=False))
+        yield f"if (note >> 24) == {number + 1}:"
+        yield f"    visible = {' & '.join(f'({digit} < {count})' for digit, count, side, _ in axes if side > 1)}"
+        if spec.key_mask:
+            places = [f"(x{axis} + {digit}) * {stride}" for axis, (digit, _, _, (_, stride)) in enumerate(axes)]
+            yield f"    token = {view.view.origin} + {' + '.join(places)}"
+    if spec.key_mask:
+        yield "visible = visible & (gl.load(mask + token, mask=visible, other=0) != 0)"
 
 
 def _digits(box: Sequence[int]) -> list[str]:

@@ -225,7 +225,7 @@ class NoKernel(PlannerError, ValueError):
         )
 
 
-class UnsafeCache(PlannerError, PermissionError):
+class UnsafeCache(PlannerError, RuntimeError):
     """A kernel cache that other users could have written to."""
 
     def __init__(self, path: str, fault: str) -> None:

@@ -62,8 +62,9 @@ def compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
     options: dict[str, Any] = {"num_warps": emitted.warps, "num_stages": emitted.spec.config.stages}
     if emitted.maxnreg:
         options["maxnreg"] = emitted.maxnreg
-    with knobs.cache.scope():
+    with knobs.cache.scope(), knobs.compilation.scope():
         knobs.cache.dir = folder
+        knobs.compilation.disable_line_info = True  # it would name the folder, and equal kernels would differ
         compiled = triton_compile(source, target=GPUTarget("cuda", emitted.spec.arch, 32), options=options)
     meta: Any = compiled.metadata
     total = re.search(r"\.reqntid (\d+)", compiled.asm["ptx"])

@@ -16,3 +16,7 @@ def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch._dynamo.reset()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write the emitted sources that are kept in goldens/")

@@ -1,0 +1,102 @@
+"""Emitted Triton kernels in Triton's interpreter, on the CPU, against masked dense attention.
+
+The interpreter must be switched on before Triton is imported: `make test` runs this folder with TRITON_INTERPRET=1.
+"""
+
+import math
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import problems
+
+from codegen.config import KernelConfig
+from codegen.emit import emit
+from codegen.spec import Problem
+from planner.layout import TokenLayout
+from planner.pattern import parse_pattern
+
+pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+
+
+def masked_dense(q, k, v, layout, pattern, mask):
+    """(output, log-sum-exp) in float64; a query that reads nothing gives zeros and -inf."""
+    index, every = torch.arange(q.shape[2]), torch.arange(k.shape[2])
+    reads = torch.ones(len(index), len(every), dtype=torch.bool)
+    if pattern != "dense":
+        reads = parse_pattern(pattern).mask_mod(TokenLayout.parse(layout))(index[:, None], every[None, :])
+    reads = reads & mask[:, None, None, :]
+    k, v = (x.double().repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    scores = (q.double() @ k.transpose(2, 3) / math.sqrt(q.shape[3])).masked_fill(~reads, -math.inf)
+    lse = scores.logsumexp(-1)
+    return (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v, lse
+
+
+def run(spec, folder, mask):
+    """Launch a spec's kernel twice in the interpreter and compare."""
+    from runtime.compiling import load_module
+
+    emitted = emit(spec)
+    path = folder / f"{spec.name}.py"
+    path.write_text(emitted.source)
+    kernel = load_module(path, spec.name).attention
+    dtype = getattr(torch, spec.dtype)
+    q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim).to(dtype)
+    k, v = (torch.randn(spec.batch, spec.keys, spec.kv_heads, spec.head_dim).to(dtype).transpose(1, 2) for _ in "kv")
+    tensors = {"q": q, "k": k, "v": v, "o": torch.full_like(q, math.nan)}
+    given = {
+        f"{n}_{axis}": t.stride(at) for n, t in tensors.items() for at, axis in enumerate(("batch", "head", "token"))
+    }
+    given |= tensors | {
+        "lse": torch.full(q.shape[:3], math.nan),
+        "key_mask": mask,
+        "parts": torch.full((max(1, emitted.part_rows * spec.head_block),), math.nan),
+        "part_lse": torch.full((max(1, emitted.part_rows),), math.nan),
+        "arrivals": torch.zeros(max(1, emitted.arrivals), dtype=torch.int32),
+        "scale_log2": spec.head_dim**-0.5 / math.log(2),
+    }
+    for _ in range(2):
+        kernel[(emitted.grid,)](*[given[argument.name] for argument in emitted.arguments])
+    assert not given["arrivals"].any()
+    out, lse = masked_dense(q, k, v, spec.layout, spec.pattern, mask if spec.key_mask else torch.ones_like(mask))
+    tolerance = {"rtol": 1e-3, "atol": 4e-3} if spec.dtype == "float16" else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(tensors["o"].double(), out, **tolerance)
+    if spec.returns_lse:
+        torch.testing.assert_close(given["lse"].double(), lse, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=40)
+@given(
+    problems(),
+    st.sampled_from([16, 24, 32]),
+    st.sampled_from(["float32", "float16"]),
+    st.sampled_from([(16, 16), (32, 16), (16, 32), (64, 32)]),
+    st.sampled_from([(1, 1, 1), (2, 2, 1), (1, 4, 2)]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_drawn_kernels(tmp_path_factory, problem, head_dim, dtype, blocks, shape, key_mask, returns_lse):
+    layout, _, pattern = problem
+    batch, heads, kv_heads = shape
+    asked = Problem(
+        str(layout), str(pattern), batch, heads, kv_heads, layout.tokens, head_dim, dtype, 80, 8, key_mask, returns_lse
+    )
+    spec = asked.with_config(KernelConfig("triton", *blocks, 4, 2))
+    mask = torch.rand(batch, layout.tokens) < 0.6
+    run(spec, tmp_path_factory.mktemp("kernels"), mask)
+
+
+@pytest.mark.parametrize("keys", [7, 70])
+def test_dense_and_cross_lengths(tmp_path, keys):
+    asked = Problem("n:45", "dense", 2, 2, 2, keys, 16, "float32", 80, 8, returns_lse=True)
+    run(asked.with_config(KernelConfig("triton", 16, 32, 4, 2)), tmp_path, torch.ones(2, keys, dtype=torch.bool))
+
+
+def test_a_row_of_global_queries_in_many_parts(tmp_path):
+    layout, pattern = "text:20 | h:18 w:20 | more:3", "neighborhood{radius=0,edge=clip,group=3x4}"
+    asked = Problem(layout, pattern, 1, 2, 1, 383, 16, "float32", 80, 8, returns_lse=True)
+    spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
+    assert "PARTS = tl.constexpr(6)" in emit(spec).source
+    run(spec, tmp_path, torch.ones(1, 383, dtype=torch.bool))

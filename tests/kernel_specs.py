@@ -1,0 +1,64 @@
+"""A dozen kernels that between them use everything that emission can do; their sources are kept in goldens/."""
+
+from codegen.config import KernelConfig
+from codegen.spec import Problem
+from planner.layout import TokenLayout
+
+HOPPER = "sm90{m=128,n=128,warps=4,stages=2}"
+WIDE, NARROW = "triton{m=128,n=64,warps=8,stages=2}", "triton{m=64,n=64,warps=4,stages=2}"
+
+
+def problem(layout, pattern, *, heads=24, kv_heads=None, keys=None, **rest):
+    """A problem with everything that is usual left out."""
+    usual = {"batch": 1, "head_dim": 128, "dtype": "bfloat16", "arch": 90, "processors": 132}
+    keys = keys or TokenLayout.parse(layout).tokens
+    return Problem(
+        layout=layout, pattern=pattern, heads=heads, kv_heads=kv_heads or heads, keys=keys, **(usual | rest)
+    ).verify()
+
+
+def _spec(config, *args, **kwargs):
+    return problem(*args, **kwargs).with_config(KernelConfig.parse(config))
+
+
+FLUX = "text:512 | h:64 w:64"
+SPECS = {
+    "hopper_flux_grat_x": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16}"),
+    "hopper_flux_grat_b": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clamp,group=16x16}", returns_lse=True),
+    "hopper_hunyuan_ragged": _spec(
+        HOPPER, "t:33 h:45 w:80 | text:250", "neighborhood{radius=1,edge=clip,group=4x8x8}", key_mask=True, batch=2
+    ),
+    "hopper_wan_lines": _spec(HOPPER, "t:21 h:45 w:80", "crisscross{axes=lines,group=4x8x8}", heads=40),
+    "hopper_planes_gqa_64": _spec(
+        HOPPER.replace("stages=2", "stages=4"),
+        "before:77 | t:8 h:32 w:48 | after:300",
+        "crisscross{axes=planes,group=2x8x8}",
+        kv_heads=6,
+        head_dim=64,
+        dtype="float16",
+    ),
+    "hopper_dense": _spec(HOPPER, "n:4608", "dense", head_dim=80),
+    "triton_flux_grat_x": _spec(WIDE, FLUX, "crisscross{axes=lines,group=16x16}", arch=80),
+    "triton_flux_grat_b_8x8": _spec(NARROW, FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
+    "triton_any_group": _spec(
+        NARROW, "text:5 | h:30 w:47", "neighborhood{radius=2x1,edge=clip,group=7x5}", arch=89, returns_lse=True
+    ),
+    "triton_planes_masked_96": _spec(
+        WIDE.replace("n=64", "n=32"),
+        "t:9 h:20 w:33 | text:256",
+        "crisscross{axes=planes,group=4x8x8}",
+        head_dim=96,
+        arch=100,
+        key_mask=True,
+        kv_heads=8,
+    ),
+    "triton_row_of_tokens_float32": _spec(
+        "triton{m=32,n=32,warps=4,stages=2}",
+        "n:1000",
+        "neighborhood{radius=1,edge=clamp,group=64}",
+        dtype="float32",
+        head_dim=64,
+        arch=120,
+    ),
+    "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),
+}
