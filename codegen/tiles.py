@@ -146,22 +146,12 @@ class QueryTiles:
         )
 
     def _digits(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
-        """The i-th tile's place along each axis: tiles of a group that its slowest axis cuts follow one another.
-
-        They read the same keys, and processors that do so at the same time share what L2 sends them.
-        """
         digits, stride = list[sympy.Expr](), 1
-        per_group, rest = -(-self.group[0] // self.box[0]), math.prod(self.counts[1:])
-        slab = quotient(i, per_group * rest)
-        inside = sympy.Mod(i, per_group * rest)
-        here = per_group if self.counts[0] % per_group == 0 else sympy.Min(per_group, self.counts[0] - per_group * slab)
-        i = quotient(inside, here)
-        for axis in reversed(range(1, len(self.counts))):
+        for axis in reversed(range(len(self.counts))):
             digit = quotient(i, stride)
-            digits.append(sympy.Mod(digit, self.counts[axis]) if axis > 1 else digit)
+            digits.append(sympy.Mod(digit, self.counts[axis]) if axis else digit)
             stride *= self.counts[axis]
-        first = slab * per_group + (sympy.Mod(inside, here) if here != 1 else 0)
-        return tuple(reversed([*digits, first]))
+        return tuple(reversed(digits))
 
 
 @dataclass(frozen=True)

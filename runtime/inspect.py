@@ -30,8 +30,9 @@ _REGISTERS = 65536
 class Facts:
     """What the assembler says of a kernel, and which instructions came out.
 
-    registers: per thread at launch. spills: bytes written to local memory per thread. shared: bytes. programs: how many fit on a
-    multiprocessor. tensor, copies: counts of instructions. warnings: of the assembler, serialised wgmma among them.
+    registers: per thread at launch. spills: bytes written to local memory per thread. shared: bytes. programs: how many
+    fit on a multiprocessor. tensor, copies: counts of instructions. warnings: of the assembler, serialised wgmma among
+    them.
     """
 
     registers: int

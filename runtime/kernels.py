@@ -24,6 +24,7 @@ BUNDLE = "PLANNER_BUNDLE"
 
 _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _kernels = dict[tuple[Any, ...], Kernel]()
+_ready = dict[tuple[Any, ...], tuple[Kernel, str | None, str | None, str | None]]()
 _lock = threading.Lock()
 
 
@@ -46,8 +47,20 @@ def attention(
     attention has them: in every row whose tiles hold them. Raises BadAttentionInput, NoKernel, UnsafeCache,
     DriverFailed.
     """
-    kernel = kernel_for(query, key, value, layout, pattern, key_mask is not None, returns_lse)
-    query, key, value = (x if kernel.why_not(x) is None else x.contiguous() for x in (query, key, value))
+    place = (
+        *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
+        *(query.dtype, key.dtype, value.dtype, query.device, key.device, value.device),
+        *(key_mask is not None, returns_lse, torch.backends.cuda.matmul.allow_tf32),
+    )
+    ready = _ready.get(place)
+    if ready is None:
+        kernel = kernel_for(query, key, value, layout, pattern, key_mask is not None, returns_lse)
+        ready = _ready.setdefault(place, (kernel, kernel.why_not(query), kernel.why_not(key), kernel.why_not(value)))
+    kernel, *reasons = ready
+    query, key, value = (
+        x if reason is None and not x.data_ptr() % 16 else _copy(x)
+        for x, reason in zip((query, key, value), reasons, strict=True)
+    )
     factor = query.shape[3] ** -0.5 if scale is None else scale
     _require(factor > 0, f"scale is {scale}", "Pass a positive scale.")
     out = torch.empty_like(query)
@@ -148,6 +161,11 @@ def _load(problem: Problem, device: torch.device) -> Kernel:
     if found is None:
         found = Cache().get(configured(problem))
     return Kernel(found.emitted, found.binary, device)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in new, contiguous memory, which begins at a multiple of 16 bytes."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _require(holds: bool, fault: str, remedy: str) -> None:

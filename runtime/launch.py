@@ -71,8 +71,7 @@ class Kernel:
             tensors = {"q": query, "k": key, "v": value, "o": out}
             tensors |= {} if lse is None else {"lse": lse}
             tensors |= {} if key_mask is None else {"key_mask": key_mask}
-            workspace = self._workspace(stream)
-            packet = _Packet(self.emitted, self.binary, tensors, workspace, scale)
+            packet = _Packet(self.emitted, self.binary, tensors, self._workspace(stream), scale)
             if not torch.cuda.is_current_stream_capturing():
                 self._packets[place] = packet
                 if len(self._packets) > MAX_PACKETS:

@@ -23,7 +23,7 @@ def rewrite(capture: Capture, decisions: Sequence[Decision]) -> int:
         order = ("query", "key", "value", "attn_mask", "is_causal", "scale", "enable_gqa")
         arguments = (*(given[name] for name in order), decision.layout, decision.pattern)
         with graph.inserting_before(node):
-            planned = graph.call_function(grouped_attention._opoverload, arguments)
+            planned = graph.call_function(grouped_attention, arguments)
         planned.meta = dict(node.meta)
         node.replace_all_uses_with(planned)
         graph.erase_node(node)

@@ -77,7 +77,7 @@ def assert_right(q, k, v, layout, pattern, *, mask=None, rows=None, scale=None, 
     return kernel, out
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     problems(),
     st.sampled_from([64, 72, 80, 88, 96, 128]),

@@ -1,0 +1,311 @@
+"""Emitted kernels against the best that others offer, on one GPU, in one run.
+
+    python -m bench.kernels                       every shape and peer that is installed
+    python -m bench.kernels --only flux2048 --rounds 5
+
+Peers: cuDNN's dense attention, FlexAttention with a prebuilt block mask, FlashAttention 4 with block-sparse lists
+(`flash-attn-4`), and the dense pattern in our own kernel. Ours reads the model's own order, heads beside channels, and
+counts its launch. FlexAttention and FlashAttention 4 are given tokens in group order, for nothing, and grids rounded up
+to whole groups: padded tokens are computed as if they were real, which only makes them faster than a right answer.
+Rates count the pairs that the pattern attends to. Hot: all peers in random order, each kept going for 50 ms. Cool: up to
+10 launches after 0.4 s of rest. Random data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.protocol import RESULTS, publish
+from planner.density import attended_pairs
+from planner.groups import GroupGrid
+from planner.layout import TokenLayout
+from planner.pattern import Pattern, parse_pattern
+from runtime.kernels import attention, kernel_for
+
+HOT_MILLISECONDS = 50
+"""How long a run is kept going: long enough for the clock to settle under its own load."""
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    layout: str
+    pattern: str
+    heads: int = 24
+    head_dim: int = 128
+
+    @property
+    def tokens(self) -> int:
+        return TokenLayout.parse(self.layout).tokens
+
+    def flops(self, dense: bool = False) -> int:
+        pattern, layout = parse_pattern("dense" if dense else self.pattern), TokenLayout.parse(self.layout)
+        return 4 * self.heads * self.head_dim * attended_pairs(pattern, layout)
+
+
+def cases() -> list[Case]:
+    found = list[Case]()
+    for group, pixels in itertools.product(("16x16", "8x8"), (1024, 2048, 4096, 8192)):
+        layout = f"text:512 | h:{pixels // 16} w:{pixels // 16}"
+        found.append(Case(f"flux{pixels}-{group}-X", layout, f"crisscross{{axes=lines,group={group}}}"))
+        found.append(Case(f"flux{pixels}-{group}-B", layout, f"neighborhood{{radius=1,edge=clamp,group={group}}}"))
+    found += [
+        Case("flux2048-16x16-X-64", "text:512 | h:128 w:128", "crisscross{axes=lines,group=16x16}", head_dim=64),
+        Case("flux2048-16x16-B-64", "text:512 | h:128 w:128", "neighborhood{radius=1,group=16x16}", head_dim=64),
+    ]
+    videos = [
+        ("hunyuan33", "t:33 h:45 w:80 | text:256", 24),
+        ("hunyuan30", "t:30 h:48 w:80 | text:256", 24),
+        ("wan21", "t:21 h:45 w:80", 40),
+    ]
+    for name, layout, heads in videos:
+        found.append(Case(f"{name}-B", layout, "neighborhood{radius=1,edge=clamp,group=4x8x8}", heads))
+        found.append(Case(f"{name}-lines", layout, "crisscross{axes=lines,group=4x8x8}", heads))
+        found.append(Case(f"{name}-planes", layout, "crisscross{axes=planes,group=4x8x8}", heads))
+    return sorted(found, key=lambda case: "8x8-" in case.name)
+
+
+def heads_last(case: Case, tokens: int) -> tuple[torch.Tensor, ...]:
+    shape = (1, tokens, case.heads, case.head_dim)
+    return tuple(torch.randn(shape, device="cuda", dtype=torch.bfloat16).transpose(1, 2) for _ in range(3))
+
+
+def ours(case: Case) -> Run:
+    q, k, v = heads_last(case, case.tokens)
+    return lambda: attention(q, k, v, case.layout, case.pattern)
+
+
+def ours_dense(case: Case) -> Run:
+    q, k, v = heads_last(case, case.tokens)
+    return lambda: attention(q, k, v, f"n:{case.tokens}", "dense")
+
+
+def cudnn(case: Case) -> Run:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q, k, v = (x.contiguous() for x in heads_last(case, case.tokens))
+
+    def run() -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return F.scaled_dot_product_attention(q, k, v)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The pattern in blocks of one size, tokens in group order, global tokens first: (rows, columns) to attend."""
+
+    size: int
+    tokens: int
+    count: torch.Tensor
+    index: torch.Tensor
+
+
+def blocks_of(case: Case) -> Blocks:
+    layout, pattern = TokenLayout.parse(case.layout), parse_pattern(case.pattern)
+    counts = GroupGrid(layout.grid.sizes, pattern.group).counts
+    per_group = math.prod(pattern.group)
+    size = min(128, per_group)
+    groups, parts, front = math.prod(counts), per_group // size, -(-layout.global_tokens // size)
+    total = front + groups * parts
+    count = torch.full((total,), total, dtype=torch.int32, device="cuda")
+    index = torch.arange(total, dtype=torch.int32, device="cuda").repeat(total, 1)
+    for first in range(0, groups, 512):
+        rows = torch.arange(first, min(first + 512, groups), device="cuda")
+        reads = _reads(pattern, rows, counts).repeat_interleave(parts, 0).repeat_interleave(parts, 1)
+        reads = torch.cat([reads.new_ones(len(reads), front), reads], 1)
+        at = slice(front + first * parts, front + first * parts + len(reads))
+        count[at] = reads.sum(1)
+        index[at] = reads.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return Blocks(size, total * size, count, index)
+
+
+def _reads(pattern: Pattern, rows: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
+    every = torch.arange(math.prod(counts), device="cuda")
+    query = [x[:, None] for x in torch.unravel_index(rows, counts)]
+    return pattern.attends(query, [x[None, :] for x in torch.unravel_index(every, counts)], counts)
+
+
+def flex(case: Case) -> Run:
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+    blocks = blocks_of(case)
+    none = torch.zeros_like(blocks.count)
+    mask = BlockMask.from_kv_blocks(
+        none[None, None],
+        blocks.index[None, None],
+        blocks.count[None, None],
+        blocks.index[None, None],
+        BLOCK_SIZE=blocks.size,
+        compute_q_blocks=False,
+    )
+    q, k, v = (x.contiguous() for x in heads_last(case, blocks.tokens))
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda: compiled(q, k, v, block_mask=mask)
+
+
+def fa4(case: Case) -> Run:
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+    from flash_attn.cute.interface import flash_attn_func
+
+    blocks = blocks_of(case)
+    none = torch.zeros_like(blocks.count)
+    lists = BlockSparseTensorsTorch(
+        mask_block_cnt=none[None, None],
+        mask_block_idx=blocks.index[None, None],
+        full_block_cnt=blocks.count[None, None],
+        full_block_idx=blocks.index[None, None],
+        block_size=(blocks.size, blocks.size),
+    )
+    q, k, v = (x.transpose(1, 2) for x in heads_last(case, blocks.tokens))
+    return lambda: flash_attn_func(q, k, v, block_sparse_tensors=lists)
+
+
+PEERS: dict[str, Callable[[Case], Run]] = {"cudnn": cudnn, "fa4": fa4, "flex": flex, "ours dense": ours_dense}
+DENSE = ("cudnn", "ours dense")
+
+
+def milliseconds(run: Run, launches: int) -> float:
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(launches):
+        run()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / launches
+
+
+def measure(case: Case, runs: dict[str, Run], rounds: int, cool: bool) -> dict[str, Any]:
+    """Median milliseconds of each run, hot and cool, and rates over the pairs that it attends to."""
+    launches, taken = dict[str, int](), {name: list[float]() for name in runs}
+    for name, run in runs.items():
+        milliseconds(run, 1)
+        launches[name] = max(1, min(300, int(HOT_MILLISECONDS / milliseconds(run, 1))))
+    slow = {name for name, run in runs.items() if milliseconds(run, 1) > 500}
+    for number in range(rounds):
+        for name in random.sample(list(runs), len(runs)):
+            if number < (2 if name in slow else 4 if launches[name] == 1 else rounds):
+                taken[name].append(milliseconds(runs[name], launches[name]))
+    row: dict[str, Any] = {"case": case.name}
+    for name, run in runs.items():
+        row[f"{name} ms"] = statistics.median(taken[name])
+        row[f"{name} TFLOP/s"] = case.flops(name in DENSE) / row[f"{name} ms"] / 1e9
+        if cool and name in ("ours", "cudnn", "fa4") and name not in slow:
+            row[f"{name} cool TFLOP/s"] = case.flops(name in DENSE) / _cool(run, launches[name]) / 1e9
+    return row
+
+
+def _cool(run: Run, launches: int) -> float:
+    times = list[float]()
+    for _ in range(2):
+        torch.cuda.synchronize()
+        time.sleep(0.4)
+        times.append(milliseconds(run, min(launches, 10)))
+    return statistics.median(times)
+
+
+def host_microseconds(case: Case) -> dict[str, Any]:
+    """What one call costs the host: the kernel alone, the function, the operator; and replayed in a CUDA graph."""
+    from runtime.operator import grouped_attention
+
+    q, k, v = heads_last(case, case.tokens)
+    out, kernel = torch.empty_like(q), kernel_for(q, k, v, case.layout, case.pattern)
+    scale = case.head_dim**-0.5
+    calls: dict[str, Run] = {
+        "kernel": lambda: kernel(q, k, v, out, scale),
+        "attention": lambda: attention(q, k, v, case.layout, case.pattern),
+        "operator": lambda: grouped_attention(q, k, v, None, False, None, False, case.layout, case.pattern),
+    }
+    row: dict[str, Any] = {"case": case.name}
+    for name, call in calls.items():
+        for _ in range(20):
+            call()
+        taken = list[float]()
+        for _ in range(5):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(100):
+                call()
+            taken.append((time.perf_counter() - start) / 100)
+        row[f"{name} µs"] = statistics.median(taken) * 1e6
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attention(q, k, v, case.layout, case.pattern)
+    graph.replay()
+    row["graph ms"] = statistics.median(milliseconds(graph.replay, 30) for _ in range(5))
+    row["direct ms"] = statistics.median(milliseconds(calls["attention"], 30) for _ in range(5))
+    return row
+
+
+def matrix_product() -> float:
+    """TFLOP/s of a large bf16 product in cuBLAS: the ceiling."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    milliseconds(lambda: a @ b, 3)
+    return 2 * 8192**3 / statistics.median(milliseconds(lambda: a @ b, 10) for _ in range(5)) / 1e9
+
+
+def build_peers(case: Case, wanted: list[str]) -> dict[str, Run]:
+    runs = {"ours": ours(case)}
+    for name in wanted:
+        if name == "fa4" and importlib.util.find_spec("flash_attn") is None:
+            continue
+        if name in ("flex", "ours dense") and (case.tokens > 70_000 or "8x8" in case.name):
+            continue
+        try:
+            made = PEERS[name](case)
+            made()
+            torch.cuda.synchronize()
+        except Exception as error:  # a peer that cannot do a shape is reported, and the others go on
+            print(f"{case.name}: {name} cannot: {type(error).__name__}: {str(error)[:200]}", flush=True)
+            continue
+        runs[name] = made
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="cases whose names contain one of these, with commas between")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which peers, with commas between")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no case after so many seconds")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--name", default="kernels", help="name of the results")
+    options = parser.parse_args()
+    chosen = [case for case in cases() if any(part in case.name for part in options.only.split(","))]
+    peers = [name for name in options.peers.split(",") if name]
+    start, rows = time.monotonic(), list[dict[str, Any]]()
+    ceiling = matrix_product()
+    for case in chosen:
+        if time.monotonic() - start > options.seconds:
+            print(f"{case.name}: no time left", flush=True)
+            continue
+        runs = build_peers(case, peers)
+        rows.append(measure(case, runs, options.rounds, cool=True))
+        print(rows[-1], flush=True)
+        del runs
+        torch.cuda.empty_cache()
+    columns = {heading: None for row in rows for heading in row}
+    table = [{heading: row.get(heading, "") for heading in columns} for row in rows]
+    publish(options.name, table, options.output, matrix_product_tflops=round(ceiling, 1))
+    if not options.only:
+        publish(f"{options.name}_host", [host_microseconds(chosen[0])], options.output)
+
+
+if __name__ == "__main__":
+    main()
