@@ -7,8 +7,8 @@ Peers: cuDNN's dense attention, FlexAttention with a prebuilt block mask, FlashA
 (`flash-attn-4`), and the dense pattern in our own kernel. Ours reads the model's own order, heads beside channels, and
 counts its launch. FlexAttention and FlashAttention 4 are given tokens in group order, for nothing, and grids rounded up
 to whole groups: padded tokens are computed as if they were real, which only makes them faster than a right answer.
-Rates count the pairs that the pattern attends to. Hot: all peers in random order, each kept going for 50 ms. Cool: up to
-10 launches after 0.4 s of rest. Random data.
+Rates count the pairs that the pattern attends to. Hot: all peers in random order, each kept going for 50 ms. Cool: up
+to 10 launches after 0.4 s of rest. Random data.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codegen.spec import KernelSpec, Problem
-from planner.errors import BadBundle
-from planner.plan import Plan
+from planner.errors import BadBundle, BadOption
+from planner.plan import Decision, Plan
+from planner.target import TARGETS, Target
 from runtime.cache import SUFFIX, build, made_by
 from runtime.kernel_file import KernelFile
 from runtime.tuned import configured
@@ -43,16 +44,33 @@ class Bundle:
         return Bundle(folder, found)
 
 
-def specs_of(plan: Plan, arch: int, processors: int, key_mask: bool) -> list[KernelSpec]:
-    """The kernels that a plan's sparse sites need on a target, each once; raises NoKernel."""
-    problems = {
-        Problem(
-            d.layout, d.pattern, d.batch, d.heads, d.kv_heads, d.keys, d.head_dim, d.dtype, arch, processors, key_mask
-        ).verify()
-        for d in plan.decisions
-        if d.is_sparse
-    }  # fmt: skip
+def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelSpec]:
+    """The kernels that a plan's sparse sites need on a target, each once; raises BadOption and NoKernel.
+
+    key_mask: for calls that pass a mask over keys.
+    """
+    if not target.arch:
+        kernels = ", ".join(sorted(name for name, each in TARGETS.items() if each.arch))
+        raise BadOption("target", target.name, f"a GPU that kernels are emitted for: {kernels}")
+    problems = {problem_of(d, target, key_mask) for d in plan.decisions if d.is_sparse}
     return sorted(map(configured, problems), key=lambda spec: spec.name)
+
+
+def problem_of(decision: Decision, target: Target, key_mask: bool = False) -> Problem:
+    """What a sparse site asks of a kernel."""
+    return Problem(
+        layout=decision.layout,
+        pattern=decision.pattern,
+        batch=decision.batch,
+        heads=decision.heads,
+        kv_heads=decision.kv_heads,
+        keys=decision.keys,
+        head_dim=decision.head_dim,
+        dtype=decision.dtype,
+        arch=target.arch,
+        processors=target.processors,
+        key_mask=key_mask,
+    ).verify()
 
 
 def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:

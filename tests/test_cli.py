@@ -4,10 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from kernel_specs import problem
 from zoo import FAMILIES
 
 import planner.cli
+from codegen.config import KernelConfig
 from planner.plan import Plan
+from runtime.bundle import Bundle
+from runtime.cache import Cache
 
 
 @pytest.fixture
@@ -157,3 +161,56 @@ def test_every_package_imports_alone(module):
 def test_public_names_are_there():
     check = "import planner; [getattr(planner, name) for name in planner.__all__]"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_kernels_of_a_plan_are_compiled_shown_and_bundled(run, saved, tmp_path):
+    code, out, _ = run("kernels", saved, "--target", "h100", "--json")
+    (row,) = json.loads(out)
+    assert code == 0
+    assert str(KernelConfig.parse(row["config"])) == row["config"]
+    assert dict(map(tuple, row["tensor"]))["wgmma"]
+    site = Plan.load(saved).decisions[0].site
+    source = run("kernels", saved, "--target", "a100", "--source", site)[1]
+    assert source.startswith('"""Attention crisscross{axes=lines,group=16x16}')
+    assert "import triton" in source
+    code, out, _ = run("build", saved, "--target", "h100", "-o", tmp_path / "bundle")
+    assert code == 0
+    assert "PLANNER_BUNDLE=" in out
+    assert len(Bundle.open(tmp_path / "bundle").kernels) == 1
+    assert "wgmma" in run("kernels", saved)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--target", "cpu"], "target='cpu' is not possible"),
+        (["--target", "h10"], "Did you mean 'h100'"),
+        (["--source", "nowhere"], "there is no sparse site 'nowhere'"),
+    ],
+)
+def test_kernels_name_mistakes(run, saved, arguments, fault):
+    code, _, err = run("kernels", saved, *arguments)
+    assert code == 2
+    assert fault in err
+
+
+def test_tuning_needs_a_gpu(run, saved, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = run("tune", saved)
+    assert code == 2
+    assert "a CUDA device is needed for tuning" in err
+
+
+def test_the_cache_is_listed_verified_and_cleared(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLANNER_CACHE_DIR", str(tmp_path / "kernels"))
+    assert "0 kernels" in run("cache", "ls")[1]
+    made = Cache().get(problem("n:64", "dense", head_dim=16, arch=80).with_config(KernelConfig("triton", 16, 16, 4, 1)))
+    assert made.emitted.spec.name in run("cache", "ls")[1]
+    assert len(json.loads(run("cache", "ls", "--json")[1])) == 1
+    assert run("cache", "verify")[:2] == (0, "1 kernels are sound, 0 are not\n")
+    (entry,) = Cache().entries()
+    entry.path.write_bytes(b"damaged")
+    code, out, _ = run("cache", "verify")
+    assert code == 1
+    assert "it has no header line" in out
+    assert run("cache", "clear")[1] == "removed 1 kernels\n"

@@ -126,6 +126,87 @@ def demo(
     run_demo(output)
 
 
+Target = Annotated[str, typer.Option(help="The GPU: a100, h100, h200, b200, rtx4090, rtx5090.")]
+KeyMask = Annotated[bool, typer.Option("--key-mask", help="For calls with a mask over keys, such as padded text.")]
+
+
+@app.command()
+def kernels(
+    plan_file: PlanFile,
+    target: Target = "h100",
+    key_mask: KeyMask = False,
+    source: Annotated[str | None, typer.Option(help="Print the kernel of this site instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile the kernels that a plan needs and say what they are made of; needs no GPU."""
+    from planner.cli import kernels as view
+    from planner.plan import Plan
+
+    loaded = Plan.load(plan_file)
+    if source is not None:
+        view.show_source(loaded, source, target, key_mask)
+    else:
+        view.show_kernels(loaded, target, key_mask, as_json)
+
+
+@app.command()
+def build(
+    plan_file: PlanFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the compiled kernels.")],
+    target: Target = "h100",
+    key_mask: KeyMask = False,
+) -> None:
+    """Compile the kernels of a plan into a folder; a GPU machine with PLANNER_BUNDLE set to it compiles nothing."""
+    from planner.cli import kernels as view
+    from planner.plan import Plan
+
+    view.build(Plan.load(plan_file), output, target, key_mask)
+
+
+@app.command()
+def tune(
+    plan_file: PlanFile,
+    seconds: Annotated[float, typer.Option(help="Time for each kernel.")] = 60.0,
+    key_mask: KeyMask = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the fastest config of each of a plan's kernels on this machine's GPU, and remember it."""
+    from planner.cli import kernels as view
+    from planner.plan import Plan
+
+    view.tune(Plan.load(plan_file), seconds, key_mask, as_json)
+
+
+cache_app = typer.Typer(help="Look at the compiled kernels that are kept on disk.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("ls")
+def cache_ls(as_json: AsJson = False) -> None:
+    """List the kernels in the cache, the one used last first."""
+    from planner.cli import kernels as view
+
+    view.list_cache(as_json)
+
+
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Check every kernel in the cache; exit 1 if one is damaged."""
+    from planner.cli import EXIT_DIFFERENT
+    from planner.cli import kernels as view
+
+    if view.verify_cache():
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Remove all kernels from the cache."""
+    from runtime.cache import Cache
+
+    typer.echo(f"removed {Cache().clear()} kernels")
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
