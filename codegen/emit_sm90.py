@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import sympy
 
 from codegen.emitted import Argument, Emitted, ViewArgument, header, indented, render
-from codegen.printing import source_of
+from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
 from codegen.spec import DTYPES, KernelSpec
 from codegen.tiles import KeyTiles, QueryTiles, View, halves
@@ -48,6 +48,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     words = [f"word{number}" for number in range(config.block_n // 32)]
     coords = [str(c) for c in program.coords]
     group_coords = program.queries.coords(_TILE)
+    tiles_read = Names([program.tiles_read], "edge")
     source = render(
         "sm90.py.jinja",
         title=f"Attention {spec.pattern} over {spec.layout}, for SM90.",
@@ -66,7 +67,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         c_args="".join(f"{c}, " for c in coords),
         group_coords=", ".join(map(source_of, group_coords)) if coords else "0",
         tiles_vary=bool(program.tiles_read.free_symbols),
-        tiles_read=source_of(program.tiles_read),
+        tiles_read=tiles_read.source_of(program.tiles_read),
+        tiles_read_edges=indented(tiles_read.lines()),
         kv_views=", ".join(view.stem for view in k_views),
         q_views=names["q"],
         k_views=names["k"],
@@ -142,19 +144,17 @@ def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewA
     keys = spec.program.keys
     numbers = {view.view: number for number, view in enumerate(views)}
     width = max(len(view.box) for view in views)
+    spans = [span for tiles in keys for span in tiles.region.spans]
+    edges = Names([end for span in spans for end in (span.start, span.stop)], "edge")
 
     def place(tiles: KeyTiles, index: sympy.Symbol) -> list[str]:
-        at = [source_of(start) for start in tiles.starts(index)]
-        names = [f"x{axis}" for axis in range(len(at))]
-        values = [*names, *["0"] * (width - len(at))]
-        lines = [f"{name} = {value}" for name, value in zip(names, at, strict=True)]
-        note = []
-        if noted:
-            lines += _note(tiles, numbers[tiles.view], always=spec.key_mask)
-            note = ["note"]
-        values = [str(numbers[tiles.view]), *values, *note]
-        return [*lines, f"{', '.join(['view', *_X[:width], *note])} = {', '.join(values)}"]
+        starts = [edges.source_of(start) for start in tiles.starts(index)]
+        lines = [f"x{axis} = {start}" for axis, start in enumerate(starts)]
+        lines += [f"{x} = 0" for x in _X[len(starts) : width]]
+        lines.append(f"view = {numbers[tiles.view]}")
+        return [*lines, *_note(tiles, numbers[tiles.view], edges, always=spec.key_mask)] if noted else lines
 
+    yield from edges.lines()
     branches: list[tuple[str, list[str]]] = []
     if everything is not None:
         branches.append(("is_global", place(everything, _INDEX)))
@@ -163,7 +163,8 @@ def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewA
         first, end = end, end + tiles.count
         named = source_of(first) if first.is_Integer else f"end{number - 1}"
         if not end.is_Integer and number + 1 < len(keys):
-            yield f"end{number} = {named} + {source_of(tiles.count)}"
+            count = edges.source_of(tiles.count)
+            yield f"end{number} = {count}" if named == "0" else f"end{number} = {named} + {count}"
         body = place(tiles, _INDEX) if first == 0 else [f"j = i - {named}", *place(tiles, _J)]
         branches.append((f"i < {source_of(end) if end.is_Integer else f'end{number}'}", body))
     for number, (condition, body) in enumerate(branches):
@@ -174,21 +175,19 @@ def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewA
     yield f"return view, {', '.join(_X[:width])}{', note' if noted else ''}"
 
 
-def _note(tiles: KeyTiles, view: int, always: bool) -> list[str]:
+def _note(tiles: KeyTiles, view: int, edges: Names, always: bool) -> list[str]:
     """How many of the tile's tokens along each axis the group reads, where it may not be all, or always."""
     if not any(tiles.ragged) and not always:
         return ["note = 0"]
-    stops = [source_of(span.stop) for span in tiles.region.spans]
+    stops = [edges.source_of(span.stop) for span in tiles.region.spans]
     axes = list(zip(tiles.ragged, stops, tiles.box, strict=True))
     past = " | ".join(f"(x{axis} + {box} > {stop})" for axis, (ragged, stop, box) in enumerate(axes) if ragged)
     counts = [
-        f"min({stop} - x{axis}, {box}) << {8 * axis}" if ragged else str(box << 8 * axis)
+        f"(min({stop} - x{axis}, {box}) << {8 * axis})" if ragged else f"({box} << {8 * axis})"
         for axis, (ragged, stop, box) in enumerate(axes)
     ]
-    packed = " | ".join(f"({count})" for count in counts)
-    if always:
-        return [f"note = {packed} | {view + 1 << 24}"]
-    return [f"note = gl.where({past}, {packed} | {view + 1 << 24}, 0)"]
+    packed = f"({view + 1} << 24) | {' | '.join(counts)}".replace(" << 0)", ")")
+    return [f"note = {packed}" if always else f"note = gl.where({past}, {packed}, 0)"]
 
 
 def _copy_tile(views: Sequence[ViewArgument]) -> Iterator[str]:

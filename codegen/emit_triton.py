@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import sympy
 
 from codegen.emitted import Argument, Emitted, header, indented, render
-from codegen.printing import source_of
+from codegen.printing import Names, source_of
 from codegen.spec import DTYPES, KernelSpec
 from codegen.tiles import KeyTiles
 
@@ -27,6 +27,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     row_blocks, units = heads * sum(program.row_blocks), int(program.everything.count)
     split = bool(row_blocks)
     parts = _parts(spec, units) if split else 1
+    edges = _edges(spec)
     strides = [f"{letter}_{axis}" for letter in "qkvo" for axis in ("batch", "head", "token")]
     source = render(
         "triton.py.jinja",
@@ -44,10 +45,10 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         strides=strides,
         precision=_PRECISION.get(spec.dtype, ""),
         extra="lse, " * spec.returns_lse + "key_mask, " * spec.key_mask,
-        query_rows=indented(_query_rows(spec)),
+        query_rows=indented(_query_rows(spec, edges)),
         global_rows=indented(_global_rows(spec)) if split else [],
-        key_loops=indented(_key_loops(spec)),
-        global_step=list(_step(program.everything, spec)),
+        key_loops=indented(_key_loops(spec, edges)),
+        global_step=list(_step(program.everything, spec, Names([], "edge"))),
     )
     element = {"bfloat16": "*bf16", "float16": "*fp16"}.get(spec.dtype, "*fp32")
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
@@ -73,16 +74,26 @@ def _parts(spec: KernelSpec, units: int) -> int:
     return max(1, min(64, round(units / max(1.0, spec.program.mean_tiles_read))))
 
 
-def _query_rows(spec: KernelSpec) -> Iterator[str]:
+def _edges(spec: KernelSpec) -> Names:
+    """Names for the ends of regions and groups that the kernel of a grid tile uses more than once."""
+    queries, coords = spec.program.queries, spec.program.coords
+    spans = [span for tiles in spec.program.keys for span in tiles.region.spans]
+    stops = queries.stops(coords) if coords else ()
+    return Names([*stops, *(end for span in spans for end in (span.start, span.stop))], "edge")
+
+
+def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
     """Group, coordinates and sequence indices of a tile's queries."""
     queries, coords = spec.program.queries, spec.program.coords
     for c, expr in zip(coords, queries.coords(_TILE), strict=False):
         yield f"{c} = {source_of(expr)}"
+    yield from edges.lines()
     stops = queries.stops(coords) if coords else [sympy.Integer(spec.queries)]
-    yield from _tokens(queries.starts(_TILE), queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
+    starts = [edges.source_of(start) for start in queries.starts(_TILE)]
+    yield from _tokens(starts, queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
     sizes = zip(queries.view.axes, queries.box, queries.group, strict=True)
     inside = [
-        f"(q{axis} < {source_of(stop)})"
+        f"(q{axis} < {edges.source_of(stop)})"
         for axis, (((n, _), box, group), stop) in enumerate(zip(sizes, stops, strict=True))
         if n % box or group % box
     ]
@@ -90,7 +101,7 @@ def _query_rows(spec: KernelSpec) -> Iterator[str]:
 
 
 def _tokens(
-    starts: Sequence[sympy.Expr],
+    starts: Sequence[str],
     box: Sequence[int],
     origin: int,
     axes: Sequence[tuple[int, int]],
@@ -104,7 +115,7 @@ def _tokens(
         inner = math.prod(box[axis + 1 :])
         digit = counter if inner == 1 else f"{counter} // {inner}"
         digit = digit if axis == 0 else f"{digit} % {box[axis]}"
-        yield f"{letter}{axis} = {source_of(start)} + {digit}"
+        yield f"{letter}{axis} = {start} + {digit}"
         places.append(f"{letter}{axis}" if stride == 1 else f"{letter}{axis} * {stride}")
     yield f"{name} = {' + '.join([str(origin)] * bool(origin) + places)}"
 
@@ -125,17 +136,18 @@ def _global_rows(spec: KernelSpec) -> Iterator[str]:
     yield "is_query = at * BLOCK_M + row < size"
 
 
-def _key_loops(spec: KernelSpec) -> Iterator[str]:
+def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
     for tiles in spec.program.keys:
-        yield f"for i in range({source_of(tiles.count)}):"
-        yield from (f"    {line}" for line in _step(tiles, spec))
+        yield f"for i in range({edges.source_of(tiles.count)}):"
+        yield from (f"    {line}" for line in _step(tiles, spec, edges))
 
 
-def _step(tiles: KeyTiles, spec: KernelSpec) -> Iterator[str]:
+def _step(tiles: KeyTiles, spec: KernelSpec, edges: Names) -> Iterator[str]:
     """Read one tile of keys and values and attend to them."""
-    stops = [sympy.sympify(span.stop) for span in tiles.region.spans]
-    yield from _tokens(tiles.starts(_I), tiles.box, tiles.view.origin, tiles.view.axes, "column", "keys")
-    inside = [f"(x{axis} < {source_of(stop)})" for axis, stop in enumerate(stops) if tiles.ragged[axis]]
+    stops = [edges.source_of(span.stop) for span in tiles.region.spans]
+    starts = [edges.source_of(start) for start in tiles.starts(_I)]
+    yield from _tokens(starts, tiles.box, tiles.view.origin, tiles.view.axes, "column", "keys")
+    inside = [f"(x{axis} < {stop})" for axis, stop in enumerate(stops) if tiles.ragged[axis]]
     is_masked = bool(inside) or spec.key_mask
     yield f"inside = {' & '.join(inside) or 'column >= 0'}"
     yield f"keys_here = load_rows(k, keys, k_token, inside, {bool(inside)})"

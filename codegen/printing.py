@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import sympy
@@ -65,4 +66,44 @@ class _IntegerPrinter(PythonCodePrinter):
 
 def source_of(expr: Any) -> str:
     """An int or a sympy expression as source."""
-    return str(_IntegerPrinter().doprint(sympy.sympify(expr)))
+    return _without_doubled_brackets(str(_IntegerPrinter().doprint(sympy.sympify(expr))))
+
+
+class Names:
+    """Names for the minima and maxima that expressions share: they are computed once, and the rest reads as arithmetic.
+
+    names: each outermost minimum or maximum with its symbol, in order of appearance.
+    """
+
+    def __init__(self, expressions: Iterable[Any], prefix: str) -> None:
+        found = dict[sympy.Expr, sympy.Symbol]()
+        for expression in expressions:
+            walk = sympy.preorder_traversal(sympy.sympify(expression))
+            for part in walk:
+                if isinstance(part, sympy.Min | sympy.Max):
+                    found.setdefault(part, sympy.Symbol(f"{prefix}{len(found)}", integer=True, nonnegative=True))
+                    walk.skip()
+        self.names = found
+
+    def lines(self) -> Iterator[str]:
+        """An assignment for each name."""
+        return (f"{symbol} = {source_of(expr)}" for expr, symbol in self.names.items())
+
+    def source_of(self, expr: Any) -> str:
+        """An expression as source, with the names in it."""
+        return source_of(sympy.sympify(expr).xreplace(self.names))
+
+
+def _without_doubled_brackets(text: str) -> str:
+    """((x)) is (x), and brackets around all of a text are dropped."""
+    opened, pairs = list[int](), dict[int, int]()
+    for at, character in enumerate(text):
+        if character == "(":
+            opened.append(at)
+        elif character == ")":
+            pairs[opened.pop()] = at
+    doubled = [at for at, end in pairs.items() if pairs.get(at + 1) == end - 1]
+    if pairs.get(0) == len(text) - 1:
+        doubled.append(0)
+    dropped = {*doubled, *(pairs[at] for at in doubled)}
+    return "".join(character for at, character in enumerate(text) if at not in dropped)

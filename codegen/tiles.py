@@ -206,7 +206,8 @@ def tile_program(layout: TokenLayout, pattern: Pattern, keys: int, block_m: int,
         axes: [region for region in read if region.view[1] == axes] for axes in {region.view[1] for region in read}
     }
     boxes = {axes: _key_box(members, groups, block_n) for axes, members in alike.items()}
-    keys_read = tuple(KeyTiles(region, boxes[region.view[1]], groups) for region in read)
+    cut = (KeyTiles(region, boxes[region.view[1]], groups) for region in read)
+    keys_read = tuple(tiles for tiles in cut if tiles.mean_count)  # some are empty for every group
     runs = ((0, first), (first + layout.grid.tokens, layout.tokens - first - layout.grid.tokens))
     runs = tuple(run for run in runs if run[1])
     return TileProgram(coords, queries, keys_read, runs, every, block_m, block_n)
