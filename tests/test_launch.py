@@ -1,0 +1,87 @@
+import ctypes
+import math
+
+import pytest
+import torch
+from kernel_specs import SPECS
+
+from planner.errors import BadAttentionInput
+from runtime import launch
+from runtime.cache import build
+from runtime.dispatch import attend
+from runtime.grouped import grouped_sdpa
+from runtime.kernels import attention
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """What the driver is asked to describe, without a driver."""
+    asked = []
+
+    def encode(address, dtype, sizes, strides, box, swizzle):
+        asked.append((address, dtype, tuple(sizes), tuple(strides), tuple(box), swizzle))
+        made = ctypes.create_string_buffer(128)
+        return made, made
+
+    monkeypatch.setattr(launch, "encode_tensor_map", encode)
+    return asked
+
+
+def packet(spec, heads_last=True):
+    made = build(spec)
+    dtype = torch.float32 if spec.dtype == "tf32" else getattr(torch, spec.dtype)
+
+    def rows(heads, tokens):
+        if heads_last:
+            return torch.empty(spec.batch, tokens, heads, spec.head_dim, dtype=dtype).transpose(1, 2)
+        return torch.empty(spec.batch, heads, tokens, spec.head_dim, dtype=dtype)
+
+    tensors = {"q": rows(spec.heads, spec.queries), "o": rows(spec.heads, spec.queries)}
+    tensors |= {"k": rows(spec.kv_heads, spec.keys), "v": rows(spec.kv_heads, spec.keys)}
+    tensors |= {"lse": torch.empty(1), "key_mask": torch.empty(1)}
+    workspace = launch.Workspace(torch.empty(1), torch.empty(1), torch.empty(1))
+    return launch._Packet(made.emitted, made.binary, tensors, workspace, 0.5), tensors, made
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hopper_flux_grat_b", "hopper_planes_gqa_64", "triton_any_group", "triton_planes_masked_96", "triton_cross"],
+)
+def test_parameters_are_those_that_the_machine_code_takes(encoded, name):
+    made, _, kernel = packet(SPECS[name])
+    assert len(made.pointers) == len(kernel.binary.parameters)
+    scale = next(value for value in made._values if isinstance(value, ctypes.c_float))
+    assert scale.value == pytest.approx(0.5 / math.log(2))
+
+
+def test_tensor_maps_describe_the_grid_where_the_model_has_it(encoded):
+    _, tensors, _ = packet(SPECS["hopper_flux_grat_b"])
+    grid = next(asked for asked in encoded if len(asked[2]) == 4)
+    address, dtype, sizes, strides, box, swizzle = grid
+    row = 24 * 128
+    assert address == tensors["q"].data_ptr() + 512 * row * 2
+    assert (dtype, sizes, strides) == ("bfloat16", (24, 64, 64, 128), (128, 64 * row, row, 1))
+    assert math.prod(box) * 2 == 64 * 128
+    assert swizzle == 3
+    text = [asked for asked in encoded if asked[2] == (24, 512, 128)]
+    assert len(text) == 2  # the queries and the output of the text, so that no row beyond it is written
+
+
+def test_heads_lie_in_the_last_axis_where_batch_and_heads_are_not_one():
+    apart = torch.empty(2, 100, 3, 64, dtype=torch.bfloat16).transpose(1, 2)
+    assert launch.why_not_boxes(apart, 64) is None
+    assert not launch.heads_merge(apart)
+    assert "not one axis" in str(launch.why_not_boxes(apart[..., ::1][:, :, :, :48], 64))
+    assert launch.heads_merge(apart.contiguous())
+    assert "not contiguous" in str(launch.why_not_boxes(apart.transpose(2, 3), 64))
+    odd = torch.empty(1, 2, 100, 65, dtype=torch.bfloat16)[..., :64]
+    assert "16 bytes" in str(launch.why_not_boxes(odd, 64))
+    assert "16 bytes" in str(launch.why_not_rows(torch.empty(1, 2, 9, 8).flatten()[1:129].view(1, 1, 16, 8)))
+
+
+def test_cpu_tensors_are_refused_by_kernels_and_served_by_runs():
+    q, k, v = (torch.randn(1, 2, 20, 16) for _ in range(3))
+    spelled = "h:4 w:5", "crisscross{axes=lines,group=2x5}"
+    with pytest.raises(BadAttentionInput, match="kernels run on CUDA devices, not on cpu"):
+        attention(q, k, v, *spelled)
+    assert torch.equal(attend(q, k, v, *spelled), grouped_sdpa(q, k, v, *spelled))
