@@ -76,7 +76,11 @@ class Kernel:
                 self._packets[place] = packet
                 if len(self._packets) > MAX_PACKETS:
                     self._packets.popitem(last=False)
-        self._function.launch(self.emitted.grid, stream, packet.pointers)
+        if torch._C._cuda_getDevice() == self._index:
+            self._function.launch(self.emitted.grid, stream, packet.pointers)
+        else:
+            with torch.cuda.device(self._index):
+                self._function.launch(self.emitted.grid, stream, packet.pointers)
 
     def why_not(self, tensor: torch.Tensor) -> str | None:
         """Why the kernel cannot read a tensor as it lies in memory, None if it can."""
@@ -161,10 +165,14 @@ def _view(tensor: torch.Tensor, view: View, head_dim: int) -> tuple[list[int], l
     batch, heads, _, _ = tensor.shape
     of_batch, of_head, of_token, _ = tensor.stride()
     address = tensor.data_ptr() + view.origin * of_token * tensor.element_size()
-    sizes, strides = [size for size, _ in view.axes], [stride * of_token for _, stride in view.axes]
+    axes = [(size, stride * of_token) for size, stride in view.axes]
     if heads_merge(tensor):
-        return [batch * heads, *sizes, head_dim], [of_head, *strides, 1], address
-    return [batch, *sizes, heads * head_dim], [of_batch, *strides, 1], address
+        axes, channels = [(batch * heads, of_head), *axes], head_dim
+    else:
+        axes, channels = [(batch, of_batch), *axes], heads * head_dim
+    # An axis of one element may have any stride, and the driver takes only some.
+    strides = [stride if size > 1 else of_token for size, stride in axes]
+    return [*(size for size, _ in axes), channels], [*strides, 1], address
 
 
 def why_not_rows(tensor: torch.Tensor) -> str | None:
@@ -183,6 +191,8 @@ def why_not_boxes(tensor: torch.Tensor, head_block: int) -> str | None:
     reason = why_not_rows(tensor)
     if reason is not None:
         return reason
+    if any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        return "it is expanded: some of its rows are the same memory"
     if heads_merge(tensor) or (heads_are_last(tensor) and tensor.shape[3] == head_block):
         return None
     return "its batch and its heads are not one axis, nor its heads and its channels"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from kernel_specs import SPECS
 
+from codegen.tiles import View
 from planner.errors import BadAttentionInput
 from runtime import launch
 from runtime.cache import build
@@ -74,9 +75,16 @@ def test_heads_lie_in_the_last_axis_where_batch_and_heads_are_not_one():
     assert "not one axis" in str(launch.why_not_boxes(apart[..., ::1][:, :, :, :48], 64))
     assert launch.heads_merge(apart.contiguous())
     assert "not contiguous" in str(launch.why_not_boxes(apart.transpose(2, 3), 64))
+    assert "expanded" in str(launch.why_not_boxes(apart[:, :1].expand(2, 3, 100, 64), 64))
     odd = torch.empty(1, 2, 100, 65, dtype=torch.bfloat16)[..., :64]
     assert "16 bytes" in str(launch.why_not_boxes(odd, 64))
     assert "16 bytes" in str(launch.why_not_rows(torch.empty(1, 2, 9, 8).flatten()[1:129].view(1, 1, 16, 8)))
+
+
+def test_axes_of_one_element_get_strides_that_the_driver_takes():
+    one = torch.empty(1, 1, 100, 64, dtype=torch.bfloat16).as_strided((1, 1, 100, 64), (3, 5, 64, 1))
+    sizes, strides, _ = launch._view(one, View(20, ((1, 80), (80, 1))), 64)
+    assert (sizes, strides) == ([1, 1, 80, 64], [64, 64, 64, 1])
 
 
 def test_cpu_tensors_are_refused_by_kernels_and_served_by_runs():

@@ -6,14 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import masked_dense
 from strategies import problems
 
 from planner.errors import BadAttentionInput, PlannerError
 from planner.layout import TokenLayout
-from planner.pattern import parse_pattern
 from runtime import dispatch
 from runtime.kernels import attention, kernel_for
-from runtime.reference import masked_dense
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -43,23 +42,6 @@ def tensors(tokens, *, batch=1, heads=4, kv_heads=None, keys=None, head_dim=64, 
     return make(heads, tokens), make(kv_heads, keys or tokens), make(kv_heads, keys or tokens)
 
 
-def exact(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
-    """(output, log-sum-exp) of masked dense attention in float64, for some rows."""
-    rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows
-    every = torch.arange(k.shape[2], device=q.device)
-    reads = torch.ones(len(rows), len(every), dtype=torch.bool, device=q.device)
-    if pattern != "dense":
-        reads = parse_pattern(pattern).mask_mod(TokenLayout.parse(layout))(rows[:, None], every[None, :])
-    reads = reads[None, None] if mask is None else reads & mask[:, None, None, :]
-    repeat = q.shape[1] // k.shape[1]
-    k, v = (x.double().repeat_interleave(repeat, 1) for x in (k, v))
-    scores = q[:, :, rows].double() @ k.transpose(2, 3) * (scale or q.shape[3] ** -0.5)
-    scores = scores.masked_fill(~reads, -math.inf)
-    lse = scores.logsumexp(-1)
-    weights = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp()
-    return weights @ v, lse
-
-
 def assert_right(q, k, v, layout, pattern, *, mask=None, rows=None, scale=None, budget=None):
     """Run the kernel on a poisoned output and compare; the budget is what low precision costs torch's own attention."""
     kernel = kernel_for(q, k, v, layout, pattern, mask is not None, True)
@@ -68,7 +50,7 @@ def assert_right(q, k, v, layout, pattern, *, mask=None, rows=None, scale=None, 
     lse = torch.full(q.shape[:3], math.nan, device=q.device)
     for _ in range(2):  # the second launch finds the counters as the first left them
         kernel(q, k, v, out, scale or q.shape[3] ** -0.5, lse, mask)
-    expected, expected_lse = exact(q, k, v, layout, pattern, rows, mask, scale)
+    expected, expected_lse = masked_dense(q, k, v, layout, pattern, rows, mask, scale)
     rows = slice(None) if rows is None else rows
     error = (out[:, :, rows].double() - expected).norm() / expected.norm()
     assert error < (budget or {torch.bfloat16: 4e-3, torch.float16: 6e-4, torch.float32: 5e-6}[q.dtype])
@@ -152,13 +134,13 @@ def test_nan_reaches_the_rows_that_read_it_and_infinite_scores_behave_as_in_dens
     q, k, v = tensors(4608, heads=1, head_dim=128)
     k[0, 0, 512 + 5] = math.nan  # in the group at (0, 0)
     out, _ = attention(q, k, v, FLUX, GRAT_B)
-    expected, _ = exact(q, k, v, FLUX, GRAT_B)
+    expected, _ = masked_dense(q, k, v, FLUX, GRAT_B)
     assert torch.equal(out.isnan(), expected.isnan())
     k[0, 0, 512 + 5] = 0
     q.abs_()
     k[0, 0, 0:128] = -3e38  # scores of -inf in the whole first tile
     out, _ = attention(q, k, v, FLUX, GRAT_B)
-    expected, _ = exact(q, k, v, FLUX, GRAT_B)
+    expected, _ = masked_dense(q, k, v, FLUX, GRAT_B)
     assert (out.double() - expected).norm() / expected.norm() < 4e-3
 
 
@@ -172,7 +154,7 @@ def test_a_quarter_of_a_million_tokens():
         out = torch.full_like(q, math.nan)
         kernel(q, k, v, out, 128**-0.5)
         for head in (0, 23):
-            expected, _ = exact(
+            expected, _ = masked_dense(
                 q[:, head : head + 1], k[:, head : head + 1], v[:, head : head + 1], layout, pattern, rows
             )
             error = (out[:, head : head + 1, rows].double() - expected).norm() / expected.norm()
@@ -212,11 +194,27 @@ def test_streams_do_not_share_workspaces():
     assert all(torch.equal(a, b) for a, b in zip(made, expected * 4, strict=True))
 
 
+def test_expanded_keys_and_values():
+    q, k, v = tensors(4608, batch=2, heads=4, kv_heads=1)
+    k, v = (x.expand(2, 4, 4608, 64) for x in (k, v))
+    out, _ = attention(q, k, v, FLUX, GRAT_B)
+    expected, _ = masked_dense(q, k, v, FLUX, GRAT_B)
+    assert (out.double() - expected).norm() / expected.norm() < 4e-3
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_tensors_on_another_device_than_the_current_one():
+    q, k, v = (x.to("cuda:1") for x in tensors(4608))
+    assert torch.equal(
+        attention(q, k, v, FLUX, GRAT_X)[0].cpu(), attention(q.cuda(0), k.cuda(0), v.cuda(0), FLUX, GRAT_X)[0].cpu()
+    )
+
+
 def test_strides_that_no_tensor_map_can_describe():
     packed = torch.randn(2, 4608, 4, 3, 72, device="cuda", dtype=torch.bfloat16)
     q, k, v = (packed[:, :, :, which].transpose(1, 2) for which in range(3))
     out, _ = attention(q, k, v, FLUX, GRAT_B)
-    expected, _ = exact(q, k, v, FLUX, GRAT_B, torch.arange(0, 4608, 7, device="cuda"))
+    expected, _ = masked_dense(q, k, v, FLUX, GRAT_B, torch.arange(0, 4608, 7, device="cuda"))
     assert (out[:, :, ::7].double() - expected).norm() / expected.norm() < 4e-3
 
 
@@ -246,7 +244,7 @@ def test_masks_for_each_query_fall_back_and_are_counted():
     with pytest.warns(dispatch.NoKernelWarning, match="additive"):
         out = dispatch.attend(q, k, v, "h:10 w:20", "crisscross{axes=lines,group=2x5}", attn_mask=mask)
     assert list(dispatch.fallbacks.values()) == [1]
-    judged = masked_dense(q, k, v, "h:10 w:20", "crisscross{axes=lines,group=2x5}")
-    torch.testing.assert_close(out, judged, rtol=1e-4, atol=1e-4)
+    judged, _ = masked_dense(q, k, v, "h:10 w:20", "crisscross{axes=lines,group=2x5}")
+    torch.testing.assert_close(out.double(), judged, rtol=1e-4, atol=1e-4)
     with pytest.raises(BadAttentionInput):
         dispatch.attend(q, k, v, "h:10 w:21", "crisscross{axes=lines,group=2x5}")
