@@ -1,7 +1,7 @@
 """What a query group reads along one axis, in closed form.
 
 A pattern is a disjoint union of boxes, and a box is one axis set per axis. All that is derived from a pattern
-(its list of key groups, its density, its index map) follows from the three closed forms here.
+(its list of key groups, its density, its index map, its kernel) follows from the closed forms here.
 In all of them c is the query group's coordinate, G the number of groups along the axis, n its tokens and g the group's.
 """
 

@@ -41,8 +41,8 @@ class Kernel:
     """A compiled kernel on one device; call it with tensors of its spec."""
 
     def __init__(self, emitted: Emitted, binary: Binary, device: torch.device) -> None:
-        torch.cuda.synchronize(device)  # makes the device's context exist
         with torch.cuda.device(device):
+            torch.zeros(1, device=device)  # a call of the runtime makes the device's context this thread's
             self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared)
         self.emitted, self.binary, self.device, self._index = emitted, binary, device, device.index
         self._packets = OrderedDict[tuple[Any, ...], _Packet]()
