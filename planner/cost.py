@@ -16,6 +16,9 @@ from planner.shadow_rules import op_name
 from planner.sites import AttentionSite
 from planner.target import Target
 
+SMALL_GROUP = 128
+"""Tokens under which a group does not fill a tile of queries."""
+
 TILE = 64
 """Tokens that a kernel handles at once; a group fills whole tiles plus a tail."""
 
@@ -38,7 +41,8 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
         return dense_seconds(site, target)
     global_pairs = layout.global_tokens * layout.tokens
     grouped = attention_flops(site, attended_pairs(pattern, layout) - global_pairs)
-    cost = grouped / target.sparse_attention / _tile_use(pattern)
+    small = target.small_groups if math.prod(pattern.group) < SMALL_GROUP else 1
+    cost = grouped / (target.sparse_attention * small) / _tile_use(pattern)
     cost += attention_flops(site, global_pairs) / target.dense_attention
     seconds = _roofline(site, target, cost)
     if not target.raster_order:

@@ -17,7 +17,7 @@ class Target:
     tflops, tflops32: dense matrix products per second, bf16 and float32 (tf32 on GPUs), in TFLOP/s.
     bandwidth: device memory, GB/s.
     matmul, dense_attention, sparse_attention: share of the peak that linear layers, dense attention and grouped
-    attention reach.
+    attention reach. small_groups: what grouped attention reaches of that where a group holds under 128 tokens.
     raster_order: whether grouped kernels read tokens where the model has them, so that nothing is permuted.
     step_us: host time of one unit of work, in microseconds: one launch on a GPU, one group of queries on a CPU.
     arch, processors: compute capability (90 for 9.0) and multiprocessors, 0 where kernels are not emitted.
@@ -33,6 +33,7 @@ class Target:
     raster_order: bool
     step_us: float
     steps_per_group: bool = False
+    small_groups: float = 1.0
     arch: int = 0
     processors: int = 0
 
@@ -66,13 +67,22 @@ SDPA_SHARE = 0.16
 """What that reaches of dense attention: 91 to 117 of 640 TFLOP/s on an H100 (bench/RESULTS.md)."""
 
 
+SMALL_GROUPS = 0.6
+"""Groups of 8x8 run at 324 to 414 TFLOP/s on an H100 where groups of 16x16 run at 568 to 660 (bench/RESULTS.md)."""
+
+
 def _gpu(
     name: str, arch: int, processors: int, tflops: float, bandwidth: float, dense: float, sparse: float
 ) -> list[Target]:
     made = Target(
-        name, tflops, tflops / 2, bandwidth, 0.7, dense, sparse, True, step_us=10, arch=arch, processors=processors
+        *(name, tflops, tflops / 2, bandwidth, 0.7, dense, sparse, True, 10),
+        small_groups=SMALL_GROUPS,
+        arch=arch,
+        processors=processors,
     )
-    slow = replace(made, sparse_attention=dense * SDPA_SHARE, raster_order=False, arch=0, processors=0)
+    slow = replace(
+        made, sparse_attention=dense * SDPA_SHARE, raster_order=False, small_groups=1.0, arch=0, processors=0
+    )
     return [made, replace(slow, name=name + SDPA)]
 
 

@@ -7,7 +7,7 @@ from test_choose import site
 from planner.capture import capture_module
 from planner.cost import attention_flops, dense_seconds, rest_of_step, sparse_seconds
 from planner.errors import UnknownName
-from planner.pattern import CrissCross
+from planner.pattern import CrissCross, Neighborhood
 from planner.target import SDPA, TARGETS, Target
 
 
@@ -41,6 +41,21 @@ def test_small_groups_waste_tiles():
     h100, large = Target.named("h100"), site("h:512 w:512")
     wasteful, whole = (sparse_seconds(large, CrissCross(g), h100) for g in ((9, 9), (8, 8)))
     assert wasteful > 2 * whole
+
+
+@pytest.mark.parametrize(
+    ("pattern", "milliseconds"),
+    [
+        (CrissCross((16, 16)), 10.9),
+        (CrissCross((8, 8)), 9.84),
+        (Neighborhood((16, 16), (1, 1)), 4.64),
+        (Neighborhood((8, 8), (1, 1)), 3.69),
+    ],
+)
+def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, milliseconds):
+    """FLUX at 4096², measured (bench/results/kernels.json)."""
+    flux = site("text:512 | h:256 w:256")
+    assert math.isclose(sparse_seconds(flux, pattern, Target.named("h100")) * 1e3, milliseconds, rel_tol=0.25)
 
 
 def test_linear_layers_are_counted():
