@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from codegen.tiles import TileProgram
+from planner.errors import MalformedValue
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Schedule:
         border = self.long_teams * self.long_run
         return unit // self.long_run if unit < border else self.long_teams + (unit - border) // self.run
 
+    def verify(self) -> Schedule:
+        """Return the schedule; raises MalformedValue if a unit is left over."""
+        teams, units = self.processors // self.team, self.bundles * self.units
+        if units and self.team_of(units - 1) >= teams:
+            fault = f"its {teams} teams do not take all of {units} units"
+            raise MalformedValue(str(self), fault, "This is a mistake of the planner: please report it.")
+        return self
+
 
 def make_schedule(program: TileProgram, heads: int, processors: int, units: int) -> Schedule:
     """The schedule of a program over so many (batch, head) pairs.
@@ -60,8 +69,8 @@ def make_schedule(program: TileProgram, heads: int, processors: int, units: int)
     team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
     teams, tile, total = processors // team, program.mean_tiles_read, row_blocks // team * units
     each, extra = divmod(grid_tiles, processors)
-    # The first `extra` processors have a grid tile more than the others.
-    uneven = -(-extra // team) if extra else 0
+    # The first `extra` processors have a grid tile more than the others, unless that is some of every team.
+    uneven = -(-extra // team) % teams
     level = (grid_tiles * tile + row_blocks * units) / processors
     guess = max(0, int(level - (each + 1) * tile))
     choices = list[tuple[float, int, int]]()
@@ -70,4 +79,4 @@ def make_schedule(program: TileProgram, heads: int, processors: int, units: int)
         longest = max((each + 1) * tile + long_run if uneven else 0, each * tile + run)
         choices.append((longest, long_run, run))
     _, long_run, run = min(choices)
-    return Schedule(processors, grid_tiles, row_blocks, team, units, uneven, long_run, run)
+    return Schedule(processors, grid_tiles, row_blocks, team, units, uneven, long_run, run).verify()

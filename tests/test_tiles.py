@@ -2,6 +2,7 @@ import itertools
 import math
 from collections import Counter
 
+import pytest
 import sympy
 import torch
 from hypothesis import given
@@ -113,6 +114,20 @@ def test_the_schedule_hands_out_every_unit_and_tile_once(problem, processors, he
     assert all(team < processors // schedule.team for team in owners)
     for bundle in range(schedule.bundles):
         assert len(set(owners[bundle * units : (bundle + 1) * units])) <= schedule.max_parts
+
+
+@pytest.mark.parametrize("extra", [0, 1, 60, 127, 128, 129, 130, 131])
+@pytest.mark.parametrize("text", [128, 256, 512, 700])
+def test_no_unit_is_left_over_however_the_tiles_divide(extra, text):
+    layout, pattern = (
+        TokenLayout.parse(f"text:{text} | h:{132 + extra} w:128"),
+        parse_pattern("crisscross{group=1x128}"),
+    )
+    program = tile_program(layout, pattern, layout.tokens, 128, 128)
+    units = int(program.everything.count)
+    schedule = make_schedule(program, 1, 132, units)
+    assert schedule.grid_tiles % 132 == extra
+    assert schedule.team_of(schedule.bundles * units - 1) < 132 // schedule.team
 
 
 def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
