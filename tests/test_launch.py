@@ -1,3 +1,4 @@
+import contextlib
 import ctypes
 import math
 
@@ -79,6 +80,58 @@ def test_heads_lie_in_the_last_axis_where_batch_and_heads_are_not_one():
     odd = torch.empty(1, 2, 100, 65, dtype=torch.bfloat16)[..., :64]
     assert "16 bytes" in str(launch.why_not_boxes(odd, 64))
     assert "16 bytes" in str(launch.why_not_rows(torch.empty(1, 2, 9, 8).flatten()[1:129].view(1, 1, 16, 8)))
+
+
+class Driver:
+    """The device's side of a launch, replaced: which stream and device are current, and what is launched."""
+
+    def __init__(self, monkeypatch):
+        self.stream, self.device, self.capturing, self.entered, self.launches = 7, 0, False, [], []
+        monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: self.stream, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: self.device, raising=False)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        monkeypatch.setattr(torch.cuda, "device", self.enter)
+        monkeypatch.setattr(launch, "Function", lambda *args: self)
+
+    @contextlib.contextmanager
+    def enter(self, device):
+        self.entered.append(device)
+        yield
+
+    def launch(self, programs, stream, pointers):
+        self.launches.append((programs, stream, pointers))
+
+
+def test_launches_remember_what_depends_on_addresses_alone(encoded, monkeypatch):
+    spec = SPECS["hopper_flux_grat_b"]
+    driver, made = Driver(monkeypatch), build(spec)
+    monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: torch.empty(1))
+    kernel = launch.Kernel(made.emitted, made.binary, torch.device("cpu"))
+    kernel._index = 0
+    q, k, v, out = (torch.empty(1, 24, 4608, 128, dtype=torch.bfloat16) for _ in range(4))
+    lse = torch.empty(1, 24, 4608)
+    kernel(q, k, v, out, 0.1, lse)
+    described = len(encoded)
+    kernel(q, k, v, out, 0.1, lse)
+    assert len(encoded) == described
+    assert driver.launches[0] == driver.launches[1]
+    assert driver.launches[0][:2] == (132, 7)
+    kernel(q, k, v, out, 0.2, lse)
+    kernel(q, k.transpose(1, 2).contiguous().transpose(1, 2), v, out, 0.1, lse)
+    assert len(encoded) == 3 * described
+    assert len(kernel._workspaces) == 1
+    driver.stream = 8
+    kernel(q, k, v, out, 0.1, lse)
+    assert len(kernel._workspaces) == 2
+    driver.capturing = True
+    remembered = len(kernel._packets)
+    driver.stream = 9
+    kernel(q, k, v, out, 0.1, lse)
+    assert (len(kernel._packets), len(kernel._workspaces)) == (remembered, 2)
+    entered = len(driver.entered)
+    driver.device = 1
+    kernel(q, k, v, out, 0.1, lse)
+    assert driver.entered[entered:] == [0]
 
 
 def test_axes_of_one_element_get_strides_that_the_driver_takes():
