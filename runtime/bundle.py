@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from codegen.spec import KernelSpec, Problem
 from planner.errors import BadBundle, BadOption
 from planner.plan import Decision, Plan
 from planner.target import TARGETS, Target
-from runtime.cache import SUFFIX, build, made_by
+from runtime.cache import SUFFIX, build, made_by, why_unsafe
 from runtime.kernel_file import KernelFile
 from runtime.tuned import configured
 
@@ -28,9 +29,17 @@ class Bundle:
 
     @staticmethod
     def open(folder: Path) -> Bundle:
-        """Read a bundle; raises BadBundle if it is none, is damaged, or was made by other code than this."""
+        """Read a bundle that this user or root made.
+
+        Raises BadBundle if it is none, is damaged, was made by other code than this, or others could have written it.
+        """
         found = dict[Problem, KernelFile]()
-        for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
+        paths = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+        for path in [folder.resolve(), *paths] if paths else []:
+            fault = why_unsafe(path, {0, os.geteuid()})
+            if fault is not None:
+                raise BadBundle(str(path), fault)
+        for path in paths:
             try:
                 kernel = KernelFile.from_bytes(path.read_bytes())
             except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +28,7 @@ import planner
 from codegen.config import SHARED_KIB
 from codegen.emit import emit
 from codegen.spec import KernelSpec
-from planner.errors import NoKernel, UnsafeCache
+from planner.errors import BadOption, NoKernel, UnsafeCache
 from runtime.kernel_file import KernelFile
 
 DIRECTORY, LIMIT = "PLANNER_CACHE_DIR", "PLANNER_CACHE_BYTES"
@@ -54,13 +54,13 @@ class Entry:
 
 
 class Cache:
-    """A directory of compiled kernels. Any number of processes may share it."""
+    """A directory of compiled kernels. Any number of processes may share it. Raises BadOption."""
 
     def __init__(self, directory: Path | None = None, limit: int | None = None) -> None:
         given = os.environ.get(DIRECTORY)
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "planner"
         self.directory = directory or (Path(given) if given else home / "kernels")
-        self.limit = limit if limit is not None else int(os.environ.get(LIMIT, DEFAULT_LIMIT))
+        self.limit = _limit() if limit is None else limit
 
     def get(self, spec: KernelSpec) -> KernelFile:
         """The kernel of a spec, compiled if need be; raises UnsafeCache, and what emission and compilation raise."""
@@ -117,13 +117,9 @@ class Cache:
 
     def _require_safe(self, path: Path) -> None:
         """Refuse what other users could have written: machine code from here will run as this user."""
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            raise UnsafeCache(str(path), "it is a symbolic link")
-        if status.st_uid != os.geteuid():
-            raise UnsafeCache(str(path), f"it belongs to user {status.st_uid}, and this is user {os.geteuid()}")
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise UnsafeCache(str(path), f"its mode {stat.S_IMODE(status.st_mode):o} lets other users write")
+        fault = why_unsafe(path, {os.geteuid()})
+        if fault is not None:
+            raise UnsafeCache(str(path), fault)
 
     def _load(self, path: Path, spec: KernelSpec) -> KernelFile | None:
         try:
@@ -199,8 +195,27 @@ class Cache:
             os.close(descriptor)
 
 
+def _limit() -> int:
+    given = os.environ.get(LIMIT, str(DEFAULT_LIMIT))
+    if not given.isdecimal():
+        raise BadOption(LIMIT, given, "a number of bytes")
+    return int(given)
+
+
 class _CannotLock(Exception):
     """A lock file that cannot be made: the disk is full or read-only."""
+
+
+def why_unsafe(path: Path, owners: Collection[int]) -> str | None:
+    """How others than the owners, by user id, could have written a file or folder; None if they could not."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        return "it is a symbolic link"
+    if status.st_uid not in owners:
+        return f"it belongs to user {status.st_uid}, and this is user {os.geteuid()}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"its mode {stat.S_IMODE(status.st_mode):o} lets other users write"
+    return None
 
 
 def build(spec: KernelSpec) -> KernelFile:

@@ -14,7 +14,7 @@ import pytest
 from kernel_specs import SPECS, problem
 
 from codegen.config import KernelConfig
-from planner.errors import BadBundle, UnsafeCache
+from planner.errors import BadBundle, BadOption, UnsafeCache
 from runtime import cache as cache_module
 from runtime.bundle import Bundle, write_bundle
 from runtime.cache import Cache, CacheWarning, build, key_of
@@ -249,6 +249,26 @@ def test_bundles_hold_kernels_by_problem(tmp_path, kernel):
     bundle = Bundle.open(tmp_path / "b")
     assert bundle.get(SMALL.problem) == kernel
     assert bundle.get(OTHER.problem) is None
+
+
+def test_bundles_that_others_could_have_written_are_refused(tmp_path, kernel):
+    folder = tmp_path / "b"
+    (path,) = write_bundle([SMALL], folder)
+    path.chmod(0o666)
+    with pytest.raises(BadBundle, match="lets other users write"):
+        Bundle.open(folder)
+    path.chmod(0o644)
+    folder.chmod(0o777)
+    with pytest.raises(BadBundle, match="lets other users write"):
+        Bundle.open(folder)
+    folder.chmod(0o755)
+    assert Bundle.open(folder).get(SMALL.problem) == kernel
+
+
+def test_limits_that_are_no_numbers_are_named(monkeypatch):
+    monkeypatch.setenv("PLANNER_CACHE_BYTES", "1 GiB")
+    with pytest.raises(BadOption, match="a number of bytes"):
+        Cache()
 
 
 def test_unusable_bundles_say_why(tmp_path, kernel):
