@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class Bundle:
         found = dict[Problem, KernelFile]()
         paths = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
         for path in [folder.resolve(), *paths] if paths else []:
-            fault = why_unsafe(path, {0, os.geteuid()})
+            fault = why_unsafe(path, others=(0,))
             if fault is not None:
                 raise BadBundle(str(path), fault)
         for path in paths:

@@ -10,10 +10,10 @@ written is refused, a file that does not have its digest is compiled anew.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 import time
 import warnings
@@ -28,7 +28,7 @@ import planner
 from codegen.config import SHARED_KIB
 from codegen.emit import emit
 from codegen.spec import KernelSpec
-from planner.errors import BadOption, NoKernel, UnsafeCache
+from planner.errors import BadOption, MissingDependency, NoKernel, UnsafeCache
 from runtime.kernel_file import KernelFile
 
 DIRECTORY, LIMIT = "PLANNER_CACHE_DIR", "PLANNER_CACHE_BYTES"
@@ -117,7 +117,7 @@ class Cache:
 
     def _require_safe(self, path: Path) -> None:
         """Refuse what other users could have written: machine code from here will run as this user."""
-        fault = why_unsafe(path, {os.geteuid()})
+        fault = why_unsafe(path)
         if fault is not None:
             raise UnsafeCache(str(path), fault)
 
@@ -185,11 +185,14 @@ class Cache:
     def _lock(self, path: Path) -> Iterator[None]:
         lock = path.with_suffix(".lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         except OSError as error:
             raise _CannotLock(f"{lock} cannot be opened ({error.strerror})") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if sys.platform != "win32":
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
@@ -206,12 +209,14 @@ class _CannotLock(Exception):
     """A lock file that cannot be made: the disk is full or read-only."""
 
 
-def why_unsafe(path: Path, owners: Collection[int]) -> str | None:
-    """How others than the owners, by user id, could have written a file or folder; None if they could not."""
+def why_unsafe(path: Path, others: Collection[int] = ()) -> str | None:
+    """How somebody but this user, or others by their ids, could have written a file or folder; None if nobody could."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         return "it is a symbolic link"
-    if status.st_uid not in owners:
+    if sys.platform == "win32":
+        return None  # its access lists are not in the mode
+    if status.st_uid not in (os.geteuid(), *others):
         return f"it belongs to user {status.st_uid}, and this is user {os.geteuid()}"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"its mode {stat.S_IMODE(status.st_mode):o} lets other users write"
@@ -219,8 +224,12 @@ def why_unsafe(path: Path, owners: Collection[int]) -> str | None:
 
 
 def build(spec: KernelSpec) -> KernelFile:
-    """Emit and compile a kernel, on disk only while it is compiled; raises NoKernel."""
-    from runtime.compiling import compile_module, load_module
+    """Emit and compile a kernel, on disk only while it is compiled; raises NoKernel, MissingDependency."""
+    try:
+        from runtime.compiling import compile_module, load_module
+    except ImportError as error:
+        remedy = "Install it, or point PLANNER_BUNDLE at kernels that `planner build` made elsewhere."
+        raise MissingDependency(error.name or "triton", "compiling kernels", remedy) from None
 
     emitted = emit(spec)
     with tempfile.TemporaryDirectory(prefix="planner-") as folder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,25 +17,10 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
 from codegen.emitted import Emitted, ViewArgument
+from runtime.binary import Binary
 
 KERNEL = "attention"
 """Name of the kernel function in every emitted module."""
-
-
-@dataclass(frozen=True)
-class Binary:
-    """Machine code for one architecture, and what a launch must say about it.
-
-    warps: of a program. shared: its bytes of dynamic shared memory. parameters: the kernel's, in order, as PTX types
-    them. tensor_maps: (swizzle, box) of each tensor map among the arguments.
-    """
-
-    code: bytes
-    symbol: str
-    warps: int
-    shared: int
-    parameters: tuple[str, ...]
-    tensor_maps: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 def load_module(path: Path, name: str) -> ModuleType:

@@ -16,7 +16,7 @@ from codegen.emitted import Argument, Emitted, ViewArgument
 from codegen.spec import KernelSpec
 from codegen.tiles import View
 from planner.errors import PlannerError
-from runtime.compiling import Binary
+from runtime.binary import Binary
 
 FORMAT = 1
 MAX_HEADER = 2**22

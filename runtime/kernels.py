@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from functools import lru_cache
 from importlib.util import find_spec
@@ -98,6 +99,8 @@ def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
     """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
     if query.device.type != "cuda":
         return f"kernels run on CUDA devices, not on {query.device.type}"
+    if sys.platform != "linux":
+        return f"kernels are launched on Linux, not on {sys.platform}"
     if query.dtype not in _NAMES:
         return f"kernels take {', '.join(_NAMES.values())}, not {query.dtype}"
     if query.shape[3] not in HEAD_DIMS or value.shape[3] != query.shape[3]:

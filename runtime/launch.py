@@ -17,7 +17,7 @@ import torch
 
 from codegen.emitted import Emitted, ViewArgument
 from codegen.tiles import View
-from runtime.compiling import Binary
+from runtime.binary import Binary
 from runtime.driver import Function, encode_tensor_map
 
 MAX_PACKETS = 1024

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from kernel_specs import problem
@@ -156,6 +157,30 @@ def test_starting_imports_no_torch(code):
 def test_every_package_imports_alone(module):
     check = f"import sys, {module}; assert 'triton' not in sys.modules or {module!r}.startswith('runtime')"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+import torch, planner, runtime.compiled
+from runtime.bundle import Bundle
+from runtime.dispatch import attend
+x = torch.randn(1, 1, 16, 8)
+attend(x, x, x, "h:4 w:4", "crisscross{axes=lines,group=2x2}")
+from kernel_specs import SPECS
+from planner.errors import MissingDependency
+from runtime.cache import build
+try:
+    build(SPECS["triton_cross"])
+except MissingDependency as error:
+    assert "PLANNER_BUNDLE" in str(error)
+else:
+    raise AssertionError("compiled without Triton")
+"""
+
+
+def test_planned_attention_runs_without_triton():
+    subprocess.run([sys.executable, "-c", WITHOUT_TRITON], check=True, cwd=Path(__file__).parent)
 
 
 def test_public_names_are_there():
