@@ -7,7 +7,7 @@ multiply. The body is the template; what differs between plans are the index map
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import sympy
 
@@ -15,7 +15,7 @@ from codegen.emitted import Argument, Emitted, ViewArgument, header, indented, r
 from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
 from codegen.spec import DTYPES, KernelSpec
-from codegen.tiles import KeyTiles, QueryTiles, View, halves
+from codegen.tiles import KeyTiles, QueryTiles, TileProgram, View, halves
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)
@@ -63,7 +63,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         head_block=spec.head_block,
         dtype_bytes=DTYPES[spec.dtype],
         coords=coords,
-        coords_unpacked=", ".join(coords) if len(coords) > 1 else "".join(f"{c}" for c in coords),
+        coords_unpacked=", ".join(coords),
         c_args="".join(f"{c}, " for c in coords),
         group_coords=", ".join(map(source_of, group_coords)) if coords else "0",
         tiles_vary=bool(program.tiles_read.free_symbols),
@@ -231,25 +231,30 @@ def _digits(box: Sequence[int]) -> list[str]:
     return digits
 
 
+def _by_run(program: TileProgram, of_run: Callable[[int, str], list[str]], of_grid: list[str]) -> Iterator[str]:
+    """A branch for each run of global queries, by its number and the source of a tile's place in it, and the grid's."""
+    first = 0
+    for number, blocks in enumerate(program.row_blocks):
+        is_last = number + 1 == len(program.row_blocks)
+        condition = "is_global" if is_last else f"is_global & (tile < {first + blocks})"
+        yield f"{'if' if number == 0 else 'elif'} {condition}:"
+        yield from indented(of_run(number, f"(tile - {first})" if first else "tile"))
+        first += blocks
+    if program.row_blocks:
+        yield "else:"
+    yield from indented(of_grid) if program.row_blocks else of_grid
+
+
 def _move_queries(
     spec: KernelSpec, views: Sequence[ViewArgument], half_box: tuple[int, ...], load: bool
 ) -> Iterator[str]:
     """Copy half a query tile between device and shared memory."""
     grid, *runs = views
-    indent = ""
-    first = 0
-    for number, (view, blocks) in enumerate(zip(runs, spec.program.row_blocks, strict=True)):
-        last_run = number + 1 == len(runs)
-        condition = "is_global" if last_run and number == 0 else f"is_global & (tile < {first + blocks})"
-        condition = "is_global" if last_run else condition
-        yield f"{'if' if number == 0 else 'elif'} {condition}:"
-        offset = f"(tile - {first})" if first else "tile"
-        yield f"    {_move(view.stem, [f'{offset} * BLOCK_M + half * HALF_M'], load, views)}"
-        first += blocks
-    if runs:
-        yield "else:"
-        indent = "    "
-    yield indent + _move(grid.stem, _half_starts(spec.program.queries, half_box), load, views)
+
+    def of_run(number: int, tile: str) -> list[str]:
+        return [_move(runs[number].name, [f"{tile} * BLOCK_M + half * HALF_M"], load)]
+
+    return _by_run(spec.program, of_run, [_move(grid.name, _half_starts(spec.program.queries, half_box), load)])
 
 
 def _half_starts(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
@@ -259,8 +264,7 @@ def _half_starts(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
     return starts
 
 
-def _move(stem: str, starts: Sequence[str], load: bool, views: Sequence[ViewArgument]) -> str:
-    name = next(view.name for view in views if view.stem == stem)
+def _move(name: str, starts: Sequence[str], load: bool) -> str:
     at = ", ".join(starts)
     shaped = f"._reinterpret({name}.dtype, {name}.block_type.shape, {name}.layout)"
     if load:
@@ -269,28 +273,29 @@ def _move(stem: str, starts: Sequence[str], load: bool, views: Sequence[ViewArgu
 
 
 def _store_lse(spec: KernelSpec, half_box: tuple[int, ...]) -> Iterator[str]:
-    program, indent = spec.program, ""
-    first = 0
-    for number, ((start, size), blocks) in enumerate(zip(program.global_runs, program.row_blocks, strict=True)):
-        last_run = number + 1 == len(program.global_runs)
-        condition = "is_global" if last_run else f"is_global & (tile < {first + blocks})"
-        yield f"{'if' if number == 0 else 'elif'} {condition}:"
-        yield f"    place = {f'(tile - {first})' if first else 'tile'} * BLOCK_M + row"
-        yield f"    gl.store(lse + {start} + place, values, mask=place < {size})"
-        first += blocks
-    if program.global_runs:
-        yield "else:"
-        indent = "    "
+    program = spec.program
+
+    def of_run(number: int, tile: str) -> list[str]:
+        start, size = program.global_runs[number]
+        return [
+            f"place = {tile} * BLOCK_M + row",
+            f"gl.store(lse + {start} + place, values, mask=place < {size})",
+        ]
+
+    return _by_run(program, of_run, list(_store_grid_lse(program.queries, half_box)))
+
+
+def _store_grid_lse(queries: QueryTiles, half_box: tuple[int, ...]) -> Iterator[str]:
     # Within half a box the rows count from 0; the half's own start is added along the axis that was cut.
     places, inside = list[str](), list[str]()
     for axis, (start, box, (size, stride)) in enumerate(
-        zip(_half_starts(program.queries, half_box), half_box, program.queries.view.axes, strict=True)
+        zip(_half_starts(queries, half_box), half_box, queries.view.axes, strict=True)
     ):
         inner = math.prod(half_box[axis + 1 :])
         digit = "row % HALF_M" if inner == 1 else f"row % HALF_M // {inner}"
         digit = digit if axis == 0 else f"{digit} % {box}"
-        yield f"{indent}at{axis} = {start} + {digit}"
+        yield f"at{axis} = {start} + {digit}"
         places.append(f"at{axis} * {stride}")
         inside.append(f"(at{axis} < {size})")
-    origin = program.queries.view.origin
-    yield f"{indent}gl.store(lse + {origin} + {' + '.join(places)}, values, mask={' & '.join(inside)})"
+    origin = queries.view.origin
+    yield f"gl.store(lse + {origin} + {' + '.join(places)}, values, mask={' & '.join(inside)})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -95,12 +95,6 @@ def grid_regions(
         ]
         found += [_joined(layout, spans) for spans in itertools.product(*along)]
     return tuple(found)
-
-
-def tokens(region: Region) -> Iterator[int]:
-    """Sequence indices of a region in numbers; for tests."""
-    for place in itertools.product(*(range(span.start, span.stop) for span in region.spans)):
-        yield region.origin + sum(x * span.stride for x, span in zip(place, region.spans, strict=True))
 
 
 def _token(group: Number, c: Number, G: int, g: int, n: int, arithmetic: Arithmetic) -> Number:

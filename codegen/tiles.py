@@ -18,7 +18,7 @@ from typing import Any
 import sympy
 
 from codegen.printing import quotient
-from codegen.regions import Region, Span, regions, whole
+from codegen.regions import Region, Span, global_regions, regions, whole
 from planner.arithmetic import SYMBOLS
 from planner.groups import GroupGrid
 from planner.layout import TokenLayout
@@ -208,8 +208,7 @@ def tile_program(layout: TokenLayout, pattern: Pattern, keys: int, block_m: int,
     boxes = {axes: _key_box(members, groups, block_n) for axes, members in alike.items()}
     cut = (KeyTiles(region, boxes[region.view[1]], groups) for region in read)
     keys_read = tuple(tiles for tiles in cut if tiles.mean_count)  # some are empty for every group
-    runs = ((0, first), (first + layout.grid.tokens, layout.tokens - first - layout.grid.tokens))
-    runs = tuple(run for run in runs if run[1])
+    runs = tuple((span.start, span.stop - span.start) for region in global_regions(layout) for span in region.spans)
     return TileProgram(coords, queries, keys_read, runs, every, block_m, block_n)
 
 

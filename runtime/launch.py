@@ -21,7 +21,7 @@ from runtime.binary import Binary
 from runtime.driver import Function, encode_tensor_map
 
 MAX_PACKETS = 1024
-"""Sets of addresses remembered per kernel; the least recently used are made anew."""
+"""Sets of addresses remembered per kernel; beyond that the ones made first are forgotten."""
 
 _STRIDES = {"batch": 0, "head": 1, "token": 2}
 

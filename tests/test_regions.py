@@ -1,10 +1,17 @@
+import itertools
 from collections import Counter
 
 import torch
 from hypothesis import given
 from strategies import problems
 
-from codegen.regions import regions, tokens
+from codegen.regions import regions
+
+
+def tokens(region):
+    """Sequence indices of a region in numbers."""
+    for place in itertools.product(*(range(span.start, span.stop) for span in region.spans)):
+        yield region.origin + sum(x * span.stride for x, span in zip(place, region.spans, strict=True))
 
 
 @given(problems())
