@@ -48,6 +48,7 @@ def compile(
     plan: Plan | None = None,
     target: str = "auto",
     backend: str = "eager",
+    fullgraph: bool = False,
     **options: Unpack[PlanOptions],
 ) -> Model:
     """Return a model that runs with planned attention and is called exactly as the original.
@@ -55,19 +56,21 @@ def compile(
     It shares weights, configuration and hooks with the original, which stays dense. It is planned at the first call,
     and again, once, for every new set of input shapes; ``planner.report`` shows the plans.
 
-    plan: run this plan, for its input shapes only, instead of planning. backend: what runs the rest of the graph, any
-    name that torch.compile knows. Options are those of planner.Options. Raises NotAModule, BadOption, UnknownName;
-    at a call, what make_plan raises, and PlanMismatch.
+    plan: run this plan, for its input shapes only, instead of planning. target: as in make_plan; ``auto`` is the device
+    that attention runs on when it is planned. backend: what runs the rest of the graph: ``eager`` leaves it as it is,
+    ``inductor`` or another name that torch.compile knows lowers it, equal blocks once. fullgraph: a graph break is an
+    error. Options are those of planner.Options. Raises NotAModule, BadOption, UnknownName; at a call, what make_plan
+    raises, PlanMismatch and OutOfMemory.
     """
     from runtime.compiled import compile_model
 
     decided = Options(**options).verify()
-    place = resolve_target(target, require_module(model))
+    place = None if target == "auto" else Target.named(target)
     plan_graph = partial(plan_capture, decided, place) if plan is None else partial(follow_plan, plan.verify())
-    return compile_model(model, plan_graph, backend)
+    return compile_model(require_module(model), plan_graph, backend, fullgraph)
 
 
-def require_module(model: object) -> torch.nn.Module:
+def require_module(model: Model) -> Model:
     """The model itself; raises NotAModule."""
     if not isinstance(model, torch.nn.Module):
         raise NotAModule(model)

@@ -65,6 +65,10 @@ class Call:
         numbers = [f"{name}={value}" for name, value in self.arguments.items() if _is_whole(value)]
         return ", ".join(tensors + numbers)
 
+    def devices(self) -> tuple[str, ...]:
+        """Where the tensors of the call live, each device once, sorted."""
+        return tuple(sorted({str(tensor.device) for _, tensor in self.tensors()}))
+
     def digest(self, name: str) -> bytes:
         """A digest of the values of one tensor of the call."""
         values = dict(self.tensors())[name].detach().cpu().contiguous()
@@ -77,6 +81,12 @@ class Capture:
 
     graph: torch.fx.GraphModule
     inputs: tuple[torch.Tensor | None, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where attention runs; the CPU for a graph without any."""
+        nodes = self.attention_nodes()
+        return nodes[0].args[0].meta["val"].device if nodes else torch.device("cpu")  # pyright: ignore
 
     def attention_nodes(self) -> list[torch.fx.Node]:
         """The attention sites, in execution order."""

@@ -269,6 +269,25 @@ class NoGradient(PlannerError, RuntimeError):
         )
 
 
+class OutOfMemory(PlannerError, RuntimeError):
+    """Memory ran out while a model was planned or run.
+
+    site: the model's largest planned attention, as (name, layout, heads, channels of a head).
+    """
+
+    def __init__(self, model: str, inputs: str, fault: str, site: tuple[str, str, int, int] | None = None) -> None:
+        found = fault if fault.endswith(".") else f"{fault}."
+        if site is not None:
+            name, layout, heads, head_dim = site
+            found += f' Its largest attention, {name}, is "{layout}" with {heads} heads of {head_dim} channels.'
+        super().__init__(
+            f"a {model} with inputs {inputs} does not fit in memory.",
+            found=found,
+            remedy="Use a smaller picture or batch, free what else is on the device, or let diffusers keep idle parts "
+            "of the pipeline elsewhere: pipe.enable_model_cpu_offload().",
+        )
+
+
 class MissingDependency(PlannerError, ImportError):
     """A package or program that is needed and not installed."""
 

@@ -31,9 +31,13 @@ class PlannedGraph:
 
 
 def plan_capture(
-    options: Options, target: Target, capture: Capture, call: Call, memory: Memory | None = None, model: str = ""
+    options: Options, target: Target | None, capture: Capture, call: Call, memory: Memory | None = None, model: str = ""
 ) -> PlannedGraph:
-    """Plan one captured graph of a call; raises what decide and find_sites raise."""
+    """Plan one captured graph of a call, for a target or for where its attention runs.
+
+    Raises what decide and find_sites raise.
+    """
+    target = target or Target.of_device(capture.device)
     provenance = trace_provenance(capture, call, memory)
     sites = find_sites(capture, provenance, call, options.layout)
     decisions = decide(sites, options, target)

@@ -11,14 +11,17 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch._dynamo.backends.registry import lookup_backend
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 
 from planner.capture import Call, Capture, capture_graph, capture_module, module_path
-from planner.errors import BadOption, NotCompiled, PlannerError
+from planner.errors import BadOption, CannotCapture, NotCompiled, OutOfMemory, PlannerError
 from planner.pipeline import PlannedGraph
-from planner.plan import Plan
+from planner.plan import Decision, Plan
 from planner.provenance import Memory
 from runtime.dispatch import fallbacks
+from runtime.kernels import load_seconds
+from runtime.measure import Laps
+from runtime.repeats import compile_blocks
 from runtime.rewrite import rewrite
 
 MAX_VARIANTS = 256
@@ -40,19 +43,23 @@ class Report:
     """What a compiled model has done so far: one plan per set of inputs, how often each was called, what stays dense.
 
     unplanned: for each plan, attention sites that were left out of the captured graphs. fallbacks: how often planned
-    attention ran on a GPU without an emitted kernel in this process, by reason.
+    attention ran on a GPU without an emitted kernel in this process, by reason. startup: for each plan, the seconds of
+    each stage of its first call.
     """
 
     plans: tuple[Plan, ...]
     calls: tuple[int, ...]
     unplanned: tuple[tuple[str, ...], ...]
     fallbacks: tuple[tuple[str, int], ...] = ()
+    startup: tuple[Mapping[str, float], ...] = ()
 
     def __str__(self) -> str:
         lines = list[str]()
-        for plan, calls, unplanned in zip(self.plans, self.calls, self.unplanned, strict=True):
+        for plan, calls, unplanned, startup in zip(self.plans, self.calls, self.unplanned, self.startup, strict=True):
             sparse = sum(decision.is_sparse for decision in plan.decisions)
             lines.append(f"{plan.inputs}: {calls} calls, {sparse} of {len(plan.decisions)} attention sites sparse")
+            stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in startup.items())
+            lines.append(f"  first call {sum(startup.values()):.1f} s: {stages}")
             dense = [decision for decision in plan.decisions if not decision.is_sparse]
             lines += [f"  dense {decision.site}: {decision.reason}" for decision in dense]
             lines += [f"  dense {site}: not in a captured graph, because of a graph break" for site in unplanned]
@@ -60,13 +67,13 @@ class Report:
         return "\n".join(lines) or "not called yet"
 
 
-def compile_model(model: Model, plan_graph: PlanGraph, backend: str) -> Model:
+def compile_model(model: Model, plan_graph: PlanGraph, backend: str, fullgraph: bool) -> Model:
     """A twin of a model whose calls are planned; raises BadOption for a backend that torch.compile does not know."""
     if backend != "eager" and backend not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(["eager", *torch.compiler.list_backends()])
         raise BadOption("backend", backend, f"a name that torch.compile knows: {known}")
     twin = copy.copy(model)
-    twin._compiled_call_impl = _Session(weakref.ref(twin), plan_graph, backend).run
+    twin._compiled_call_impl = _Session(weakref.ref(twin), plan_graph, backend, fullgraph).run
     return twin
 
 
@@ -81,27 +88,34 @@ def report(model: torch.nn.Module) -> Report:
         tuple(variant.calls for variant, plan in planned if plan is not None),
         tuple(variant.unplanned for variant, plan in planned if plan is not None),
         tuple(fallbacks.items()),
+        tuple(variant.startup.seconds for variant, plan in planned if plan is not None),
     )
 
 
 class _Session:
-    """All that is compiled for one model: a variant for each set of input shapes and each grid of that many tokens."""
+    """All that is compiled for one model.
 
-    def __init__(self, twin: Callable[[], torch.nn.Module | None], plan_graph: PlanGraph, backend: str) -> None:
+    That is a variant for each set of input shapes and devices and each grid of that many tokens.
+    """
+
+    def __init__(
+        self, twin: Callable[[], torch.nn.Module | None], plan_graph: PlanGraph, backend: str, fullgraph: bool
+    ) -> None:
         self.twin = twin
         self.plan_graph = plan_graph
         self.backend = backend
-        self.variants = dict[str, list[_Variant]]()
+        self.fullgraph = fullgraph
+        self.variants = dict[tuple[str, ...], list[_Variant]]()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         model = self.twin()
         assert model is not None
         call = Call.of(model, args, kwargs)
-        variants = self.variants.setdefault(call.signature(), [])
+        variants = self.variants.setdefault((call.signature(), *call.devices()), [])
         variant = next((variant for variant in variants if variant.holds_for(call)), None)
         if variant is not None:
             return variant.run(call, args, kwargs)
-        variant = _Variant(model, self.plan_graph, self.backend)
+        variant = _Variant(model, self.plan_graph, self.backend, self.fullgraph)
         result = variant.run(call, args, kwargs)
         variant.note_unplanned(model, args, kwargs)
         variants.append(variant)
@@ -111,10 +125,11 @@ class _Session:
 class _Variant:
     """A model compiled for one set of input shapes, valid while the values that its plan relies on stay the same."""
 
-    def __init__(self, model: torch.nn.Module, plan_graph: PlanGraph, backend: str) -> None:
+    def __init__(self, model: torch.nn.Module, plan_graph: PlanGraph, backend: str, fullgraph: bool) -> None:
         self.name = type(model).__name__
         self.plan_graph = plan_graph
         self.backend = backend
+        self.startup = Laps()
         self.plan: Plan | None = None
         self.calls = 0
         self.graphs = 0
@@ -122,7 +137,7 @@ class _Variant:
         self.digests = dict[str, bytes]()
         self.seen = dict[str, tuple[weakref.ref[torch.Tensor], int]]()
         self.local = threading.local()
-        self.compiled = torch.compile(model._call_impl, backend=self._compile_graph, dynamic=False)
+        self.compiled = torch.compile(model._call_impl, backend=self._compile_graph, dynamic=False, fullgraph=fullgraph)
 
     def holds_for(self, call: Call) -> bool:
         """Whether the plan was made for these values; a tensor seen before costs no look, and so no device sync."""
@@ -132,7 +147,9 @@ class _Variant:
         )
 
     def run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        self.local.current = _Current(call)
+        self.local.current, loaded = _Current(call), load_seconds()
+        if not self.calls:
+            self.startup.start()
         try:
             with torch._dynamo.config.patch(
                 recompile_limit=MAX_VARIANTS,
@@ -141,11 +158,17 @@ class _Variant:
             ):
                 result = self.compiled(*args, **kwargs)
         except BackendCompilerFailed as failure:
-            if isinstance(failure.inner_exception, PlannerError):
-                raise failure.inner_exception from None
+            self._explain(failure.inner_exception, call)
+            raise
+        except (Unsupported, RuntimeError) as error:
+            self._explain(error, call)
             raise
         finally:
             self.local.current = None
+        if not self.calls:
+            self.startup.lap("run")
+            self.startup.stop()
+            self.startup.move("run", "kernels", load_seconds() - loaded)
         self.calls += 1
         return result
 
@@ -157,10 +180,27 @@ class _Variant:
         nodes = capture_module(model, args, kwargs).attention_nodes()
         self.unplanned = tuple(sorted({module_path(node) for node in nodes} - planned))
 
+    def _explain(self, error: BaseException, call: Call) -> None:
+        """Raise what torch says of a call as an error of ours, where there is one."""
+        if isinstance(error, PlannerError):
+            raise error from None
+        if isinstance(error, Unsupported):
+            raise CannotCapture(self.name, f"fullgraph=True, and {str(error).splitlines()[0]}") from error
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            largest = self._largest()
+            sizes = (largest.site, largest.layout, largest.heads, largest.head_dim) if largest is not None else None
+            raise OutOfMemory(self.name, call.signature(), str(error).splitlines()[0], sizes) from error
+
+    def _largest(self) -> Decision | None:
+        """The largest attention planned so far."""
+        return max(self.plan.decisions, key=lambda decision: decision.dense_flops, default=None) if self.plan else None
+
     def _compile_graph(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         """The torch.compile backend: plan a graph, rewrite it, hand it on."""
         current: _Current = self.local.current
+        self.startup.lap("capture")
         capture = capture_graph(graph, inputs)
+        self.startup.lap("lower")
         planned = self.plan_graph(capture, current.call, current.memory, self.name)
         rewrite(capture, planned.plan.decisions)
         self.graphs += 1
@@ -169,11 +209,11 @@ class _Variant:
         for name in planned.relied_on:
             self.digests[name] = current.call.digest(name)
             self._remember(name, dict(current.call.tensors())[name])
-        run = (
-            capture.graph.forward
-            if self.backend == "eager"
-            else lookup_backend(self.backend)(capture.graph, list(inputs))
-        )
+        self.startup.lap("plan")
+        run = capture.graph.forward
+        if self.backend != "eager":
+            run = compile_blocks(capture.graph, lookup_backend(self.backend)).run
+            self.startup.lap(self.backend)
         return self._carrying(run, planned)
 
     def _carrying(self, run: Callable[..., Any], planned: PlannedGraph) -> Callable[..., Any]:
@@ -186,6 +226,7 @@ class _Variant:
                 for result, shadow in zip(results, planned.outputs, strict=False):
                     if shadow is not None and isinstance(result, torch.Tensor):
                         current.memory.shadows[result] = shadow
+            self.startup.lap("run")
             return results
 
         return run_and_carry

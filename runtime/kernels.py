@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "
 _kernels = dict[tuple[Any, ...], Kernel]()
 _ready = dict[tuple[Any, ...], tuple[Kernel, str | None, str | None, str | None]]()
 _lock = threading.Lock()
+_load_seconds = 0.0
 
 
 def attention(
@@ -95,6 +97,11 @@ def kernel_for(
     return found
 
 
+def load_seconds() -> float:
+    """How long this process has taken to find, emit and compile kernels."""
+    return _load_seconds
+
+
 def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
     """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
     if query.device.type != "cuda":
@@ -159,11 +166,15 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _load(problem: Problem, device: torch.device) -> Kernel:
+    global _load_seconds
+    start = time.perf_counter()
     ahead = bundle()
     found = ahead.get(problem) if ahead is not None else None
     if found is None:
         found = Cache().get(configured(problem))
-    return Kernel(found.emitted, found.binary, device)
+    kernel = Kernel(found.emitted, found.binary, device)
+    _load_seconds += time.perf_counter() - start
+    return kernel
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from zoo import CROSS, EXPECTED, FAMILIES, GROUPS, flux, flux_inputs, mochi
 
 import planner
-from planner.errors import BadOption, GroupTooLarge, NoGradient, NotAModule, NotCompiled, PlanMismatch, UnknownName
+from planner.errors import (
+    BadOption,
+    CannotCapture,
+    GroupTooLarge,
+    NoGradient,
+    NotAModule,
+    NotCompiled,
+    OutOfMemory,
+    PlanMismatch,
+    UnknownName,
+)
 from runtime.reference import MaskedDense
 
 FORCE = {"target": "cpu", "min_speedup": 0.0}
@@ -274,6 +284,103 @@ def test_layouts_are_carried_across_graph_breaks():
     assert [d.layout for d in plan.decisions] == ["x[h:6 w:10]"]
     with MaskedDense(plan):
         torch.testing.assert_close(ours, Broken()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_break_is_an_error_where_one_graph_is_asked_for():
+    with pytest.raises(CannotCapture, match="fullgraph=True, and "):
+        planner.compile(Broken(), group="2x3", fullgraph=True, **FORCE)(torch.randn(1, 8, 6, 10))
+
+
+class Adapted(torch.nn.Module):
+    """A linear layer with a low-rank adapter beside it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.down = torch.nn.Linear(base.in_features, 2, bias=False)
+        self.up = torch.nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def replace_a_block(model):
+    model.transformer_blocks[0] = flux()[0].transformer_blocks[0]
+
+
+def remove_a_block(model):
+    del model.single_transformer_blocks[0]
+
+
+def add_a_block(model):
+    model.single_transformer_blocks.append(flux()[0].single_transformer_blocks[0])
+
+
+def add_an_adapter(model):
+    model.transformer_blocks[0].attn.to_q = Adapted(model.transformer_blocks[0].attn.to_q)
+
+
+def replace_a_weight(model):
+    model.single_transformer_blocks[0].attn.to_k.weight = torch.nn.Parameter(torch.randn(64, 64))
+
+
+def scale_a_weight_in_place(model):
+    model.single_transformer_blocks[0].attn.to_k.weight.mul_(2)
+
+
+CHANGES = [replace_a_block, remove_a_block, add_a_block, add_an_adapter, replace_a_weight, scale_a_weight_in_place]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_was_changed_runs_as_it_is_now(change, backend):
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", backend=backend, **FORCE)
+    before = output(compiled, kwargs)
+    change(model)
+    ours = output(compiled, kwargs)
+    (plan,) = planner.report(compiled).plans
+    with MaskedDense(plan):
+        torch.testing.assert_close(ours, output(model, kwargs), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours, before, atol=1e-5)
+    assert len(plan.decisions) == len(model.transformer_blocks) + len(model.single_transformer_blocks)
+
+
+def test_a_changed_model_does_not_follow_an_old_plan():
+    model, kwargs = flux()
+    plan = planner.make_plan(model, kwargs={**kwargs, "return_dict": False}, group="3x5", **FORCE)
+    compiled = planner.compile(model, plan=plan)
+    output(compiled, kwargs)
+    add_a_block(model)
+    with pytest.raises(PlanMismatch, match=r"no site at single_transformer_blocks\.1\.attn"):
+        output(compiled, kwargs)
+
+
+@pytest.mark.parametrize(
+    "fault", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_running_out_of_memory_names_the_largest_site(monkeypatch, fault):
+    def fail(*args, **kwargs):
+        raise fault
+
+    model, kwargs = flux()
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    monkeypatch.setattr("runtime.operator.attend", fail)
+    with pytest.raises(OutOfMemory, match=r"(?s)transformer_blocks\.0\.attn, is .*h:12 w:16.*smaller picture"):
+        output(compiled, kwargs)
+    monkeypatch.undo()
+    output(compiled, kwargs)
+    assert planner.report(compiled).calls == (1,)
+
+
+def test_running_out_of_memory_while_planning_names_the_inputs(monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model, kwargs = flux()
+    monkeypatch.setattr("planner.pipeline.trace_provenance", fail)
+    with pytest.raises(OutOfMemory, match="inputs hidden_states=2x192x16 float32"):
+        output(planner.compile(model, group="3x5", **FORCE), kwargs)
 
 
 @pytest.mark.filterwarnings("ignore")

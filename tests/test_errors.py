@@ -134,6 +134,13 @@ TEXTS = [
         "  Run under torch.no_grad(), or train the original model; planning is for inference.",
     ),
     (
+        errors.OutOfMemory("Flux", "x=1x9", "CUDA out of memory.", ("blocks.0.attn", "h:3 w:3", 2, 64)),
+        "OutOfMemory: a Flux with inputs x=1x9 does not fit in memory.\n"
+        '  CUDA out of memory. Its largest attention, blocks.0.attn, is "h:3 w:3" with 2 heads of 64 channels.\n'
+        "  Use a smaller picture or batch, free what else is on the device, or let diffusers keep idle parts of the "
+        "pipeline elsewhere: pipe.enable_model_cpu_offload().",
+    ),
+    (
         errors.MissingDependency("npm", "downloading", "Install Node.js."),
         "MissingDependency: npm is needed for downloading.\n  npm was not found.\n  Install Node.js.",
     ),

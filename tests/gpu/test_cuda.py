@@ -36,3 +36,33 @@ def test_families_run_planned(name):
             judged = model(**kwargs, return_dict=False)[0]
     assert any(decision.is_sparse for decision in plan.decisions)
     torch.testing.assert_close(ours, judged, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_is_moved_is_planned_for_where_it_is():
+    model, kwargs = FAMILIES["flux"]()
+    compiled = planner.compile(model, group="3x5", min_speedup=0.0)
+    with torch.no_grad():
+        there = compiled(**kwargs, return_dict=False)[0]
+        compiled.to("cuda")
+        on_device = torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, kwargs)
+        here = compiled(**on_device, return_dict=False)[0]
+    assert [plan.target == "cpu" for plan in planner.report(compiled).plans] == [True, False]
+    torch.testing.assert_close(here.cpu(), there, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_model_replays_in_a_cuda_graph():
+    model, kwargs = FAMILIES["flux"]()
+    model, kwargs = model.cuda(), torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, kwargs)
+    compiled = planner.compile(model, group="3x5", min_speedup=0.0, backend="inductor")
+    with torch.no_grad():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                compiled(**kwargs, return_dict=False)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            out = compiled(**kwargs, return_dict=False)[0]
+        kwargs["hidden_states"].normal_()
+        graph.replay()
+        torch.testing.assert_close(out, compiled(**kwargs, return_dict=False)[0])
