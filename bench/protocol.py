@@ -39,8 +39,8 @@ def provenance() -> dict[str, Any]:
 
 
 def publish(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS, **settings: Any) -> None:
-    """Print a table and write NAME.json, with the settings it was measured at, to bench/results."""
-    headings = list(rows[0])
+    """Print a table, without mappings, and write NAME.json, with the settings it was measured at, to bench/results."""
+    headings = [name for name, value in rows[0].items() if not isinstance(value, dict)]
     cells = [[_cell(row[heading]) for heading in headings] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
     for line in (headings, *cells):

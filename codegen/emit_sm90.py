@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import sympy
 
-from codegen.emitted import Argument, Emitted, ViewArgument, header, indented, render
+from codegen.emitted import GATE, Argument, Emitted, ViewArgument, header, indented, render
 from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
 from codegen.spec import DTYPES, KernelSpec
@@ -84,6 +84,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         word_of_column=_WORD_OF_COLUMN[len(words)],
         view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
         noted=noted,
+        gate_arg=", is_open" if spec.gated else "",
         x_args=", ".join(x),
         next_x_args=", ".join(f"next_{name}" for name in x),
         located=", ".join(["view", *x, *["note"] * noted]),
@@ -100,6 +101,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         arguments.append(Argument("lse", "*fp32"))
     if spec.key_mask:
         arguments.append(Argument("key_mask", "*i1"))
+    arguments += GATE if spec.gated else []
     if split:
         arguments += [Argument("parts", "*fp32"), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
     arguments.append(Argument("scale_log2", "fp32"))

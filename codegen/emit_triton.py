@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import sympy
 
-from codegen.emitted import Argument, Emitted, header, indented, render
+from codegen.emitted import GATE, Argument, Emitted, header, indented, render
 from codegen.printing import Names, source_of
 from codegen.spec import DTYPES, KernelSpec
 from codegen.tiles import KeyTiles
@@ -53,6 +53,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     element = {"bfloat16": "*bf16", "float16": "*fp16"}.get(spec.dtype, "*fp32")
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
+    arguments += GATE if spec.gated else []
     if split:
         arguments += [Argument("parts", "*fp32"), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
     arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]

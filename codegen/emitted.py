@@ -27,6 +27,10 @@ class Argument:
     divisor: int = 1
 
 
+GATE = [Argument("noise", "*fp32"), Argument("threshold", "fp32"), Argument("above", "i32")]
+"""Arguments of a gated kernel: it works where the noise is at most the threshold, or, if ``above``, where it is not."""
+
+
 @dataclass(frozen=True)
 class ViewArgument(Argument):
     """A tensor map: a tensor (``q``, ``k``, ``v`` or ``o``) seen through a view, and the box moved at a time.

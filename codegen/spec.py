@@ -30,6 +30,7 @@ class Problem:
     layout, pattern: spellings. keys: length of the key sequence, which differs from the layout's only for dense
     patterns. key_mask: whether keys can be masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether
     the log-sum-exp of every query is an output. arch: compute capability, 80 to 121. processors: multiprocessors.
+    gated: whether the kernel looks at a noise level in device memory and does nothing on one side of a threshold.
     """
 
     layout: str
@@ -44,6 +45,7 @@ class Problem:
     processors: int
     key_mask: bool = False
     returns_lse: bool = False
+    gated: bool = False
 
     @cached_property
     def token_layout(self) -> TokenLayout:

@@ -163,6 +163,15 @@ def is_known(tensor: torch.Tensor) -> bool:
     return _is_whole_number(tensor) and tensor.device.type != "meta"
 
 
+def is_same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether an input of a graph is an argument of the call, perhaps by another object."""
+    if tensor is other:
+        return True
+    if tensor.device.type == "meta" or other.device.type == "meta" or isinstance(tensor, torch.nn.Parameter):
+        return False
+    return tensor.shape == other.shape and tensor.dtype == other.dtype and tensor.data_ptr() == other.data_ptr() != 0
+
+
 def _is_whole_number(tensor: torch.Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex())
 

@@ -16,6 +16,7 @@ from planner.density import attended_pairs
 from planner.errors import BadOption, times
 from planner.groups import GroupGrid
 from planner.layout import TokenLayout
+from planner.noise import NoiseLevel
 from planner.pattern import CrissCross, Dense, Neighborhood, Pattern, PatternRequest, parse_group, parse_request, spread
 from planner.sites import AttentionSite
 from planner.target import Target
@@ -37,6 +38,8 @@ class PlanOptions(TypedDict, total=False):
     speedup: float | None
     min_speedup: float
     layout: str | None
+    sparse_below: float
+    noise: str | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Options:
     speedup: at least this predicted speed-up of attention, per site.
     min_speedup: a site predicted to gain less stays dense.
     layout: layout of the self-attention sites, where the graph cannot tell.
+    sparse_below: sites are sparse at noise levels up to this one, and dense above it, in (0, 1]. Early steps, where
+    noise dominates, settle the composition; published methods keep the first fifth or quarter of the range dense.
+    noise: what tells the noise level, where the graph cannot: ``timestep/1000``, ``1-timestep``.
     """
 
     pattern: str | None = None
@@ -57,9 +63,15 @@ class Options:
     speedup: float | None = None
     min_speedup: float = 1.05
     layout: str | None = None
+    sparse_below: float = 1.0
+    noise: str | None = None
 
     def verify(self) -> Options:
         """Return the options; raises BadOption or BadSpelling."""
+        if not 0 < self.sparse_below <= 1:
+            raise BadOption("sparse_below", self.sparse_below, "a noise level between 0 (excluded) and 1")
+        if self.noise is not None:
+            NoiseLevel.parse(self.noise)
         if self.density is not None and not 0 < self.density <= 1:
             raise BadOption("density", self.density, "a share between 0 (excluded) and 1")
         if self.speedup is not None and not 1 <= self.speedup < 1e6:

@@ -58,6 +58,7 @@ def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options
         head_dim=site.head_dim,
         dtype=site.dtype,
         pattern=str(best.pattern),
+        sparse_below=1.0 if best is dense else options.sparse_below,
         reason=why_dense(site, options, ranked) if best is dense else _why(options),
         density=best.density,
         flops=best.flops,

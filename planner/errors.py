@@ -269,6 +269,18 @@ class NoGradient(PlannerError, RuntimeError):
         )
 
 
+class NoNoiseLevel(PlannerError, ValueError):
+    """A gate on the noise level where the model is not seen to be told one."""
+
+    def __init__(self, arguments: Sequence[str], fault: str = "none of them is called timestep") -> None:
+        super().__init__(
+            "sparse_below needs a model that is told its noise level.",
+            found=f"Its arguments are {', '.join(arguments) or 'none'}; {fault}.",
+            remedy='Name the argument and its range, noise="timestep/1000" or noise="1-timestep" where time runs '
+            "backwards, or leave sparse_below out.",
+        )
+
+
 class OutOfMemory(PlannerError, RuntimeError):
     """Memory ran out while a model was planned or run.
 

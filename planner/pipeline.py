@@ -11,6 +11,7 @@ from planner.choose import Options
 from planner.cost import rest_of_step
 from planner.decide import decide
 from planner.errors import PlanMismatch
+from planner.noise import find_noise_level
 from planner.plan import Decision, Plan
 from planner.provenance import Memory, Provenance, trace_provenance
 from planner.shadow_rules import Shadow
@@ -35,14 +36,16 @@ def plan_capture(
 ) -> PlannedGraph:
     """Plan one captured graph of a call, for a target or for where its attention runs.
 
-    Raises what decide and find_sites raise.
+    Raises what decide, find_sites and find_noise_level raise.
     """
     target = target or Target.of_device(capture.device)
     provenance = trace_provenance(capture, call, memory)
     sites = find_sites(capture, provenance, call, options.layout)
     decisions = decide(sites, options, target)
+    gated = any(decision.is_gated for decision in decisions)
+    noise = str(find_noise_level(capture, call, options.noise)) if gated else None
     flops, seconds = rest_of_step(capture.graph.graph.nodes, target)
-    plan = Plan(model, call.signature(), target.name, options, decisions, flops, seconds)
+    plan = Plan(model, call.signature(), target.name, options, decisions, noise, flops, seconds)
     return _planned(plan.verify(), capture, provenance)
 
 

@@ -18,11 +18,12 @@ from planner.density import attended_pairs
 from planner.errors import BadPlanFile, MalformedValue, PlannerError, PlanVersion
 from planner.groups import GroupGrid
 from planner.layout import TokenLayout
+from planner.noise import NoiseLevel
 from planner.pattern import Dense, Pattern, parse_pattern
 from planner.reach import plan_reach
 from planner.target import Target
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 MAX_BYTES = 16 * 2**20
 MAX_SITES = 100_000
 
@@ -33,7 +34,9 @@ class Decision:
 
     layout: spelling of the token layout, ``unknown`` where it is not known.
     pattern: spelling of the pattern, ``dense`` where none applies.
-    flops, seconds: of the planned site; dense_flops, dense_seconds: of the same site as dense attention.
+    sparse_below: the pattern applies at noise levels up to this one, dense attention above it; 1 for all levels.
+    flops, seconds: of the planned site where it is sparse; dense_flops, dense_seconds: of the same site as dense
+    attention.
     """
 
     site: str
@@ -46,6 +49,7 @@ class Decision:
     head_dim: int
     dtype: str
     pattern: str
+    sparse_below: float
     reason: str
     density: float
     flops: int
@@ -59,6 +63,11 @@ class Decision:
         return self.pattern != "dense"
 
     @property
+    def is_gated(self) -> bool:
+        """Whether the noise level decides at every step if the pattern applies."""
+        return self.is_sparse and self.sparse_below < 1
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """What must agree for the decision to hold."""
         return (self.batch, self.heads, self.kv_heads, self.queries, self.keys, self.head_dim)
@@ -70,6 +79,7 @@ class Decision:
     def verify(self) -> None:
         """Raises MalformedValue or BadSpelling."""
         pattern, layout = self.parsed()
+        self._require(0 < self.sparse_below <= 1, f"sparse_below is {self.sparse_below}")
         if isinstance(pattern, Dense):
             self._require(self.density == 1.0, f"dense has density {self.density}")
             return
@@ -92,6 +102,7 @@ class Plan:
     """Decisions for all attention sites of a model at one set of input shapes.
 
     model: class name; inputs: the call's tensors with shapes and dtypes; target: name of the target planned for.
+    noise: what tells the noise level (planner.noise), None where no site is gated.
     other_flops, other_seconds: matrix products outside attention, for one step.
     """
 
@@ -100,6 +111,7 @@ class Plan:
     target: str
     options: Options
     decisions: tuple[Decision, ...]
+    noise: str | None
     other_flops: int
     other_seconds: float
     version: int = PLAN_VERSION
@@ -164,6 +176,10 @@ class Plan:
             raise MalformedValue("plan", "two decisions are for one site", "Plan again.")
         for decision in self.decisions:
             decision.verify()
+        if self.noise is not None:
+            NoiseLevel.parse(self.noise)
+        elif any(decision.is_gated for decision in self.decisions):
+            raise MalformedValue("plan", "a site is gated and nothing tells the noise level", "Plan again.")
         return self
 
     def to_json(self) -> str:

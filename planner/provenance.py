@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from planner import shadow_rules
-from planner.capture import Call, Capture, is_known
+from planner.capture import Call, Capture, is_known, is_same
 from planner.shadow_rules import SOURCE_STRIDE, Shadow, ShadowTree, Unsupported
 
 LEARNED = "learned"
@@ -105,7 +105,7 @@ class _Walker:
             return None
         if tensor in self.memory.shadows:
             return self.memory.shadows[tensor]
-        name = next((name for name, other in self.named if _same(tensor, other)), None)
+        name = next((name for name, other in self.named if is_same(tensor, other)), None)
         if is_known(tensor) and name is not None:
             self.known[node] = tensor
             self.names[node] = name
@@ -229,14 +229,6 @@ class _Lazy:
 
     def __init__(self, get: Callable[[], Any]) -> None:
         self.get = get
-
-
-def _same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
-    if tensor is other:
-        return True
-    if tensor.device.type == "meta" or other.device.type == "meta" or isinstance(tensor, torch.nn.Parameter):
-        return False
-    return tensor.shape == other.shape and tensor.dtype == other.dtype and tensor.data_ptr() == other.data_ptr() != 0
 
 
 def _fingerprint(tree: Any) -> Any:

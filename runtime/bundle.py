@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codegen.spec import KernelSpec, Problem
@@ -60,7 +60,9 @@ def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelS
     if not target.arch:
         kernels = ", ".join(sorted(name for name, each in TARGETS.items() if each.arch))
         raise BadOption("target", target.name, f"a GPU that kernels are emitted for: {kernels}")
-    problems = {problem_of(d, target, key_mask) for d in plan.decisions if d.is_sparse}
+    sparse = [decision for decision in plan.decisions if decision.is_sparse]
+    problems = {problem_of(decision, target, key_mask) for decision in sparse}
+    problems |= {_above_the_gate(problem) for problem in problems if problem.gated}
     return sorted(map(configured, problems), key=lambda spec: spec.name)
 
 
@@ -78,7 +80,13 @@ def problem_of(decision: Decision, target: Target, key_mask: bool = False) -> Pr
         arch=target.arch,
         processors=target.processors,
         key_mask=key_mask,
+        gated=decision.is_gated,
     ).verify()
+
+
+def _above_the_gate(problem: Problem) -> Problem:
+    """What runs at noise levels where a gated site is dense."""
+    return replace(problem, layout=f"n:{problem.queries}", pattern="dense")
 
 
 def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:

@@ -202,7 +202,7 @@ class _Variant:
         capture = capture_graph(graph, inputs)
         self.startup.lap("lower")
         planned = self.plan_graph(capture, current.call, current.memory, self.name)
-        rewrite(capture, planned.plan.decisions)
+        rewrite(capture, planned.plan, current.call)
         self.graphs += 1
         current.plan = planned.plan if current.plan is None else _joined(current.plan, planned.plan)
         self.plan = current.plan
@@ -271,6 +271,7 @@ def _joined(first: Plan, second: Plan) -> Plan:
     return replace(
         first,
         decisions=tuple(added),
+        noise=first.noise or second.noise,
         other_flops=first.other_flops + second.other_flops,
         other_seconds=first.other_seconds + second.other_seconds,
     )

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from runtime.grouped import grouped_sdpa
 from runtime.kernels import attention, why_no_kernel
+from runtime.launch import Gate
 
 fallbacks: Counter[str] = Counter()
 """How often planned attention on a GPU ran without an emitted kernel, by reason."""
@@ -33,26 +36,32 @@ def attend(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    noise: torch.Tensor | None = None,
+    sparse_below: float = 1.0,
 ) -> torch.Tensor:
-    """Attention under a pattern; arguments, shapes and errors as in runtime.grouped.grouped_sdpa."""
-    if query.device.type == "cuda":
-        reason = why_no_kernel(query, value) or _why_not_arguments(attn_mask, is_causal, scale)
-        if reason is None:
-            mask = None if attn_mask is None else _key_mask(attn_mask, query.shape[0], key.shape[2])
-            return attention(query, key, value, layout, pattern, key_mask=mask, scale=scale)[0]
-        _note(reason)
-    made = grouped_sdpa(
-        query,
-        key,
-        value,
-        layout,
-        pattern,
-        attn_mask=attn_mask,
-        is_causal=is_causal,
-        scale=scale,
-        enable_gqa=enable_gqa,
-    )
-    return empty_output(query, value).copy_(made) if query.device.type == "cuda" else made
+    """Attention under a pattern; arguments, shapes and errors as in runtime.grouped.grouped_sdpa.
+
+    noise: the noise level, one float32. Up to ``sparse_below`` the pattern applies, above it attention is dense. On a
+    GPU emitted kernels look at it themselves: neither the host nor a CUDA graph has to know it.
+    """
+    reason = why_no_kernel(query, value) or _why_not_arguments(attn_mask, is_causal, scale)
+    mask = _key_mask(attn_mask, query.shape[0], key.shape[2]) if reason is None and attn_mask is not None else None
+    if reason is None and noise is not None and noise.device.type == "cuda":
+        out = empty_output(query, value)
+        for spelled, above in (((layout, pattern), False), ((f"n:{query.shape[2]}", "dense"), True)):
+            gate = Gate(noise, sparse_below, above)
+            attention(query, key, value, *spelled, key_mask=mask, scale=scale, gate=gate, out=out)
+        return out
+    options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+    if noise is not None and not bool(noise <= sparse_below):
+        return F.scaled_dot_product_attention(query, key, value, **options)
+    if reason is None:
+        return attention(query, key, value, layout, pattern, key_mask=mask, scale=scale)[0]
+    made = grouped_sdpa(query, key, value, layout, pattern, **options)
+    if query.device.type != "cuda":
+        return made
+    _note(reason)
+    return empty_output(query, value).copy_(made)
 
 
 def empty_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

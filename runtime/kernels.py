@@ -18,7 +18,7 @@ from planner.errors import BadAttentionInput
 from planner.layout import TokenLayout
 from runtime.bundle import Bundle
 from runtime.cache import Cache
-from runtime.launch import Kernel
+from runtime.launch import Gate, Kernel
 from runtime.tuned import configured
 
 BUNDLE = "PLANNER_BUNDLE"
@@ -41,23 +41,27 @@ def attention(
     key_mask: torch.Tensor | None = None,
     scale: float | None = None,
     returns_lse: bool = False,
+    gate: Gate | None = None,
+    out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention under a pattern by an emitted kernel, on the CUDA device where the tensors live.
 
     query (B, H, N, D), key and value (B, H', M, D) in the model's own order, H a multiple of H' -> (output as the query
     lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
     A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
-    attention has them: in every row whose tiles hold them. Raises BadAttentionInput, NoKernel, UnsafeCache,
-    DriverFailed.
+    attention has them: in every row whose tiles hold them. gate: write nothing unless it is open. out: write there.
+    Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
     """
     place = (
         *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
         *(query.dtype, key.dtype, value.dtype, query.device, key.device, value.device),
-        *(key_mask is not None, returns_lse, torch.backends.cuda.matmul.allow_tf32),
+        *(key_mask is not None, returns_lse, gate is not None, torch.backends.cuda.matmul.allow_tf32),
     )
     ready = _ready.get(place)
     if ready is None:
-        kernel = kernel_for(query, key, value, layout, pattern, key_mask is not None, returns_lse)
+        kernel = kernel_for(
+            query, key, value, layout, pattern, key_mask is not None, returns_lse, is_gated=gate is not None
+        )
         ready = _ready.setdefault(place, (kernel, kernel.why_not(query), kernel.why_not(key), kernel.why_not(value)))
     kernel, *reasons = ready
     query, key, value = (
@@ -66,14 +70,14 @@ def attention(
     )
     factor = query.shape[3] ** -0.5 if scale is None else scale
     _require(factor > 0, f"scale is {scale}", "Pass a positive scale.")
-    out = torch.empty_like(query)
+    out = torch.empty_like(query) if out is None else out
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if returns_lse else None
     if key_mask is not None:
         expected = (torch.bool, (query.shape[0], key.shape[2]), query.device)
         found = (key_mask.dtype, tuple(key_mask.shape), key_mask.device)
         _require(found == expected, f"the key mask has {found}", f"Pass one of {expected}.")
         key_mask = key_mask.contiguous()
-    kernel(query, key, value, out, factor, lse, key_mask)
+    kernel(query, key, value, out, factor, lse, key_mask, gate)
     return out, lse
 
 
@@ -85,13 +89,15 @@ def kernel_for(
     pattern: str,
     key_mask: bool = False,
     returns_lse: bool = False,
+    is_gated: bool = False,
 ) -> Kernel:
     """The kernel for these tensors, loaded at the first call; raises as attention does."""
     kind = _dtype(query)
-    place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, key_mask, returns_lse)
+    flags = (key_mask, returns_lse, is_gated)
+    place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, *flags)
     found = _kernels.get(place)
     if found is None or key.dtype != query.dtype or value.dtype != query.dtype or key.device != query.device:
-        problem = _problem(query, key, value, layout, pattern, key_mask, returns_lse)
+        problem = _problem(query, key, value, layout, pattern, *flags)
         with _lock:
             found = _kernels.get(place) or _kernels.setdefault(place, _load(problem, query.device))
     return found
@@ -132,6 +138,7 @@ def _problem(
     pattern: str,
     key_mask: bool,
     returns_lse: bool,
+    is_gated: bool,
 ) -> Problem:
     """The problem that tensors pose; raises BadAttentionInput and MalformedValue."""
     shapes = [tuple(x.shape) for x in (query, key, value)]
@@ -154,7 +161,7 @@ def _problem(
     _require(length == tokens, f'"{layout}" is {length} tokens, the query has {tokens}', "Plan again for these inputs.")
     return Problem(
         layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, processors, key_mask,
-        returns_lse,
+        returns_lse, is_gated,
     ).verify()  # fmt: skip
 
 

@@ -29,6 +29,18 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class Gate:
+    """When a gated kernel works: where the noise level is at most a threshold, or, if ``above``, where it is not.
+
+    noise: one float32 on the device, read when the kernel runs, so that no host waits for it.
+    """
+
+    noise: torch.Tensor
+    threshold: float
+    above: bool = False
+
+
+@dataclass(frozen=True)
 class Workspace:
     """Device memory that launches on one stream share: parts of the rows of global queries, and their counters."""
 
@@ -57,6 +69,7 @@ class Kernel:
         scale: float,
         lse: torch.Tensor | None = None,
         key_mask: torch.Tensor | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``."""
         stream = torch._C._cuda_getCurrentRawStream(self._index)
@@ -65,13 +78,14 @@ class Kernel:
             (query.stride(), key.stride(), value.stride(), out.stride()),
             None if lse is None else lse.data_ptr(),
             None if key_mask is None else key_mask.data_ptr(),
+            None if gate is None else (gate.noise.data_ptr(), gate.threshold, gate.above),
         )
         packet = self._packets.get(place)
         if packet is None:
             tensors = {"q": query, "k": key, "v": value, "o": out}
             tensors |= {} if lse is None else {"lse": lse}
             tensors |= {} if key_mask is None else {"key_mask": key_mask}
-            packet = _Packet(self.emitted, self.binary, tensors, self._workspace(stream), scale)
+            packet = _Packet(self.emitted, self.binary, tensors, self._workspace(stream), scale, gate)
             if not torch.cuda.is_current_stream_capturing():
                 self._packets[place] = packet
                 if len(self._packets) > MAX_PACKETS:
@@ -109,10 +123,16 @@ class _Packet:
     """The parameters of one launch: values, and pointers to them as the driver wants them."""
 
     def __init__(
-        self, emitted: Emitted, binary: Binary, tensors: Tensors, workspace: Workspace | None, scale: float
+        self,
+        emitted: Emitted,
+        binary: Binary,
+        tensors: Tensors,
+        workspace: Workspace | None,
+        scale: float,
+        gate: Gate | None = None,
     ) -> None:
         self._workspace = workspace
-        made = list(_parameters(emitted, binary, tensors, workspace, scale))
+        made = list(_parameters(emitted, binary, tensors, workspace, scale, gate))
         self._values, kinds = [value for value, _ in made], tuple(kind for _, kind in made)
         if kinds != binary.parameters:
             raise AssertionError(f"the kernel takes {binary.parameters}, not {kinds}")
@@ -121,7 +141,12 @@ class _Packet:
 
 
 def _parameters(
-    emitted: Emitted, binary: Binary, tensors: Tensors, workspace: Workspace | None, scale: float
+    emitted: Emitted,
+    binary: Binary,
+    tensors: Tensors,
+    workspace: Workspace | None,
+    scale: float,
+    gate: Gate | None,
 ) -> Iterator[tuple[Any, str]]:
     """(value, PTX type) of each parameter."""
     spec = emitted.spec
@@ -140,6 +165,12 @@ def _parameters(
             yield ctypes.c_uint64(tensors[name[0]].stride(_STRIDES[name[2:]])), "u64"
         elif name == "scale_log2":
             yield ctypes.c_float(scale / math.log(2)), "f32"
+        elif gate is not None and name == "noise":
+            yield ctypes.c_uint64(gate.noise.data_ptr()), "u64"
+        elif gate is not None and name == "threshold":
+            yield ctypes.c_float(gate.threshold), "f32"
+        elif gate is not None and name == "above":
+            yield ctypes.c_uint32(gate.above), "u32"
         elif name in tensors:
             yield ctypes.c_uint64(tensors[name].data_ptr()), "u64"
         elif argument.signature.startswith("*"):

@@ -1,4 +1,4 @@
-"""A dozen kernels that between them use everything that emission can do; their sources are kept in goldens/."""
+"""The kernels that between them use everything that emission can do; their sources are kept in goldens/."""
 
 from codegen.config import KernelConfig
 from codegen.spec import Problem
@@ -60,5 +60,7 @@ SPECS = {
         head_dim=64,
         arch=120,
     ),
+    "hopper_gated": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clip,group=16x16}", gated=True),
+    "triton_gated": _spec(NARROW, "text:9 | h:20 w:30", "crisscross{axes=lines,group=8x8}", arch=80, gated=True),
     "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),
 }

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_specs import problem
+from kernel_specs import SPECS, problem
 from strategies import grids
 from test_tiles import Whole
 
@@ -108,3 +108,10 @@ def test_parts_of_a_row_are_counted_and_placed_apart(spec):
             mine = [bundle * kernel.UNITS + unit for unit, owner in enumerate(teams) if owner == team]
             first, last = kernel.first_unit(team), kernel.first_unit(team + 1)
             assert first <= mine[0] <= mine[-1] < last
+
+
+def test_a_gated_kernel_has_no_work_where_its_gate_is_closed():
+    kernel = functions(emit(SPECS["hopper_gated"]))
+    pieces, runs = kernel.work_of(3, 1)
+    assert pieces > runs > 0
+    assert kernel.work_of(3, 0) == (0, runs)

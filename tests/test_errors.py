@@ -134,6 +134,13 @@ TEXTS = [
         "  Run under torch.no_grad(), or train the original model; planning is for inference.",
     ),
     (
+        errors.NoNoiseLevel(["x", "sigma"]),
+        "NoNoiseLevel: sparse_below needs a model that is told its noise level.\n"
+        "  Its arguments are x, sigma; none of them is called timestep.\n"
+        '  Name the argument and its range, noise="timestep/1000" or noise="1-timestep" where time runs backwards, or '
+        "leave sparse_below out.",
+    ),
+    (
         errors.OutOfMemory("Flux", "x=1x9", "CUDA out of memory.", ("blocks.0.attn", "h:3 w:3", 2, 64)),
         "OutOfMemory: a Flux with inputs x=1x9 does not fit in memory.\n"
         '  CUDA out of memory. Its largest attention, blocks.0.attn, is "h:3 w:3" with 2 heads of 64 channels.\n'

@@ -16,7 +16,8 @@ from planner.target import Target
 def plan(sites, opts=None, target="h100"):
     opts = opts or Options()
     decisions = decide(sites, opts, Target.named(target))
-    return Plan("Model", "x=1x2", target, opts, decisions, 10**12, 0.01).verify()
+    noise = "timestep/1000" if any(decision.is_gated for decision in decisions) else None
+    return Plan("Model", "x=1x2", target, opts, decisions, noise, 10**12, 0.01).verify()
 
 
 PLAN = plan([site(name="a.0"), site("text:256", name="a.1"), site("t:9 h:30 w:30", name="b")])
@@ -63,7 +64,7 @@ def with_decision(**changes):
         ("", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[]", "it has no version"),
-        ('{"version": 1}', "'decisions' is not a list"),
+        ('{"version": 2}', "'decisions' is not a list"),
         (corrupted(extra=1), "the fields of a Plan are"),
         (corrupted(decisions=[{}]), "the fields of a Decision are"),
         (corrupted(decisions=7), "'decisions' is not a list"),
@@ -80,6 +81,9 @@ def with_decision(**changes):
         (with_decision(density=0.5), "density is"),
         (with_decision(site="a.1"), "two decisions are for one site"),
         (with_decision(queries=-1), "'queries' is no int in range"),
+        (with_decision(sparse_below=0.5), "nothing tells the noise level"),
+        (with_decision(sparse_below=0), "sparse_below is 0"),
+        (corrupted(noise="timestep/0"), "cannot read"),
     ],
 )
 def test_corrupt_and_hostile_files_are_refused(text, fault, tmp_path):

@@ -1,5 +1,7 @@
 """The same truths on a CUDA device; skipped where there is none."""
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,3 +68,25 @@ def test_a_compiled_model_replays_in_a_cuda_graph():
         kwargs["hidden_states"].normal_()
         graph.replay()
         torch.testing.assert_close(out, compiled(**kwargs, return_dict=False)[0])
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_a_gated_model_switches_without_waiting_for_the_device(backend):
+    model, kwargs = FAMILIES["flux"]()
+    model, kwargs = model.cuda(), torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, kwargs)
+    compiled = planner.compile(model, group="3x5", min_speedup=0.0, sparse_below=0.5, backend=backend)
+    outputs = []
+    with torch.no_grad():
+        compiled(**kwargs, return_dict=False)
+        (plan,) = planner.report(compiled).plans
+        levels = [torch.full((2,), level, device="cuda") for level in (0.9, 0.5, 0.2)]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            outputs = [compiled(**kwargs | {"timestep": level}, return_dict=False)[0] for level in levels]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for level, ours in zip(levels, outputs, strict=True):
+            with MaskedDense(plan) if level[0] <= 0.5 else contextlib.nullcontext():
+                judged = model(**kwargs | {"timestep": level}, return_dict=False)[0]
+            torch.testing.assert_close(ours, judged, rtol=1e-3, atol=1e-3)

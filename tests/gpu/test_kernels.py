@@ -13,6 +13,7 @@ from planner.errors import BadAttentionInput, PlannerError
 from planner.layout import TokenLayout
 from runtime import dispatch
 from runtime.kernels import attention, kernel_for
+from runtime.launch import Gate
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -248,3 +249,37 @@ def test_masks_for_each_query_fall_back_and_are_counted():
     torch.testing.assert_close(out.double(), judged, rtol=1e-4, atol=1e-4)
     with pytest.raises(BadAttentionInput):
         dispatch.attend(q, k, v, "h:10 w:21", "crisscross{axes=lines,group=2x5}")
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern"), [(FLUX, GRAT_X), ("text:5 | h:30 w:47", "neighborhood{radius=1,group=8x8}")]
+)
+def test_gates_open_on_one_side_of_the_noise_and_graphs_need_not_know_it(layout, pattern):
+    q, k, v = tensors(TokenLayout.parse(layout).tokens, head_dim=128)
+    sparse, _ = attention(q, k, v, layout, pattern)
+    dense, _ = attention(q, k, v, f"n:{q.shape[2]}", "dense")
+    noise = torch.zeros((), device="cuda")
+    out = torch.full_like(q, math.nan)
+    attention(q, k, v, layout, pattern, gate=Gate(noise, 0.5, above=True), out=out)
+    assert out.isnan().all()
+
+    def gated():
+        return dispatch.attend(q, k, v, layout, pattern, noise=noise, sparse_below=0.5)
+
+    gated()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = gated()
+    for level, expected in (
+        (0.0, sparse),
+        (0.9, dense),
+        (0.5, sparse),
+        (0.51, dense),
+        (math.nan, dense),
+        (0.1, sparse),
+    ):
+        noise.fill_(level)
+        replayed.fill_(math.nan)
+        graph.replay()
+        assert torch.equal(replayed, expected)
+        assert torch.equal(gated(), expected)

@@ -5,7 +5,9 @@ The interpreter must be switched on before Triton is imported: `make test` runs 
 
 import math
 import os
+from dataclasses import replace
 
+import kernel_specs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,8 +26,8 @@ pytestmark = [
 ]
 
 
-def run(spec, folder, mask):
-    """Launch a spec's kernel twice in the interpreter and compare."""
+def run(spec, folder, mask, **gate):
+    """Launch a spec's kernel twice in the interpreter and compare; a closed one must write nothing."""
     from runtime.compiling import load_module
 
     emitted = emit(spec)
@@ -46,10 +48,14 @@ def run(spec, folder, mask):
         "part_lse": torch.full((max(1, emitted.part_rows),), math.nan),
         "arrivals": torch.zeros(max(1, emitted.arrivals), dtype=torch.int32),
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
+        **gate,
     }
     for _ in range(2):
         kernel[(emitted.grid,)](*[given[argument.name] for argument in emitted.arguments])
     assert not given["arrivals"].any()
+    if gate and (gate["noise"].item() <= gate["threshold"]) == gate["above"]:
+        assert all(given[name].isnan().all() for name in ("o", "lse", "parts"))
+        return
     out, lse = masked_dense(q, k, v, spec.layout, spec.pattern, mask=mask if spec.key_mask else None)
     tolerance = {"rtol": 1e-3, "atol": 4e-3} if spec.dtype == "float16" else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(tensors["o"].double(), out, **tolerance)
@@ -90,3 +96,15 @@ def test_a_row_of_global_queries_in_many_parts(tmp_path):
     spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
     assert "PARTS = tl.constexpr(6)" in emit(spec).source
     run(spec, tmp_path, torch.ones(1, 383, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("above", [0, 1])
+@pytest.mark.parametrize("noise", [0.0, 0.8, 0.80001, 1.0, math.nan])
+def test_a_gated_kernel_works_on_one_side_of_its_threshold(tmp_path, noise, above):
+    asked = kernel_specs.problem(
+        "text:5 | h:9 w:12", "crisscross{axes=lines,group=3x4}", heads=2, head_dim=16, dtype="float32"
+    )
+    asked = replace(asked, arch=80, returns_lse=True, gated=True)
+    spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
+    gate = {"noise": torch.tensor(noise), "threshold": float(torch.tensor(0.8)), "above": above}
+    run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), **gate)
