@@ -290,14 +290,14 @@ def _store_lse(spec: KernelSpec, half_box: tuple[int, ...]) -> Iterator[str]:
 def _store_grid_lse(queries: QueryTiles, half_box: tuple[int, ...]) -> Iterator[str]:
     # Within half a box the rows count from 0; the half's own start is added along the axis that was cut.
     places, inside = list[str](), list[str]()
-    for axis, (start, box, (size, stride)) in enumerate(
-        zip(_half_starts(queries, half_box), half_box, queries.view.axes, strict=True)
+    for axis, (start, box, (size, stride), before) in enumerate(
+        zip(_half_starts(queries, half_box), half_box, queries.view.axes, queries.begins_before, strict=True)
     ):
         inner = math.prod(half_box[axis + 1 :])
         digit = "row % HALF_M" if inner == 1 else f"row % HALF_M // {inner}"
         digit = digit if axis == 0 else f"{digit} % {box}"
         yield f"at{axis} = {start} + {digit}"
         places.append(f"at{axis} * {stride}")
-        inside.append(f"(at{axis} < {size})")
+        inside += [f"(at{axis} >= 0)"] * before + [f"(at{axis} < {size})"]
     origin = queries.view.origin
     yield f"gl.store(lse + {origin} + {' + '.join(places)}, values, mask={' & '.join(inside)})"

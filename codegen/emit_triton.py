@@ -92,11 +92,11 @@ def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
     stops = queries.stops(coords) if coords else [sympy.Integer(spec.queries)]
     starts = [edges.source_of(start) for start in queries.starts(_TILE)]
     yield from _tokens(starts, queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
-    sizes = zip(queries.view.axes, queries.box, queries.group, strict=True)
-    inside = [
+    inside = [f"(q{axis} >= 0)" for axis, before in enumerate(queries.begins_before) if before]
+    inside += [
         f"(q{axis} < {edges.source_of(stop)})"
-        for axis, (((n, _), box, group), stop) in enumerate(zip(sizes, stops, strict=True))
-        if n % box or group % box
+        for axis, (passes, stop) in enumerate(zip(queries.may_pass, stops, strict=True))
+        if passes
     ]
     yield f"is_query = {' & '.join(inside) or 'row >= 0'}"
 

@@ -89,11 +89,11 @@ class IndexMap:
         )
 
     def _start_at(self, key: Sequence[sympy.Expr]) -> sympy.Expr:
-        return sympy.sympify(group_start(key, self.grid.group, self.grid.sizes, SYMBOLS))
+        return sympy.sympify(group_start(key, self.grid.group, self.grid.sizes, SYMBOLS, self.grid.lead))
 
     def _size_at(self, key: Sequence[sympy.Expr]) -> sympy.Expr:
-        extents = zip(key, self.grid.group, self.grid.sizes, strict=True)
-        return sympy.Mul(*(extent_along(c, g, n, SYMBOLS) for c, g, n in extents))
+        along = zip(key, self.grid.group, self.grid.sizes, self.grid.lead, strict=True)
+        return sympy.Mul(*(extent_along(c, g, n, SYMBOLS, lead) for c, g, n, lead in along))
 
     def _along(self, box: Box) -> Iterator[tuple[AxisSet, sympy.Symbol, int]]:
         return zip(box, self.coords, self.grid.counts, strict=True)

@@ -12,11 +12,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import sympy
 
 from planner.arithmetic import INTS, Arithmetic, Number
-from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
 
@@ -80,32 +80,35 @@ def grid_regions(
     if isinstance(pattern, Dense):
         spans = [Span(n, s, 0, n, None) for n, s in zip(sizes, strides, strict=True)]
         return (_joined(layout, spans),)
-    counts = GroupGrid(sizes, pattern.group).counts
+    counts = pattern.grid(sizes).counts
     found = list[Region]()
     for box in pattern.boxes():
-        along = [
-            [
-                Span(n, stride, _token(first, c, G, g, n, arithmetic), _token(last, c, G, g, n, arithmetic), axis)
+        spans = list[list[Span]]()
+        for axis, axis_set in enumerate(box):
+            c, G, n = coords[axis], counts[axis], sizes[axis]
+            begin = partial(
+                _begin, c=c, G=G, g=pattern.group[axis], n=n, lead=pattern.lead[axis], arithmetic=arithmetic
+            )
+            ranges = [
+                (first, last)
                 for first, last in axis_set.ranges(c, G, arithmetic)
                 if not (isinstance(last, int) and isinstance(first, int) and last <= first)
             ]
-            for axis, (axis_set, c, G, g, n, stride) in enumerate(
-                zip(box, coords, counts, pattern.group, sizes, strides, strict=True)
-            )
-        ]
-        found += [_joined(layout, spans) for spans in itertools.product(*along)]
+            spans.append([Span(n, strides[axis], begin(first), begin(last), axis) for first, last in ranges])
+        found += [_joined(layout, product) for product in itertools.product(*spans)]
     return tuple(found)
 
 
-def _token(group: Number, c: Number, G: int, g: int, n: int, arithmetic: Arithmetic) -> Number:
+def _begin(group: Number, c: Number, G: int, g: int, n: int, lead: int, arithmetic: Arithmetic) -> Number:
     """Token at which a group begins, n for the one after the last."""
     if group == G:
         return n
-    if isinstance(group, sympy.Expr):
-        beyond = sympy.lambdify(c, group * g - n, "math")
-        passes = any(beyond(at) > 0 for at in range(G))
-        return arithmetic.minimum(group * g, n) if passes else group * g
-    return arithmetic.minimum(group * g, n)
+    token = group * g - lead
+    if not isinstance(group, sympy.Expr) or group.is_Integer:
+        return arithmetic.minimum(arithmetic.maximum(token, 0), n)
+    values = list(map(sympy.lambdify(c, token, "math"), range(G)))
+    token = arithmetic.maximum(token, 0) if min(values) < 0 else token
+    return arithmetic.minimum(token, n) if max(values) > n else token
 
 
 def _joined(layout: TokenLayout, spans: Sequence[Span]) -> Region:

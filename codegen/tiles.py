@@ -20,7 +20,6 @@ import sympy
 from codegen.printing import quotient
 from codegen.regions import Region, Span, global_regions, regions, whole
 from planner.arithmetic import SYMBOLS
-from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
 
@@ -104,13 +103,15 @@ class QueryTiles:
     box: tuple[int, ...]
     group: tuple[int, ...]
     """Tokens of a group along each axis of the view; the box where there are no groups."""
+    lead: tuple[int, ...]
+    """Tokens that the first group lacks along each axis; the first box may begin outside, by less than a box."""
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Tiles along each axis."""
         return tuple(
-            -(-n // b) if g % b == 0 else -(-n // g) * -(-g // b)
-            for (n, _), b, g in zip(self.view.axes, self.box, self.group, strict=True)
+            _tiles_along(n, b, g, lead)
+            for (n, _), b, g, lead in zip(self.view.axes, self.box, self.group, self.lead, strict=True)
         )
 
     @property
@@ -120,17 +121,30 @@ class QueryTiles:
 
     @property
     def holds_whole_boxes(self) -> bool:
-        """Whether a box can only pass its group's end where the grid ends."""
+        """Whether a box can only pass its group's borders where the grid ends."""
         return all(g % b == 0 for g, b in zip(self.group, self.box, strict=True))
 
     def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Coordinates of the i-th tile's first token."""
         starts = list[sympy.Expr]()
-        for digit, b, g in zip(self._digits(i), self.box, self.group, strict=True):
+        for digit, b, g, lead in zip(self._digits(i), self.box, self.group, self.lead, strict=True):
             per_group = -(-g // b)
             inside = sympy.Mod(digit, per_group) if per_group != 1 else 0
-            starts.append(digit * b if g % b == 0 else quotient(digit, per_group) * g + inside * b)
+            starts.append(digit * b - lead if g % b == 0 else quotient(digit, per_group) * g - lead + inside * b)
         return tuple(starts)
+
+    @property
+    def begins_before(self) -> tuple[bool, ...]:
+        """Along which axes the first box begins before the view."""
+        return tuple(
+            lead % b > 0 if g % b == 0 else lead > 0 for b, g, lead in zip(self.box, self.group, self.lead, strict=True)
+        )
+
+    @property
+    def may_pass(self) -> tuple[bool, ...]:
+        """Along which axes a box may hold tokens beyond its group or the view."""
+        along = zip(self.view.axes, self.box, self.group, self.lead, strict=True)
+        return tuple(bool((n + lead) % b or g % b) for (n, _), b, g, lead in along)
 
     def coords(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Coordinates of the i-th tile's group."""
@@ -141,15 +155,21 @@ class QueryTiles:
     def stops(self, coords: Sequence[sympy.Expr]) -> tuple[sympy.Expr, ...]:
         """Where the group at coords ends, as coordinates of tokens."""
         return tuple(
-            sympy.Integer(n) if g >= n else (c + 1) * g if n % g == 0 else sympy.Min((c + 1) * g, n)
-            for c, (n, _), g in zip(coords, self.view.axes, self.group, strict=True)
+            sympy.Integer(n)
+            if g - lead >= n
+            else (c + 1) * g - lead
+            if (n + lead) % g == 0
+            else sympy.Min((c + 1) * g - lead, n)
+            for c, (n, _), g, lead in zip(coords, self.view.axes, self.group, self.lead, strict=True)
         )
 
     def _digits(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """The tile's place along each axis, counted from where the first group would begin if it lacked nothing."""
         digits, stride = list[sympy.Expr](), 1
         for axis in reversed(range(len(self.counts))):
             digit = quotient(i, stride)
-            digits.append(sympy.Mod(digit, self.counts[axis]) if axis else digit)
+            digit = sympy.Mod(digit, self.counts[axis]) if axis else digit
+            digits.append(digit + _boxes_skipped(self.box[axis], self.group[axis], self.lead[axis]))
             stride *= self.counts[axis]
         return tuple(reversed(digits))
 
@@ -193,14 +213,15 @@ def tile_program(layout: TokenLayout, pattern: Pattern, keys: int, block_m: int,
     """
     if isinstance(pattern, Dense):
         tokens, every = layout.tokens, KeyTiles(Region(0, (Span(keys, 1, 0, keys, None),)), (block_n,))
-        queries = QueryTiles(View(0, ((tokens, 1),)), (block_m,), (block_m,))
+        queries = QueryTiles(View(0, ((tokens, 1),)), (block_m,), (block_m,), (0,))
         return TileProgram((), queries, (every,), (), every, block_m, block_n)
     sizes, first, every = layout.grid.sizes, layout.grid_start, KeyTiles(whole(layout), (block_n,))
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     view = View(first, tuple(zip(sizes, strides, strict=True)))
-    queries = QueryTiles(view, _query_box(sizes, pattern.group, block_m), pattern.group)
+    lead = pattern.lead
+    queries = QueryTiles(view, _query_box(sizes, pattern.group, lead, block_m), pattern.group, lead)
     coords = tuple(sympy.Symbol(f"c{axis}", integer=True, nonnegative=True) for axis in range(len(sizes)))
-    groups = GroupGrid(sizes, pattern.group).verify().counts
+    groups = pattern.grid(sizes).verify().counts
     read = regions(layout, pattern, coords, SYMBOLS)
     alike = {
         axes: [region for region in read if region.view[1] == axes] for axes in {region.view[1] for region in read}
@@ -229,11 +250,23 @@ def halves(box: Sequence[int]) -> tuple[tuple[int, ...], int]:
     return (*box[:axis], box[axis] // 2, *box[axis + 1 :]), axis
 
 
-def _query_box(sizes: Sequence[int], group: Sequence[int], tokens: int) -> tuple[int, ...]:
+def _tiles_along(n: int, b: int, g: int, lead: int) -> int:
+    """Boxes of b tokens in groups of g along an axis of n tokens, of which the first lacks ``lead``."""
+    if g % b == 0:
+        return -(-(n + lead) // b) - _boxes_skipped(b, g, lead)
+    return -(-(n + lead) // g) * -(-g // b)
+
+
+def _boxes_skipped(b: int, g: int, lead: int) -> int:
+    """Boxes of the first group that hold nothing but what it lacks."""
+    return lead // b if g % b == 0 else 0
+
+
+def _query_box(sizes: Sequence[int], group: Sequence[int], lead: Sequence[int], tokens: int) -> tuple[int, ...]:
     """The box with fewest tiles; of those one that no group's border cuts, then the longest along the fast axes."""
 
     def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
-        tiles = math.prod(-(-n // g) * -(-g // b) for n, g, b in zip(sizes, group, box, strict=True))
+        tiles = math.prod(map(_tiles_along, sizes, box, group, lead))
         cut = any(g % b for g, b in zip(group, box, strict=True))
         return tiles, cut, tuple(-b for b in reversed(box))
 

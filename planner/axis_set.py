@@ -3,6 +3,7 @@
 A pattern is a disjoint union of boxes, and a box is one axis set per axis. All that is derived from a pattern
 (its list of key groups, its density, its index map, its kernel) follows from the closed forms here.
 In all of them c is the query group's coordinate, G the number of groups along the axis, n its tokens and g the group's.
+``lead``: tokens that the first group lacks.
 """
 
 from __future__ import annotations
@@ -36,9 +37,24 @@ class AxisSet(ABC):
     def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
         """The same groups as disjoint ranges (first, stop), of which some may be empty."""
 
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS, lead: int = 0) -> Number:
+        """(query token, key token) pairs along the axis, summed over all query groups.
+
+        With a lead: those of an axis longer by so many tokens, less the pairs in which these are the query or the key.
+        """
+        if not lead:
+            return self.whole_pairs(n, g, arithmetic)
+        keys, readers = self.around_first(n + lead, g, arithmetic)
+        own = self.count(0, 1, arithmetic)
+        return self.whole_pairs(n + lead, g, arithmetic) - lead * (keys + readers) + lead * lead * own
+
     @abstractmethod
-    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
-        """(query token, key token) pairs along the axis, summed over all query groups."""
+    def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        """The pairs where the first group lacks nothing."""
+
+    @abstractmethod
+    def around_first(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> tuple[Number, Number]:
+        """(tokens that the first group reads, tokens of the groups that read it), where it lacks nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,11 @@ class All(AxisSet):
     def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
         return ((0, G),)
 
-    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+    def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         return n * n
+
+    def around_first(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> tuple[Number, Number]:
+        return n, n
 
 
 @dataclass(frozen=True)
@@ -71,9 +90,12 @@ class Own(AxisSet):
     def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
         return ((c, c + 1),)
 
-    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+    def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         full, last = _full_and_last(n, g, arithmetic)
         return full * g * g + last * last
+
+    def around_first(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> tuple[Number, Number]:
+        return g, g
 
 
 @dataclass(frozen=True)
@@ -89,8 +111,11 @@ class Others(AxisSet):
     def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
         return ((0, c), (c + 1, G))
 
-    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
-        return n * n - Own().pairs(n, g, arithmetic)
+    def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+        return n * n - Own().whole_pairs(n, g, arithmetic)
+
+    def around_first(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> tuple[Number, Number]:
+        return n - g, n - g
 
 
 @dataclass(frozen=True)
@@ -112,18 +137,27 @@ class Window(AxisSet):
         start = self._start(c, G, arithmetic)
         return ((start, start + self.count(c, G, arithmetic)),)
 
-    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
+    def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
         r, (full, last) = self.radius, _full_and_last(n, g, arithmetic)
         G = full + 1
         if self.edge == "clip":
             # A pair of groups d apart, 1 <= d <= m: full - d of them are two full groups, one has the last.
             m = arithmetic.minimum(r, full)
             apart = (2 * m * full - m * (m + 1)) * g * g + 2 * m * g * last
-            return apart + Own().pairs(n, g, arithmetic)
+            return apart + Own().whole_pairs(n, g, arithmetic)
         # Every window has w groups; those of the `near` groups next to the high edge hold the last, smaller one.
         w = arithmetic.minimum(2 * r + 1, G)
         near = w - r * arithmetic.at_least(G, 2 * r + 2)
         return n * w * g - (g - last) * ((near - 1) * g + last)
+
+    def around_first(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> tuple[Number, Number]:
+        near = arithmetic.minimum((self.radius + 1) * g, n)
+        if self.edge == "clip":
+            return near, near
+        # Where the window is shorter than the axis, those read the first group whose window begins with it.
+        w = 2 * self.radius + 1
+        is_shorter = arithmetic.at_least(arithmetic.ceil_div(n, g), w + 1)
+        return arithmetic.minimum(w * g, n), n - is_shorter * (n - near)
 
     def _start(self, c: Number, G: Number, arithmetic: Arithmetic) -> Number:
         start = arithmetic.maximum(c - self.radius, 0)

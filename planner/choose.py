@@ -40,6 +40,7 @@ class PlanOptions(TypedDict, total=False):
     layout: str | None
     sparse_below: float
     noise: str | None
+    alternate_offsets: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Options:
     sparse_below: sites are sparse at noise levels up to this one, and dense above it, in (0, 1]. Early steps, where
     noise dominates, settle the composition; published methods keep the first fifth or quarter of the range dense.
     noise: what tells the noise level, where the graph cannot: ``timestep/1000``, ``1-timestep``.
+    alternate_offsets: every second site of a layout has its groups shifted by half a group, so that the borders of
+    groups do not lie in the same place in every layer.
     """
 
     pattern: str | None = None
@@ -65,9 +68,10 @@ class Options:
     layout: str | None = None
     sparse_below: float = 1.0
     noise: str | None = None
+    alternate_offsets: bool = False
 
     def verify(self) -> Options:
-        """Return the options; raises BadOption or BadSpelling."""
+        """Return the options; raises BadOption, BadSpelling or MalformedValue."""
         if not 0 < self.sparse_below <= 1:
             raise BadOption("sparse_below", self.sparse_below, "a noise level between 0 (excluded) and 1")
         if self.noise is not None:
@@ -83,6 +87,9 @@ class Options:
             raise BadOption("group", self.group, f"the group that pattern= names, {times(group)}, or nothing")
         if self.layout is not None:
             TokenLayout.parse(self.layout)
+        request = self.request
+        if request is not None and request.offset is not None:
+            request.pattern()
         return self
 
     @property
@@ -127,15 +134,17 @@ class Candidate:
     lost: Loss | None
 
 
-def rank(site: AttentionSite, options: Options, target: Target) -> list[Candidate]:
-    """All candidates of a site, the winner first, each loser with its reason."""
+def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool = False) -> list[Candidate]:
+    """All candidates of a site, the winner first, each loser with its reason. is_shifted: by half a group."""
     dense = Candidate(
         Dense(), 1.0, attention_flops(site, site.queries * site.keys), dense_seconds(site, target), lost=None
     )
     if site.why_not() is not None or not isinstance(site.layout, TokenLayout):
         return [dense]
+    patterns = _patterns(len(site.layout.grid.sizes), options)
     judged = [
-        _judge(site, site.layout, p, options, target, dense) for p in _patterns(len(site.layout.grid.sizes), options)
+        _judge(site, site.layout, pattern.shifted() if is_shifted else pattern, options, target, dense)
+        for pattern in patterns
     ]
     fit = [candidate for candidate in judged if candidate.lost is None]
     if not fit or (options.request is not None and options.request.kind == "dense"):
@@ -171,16 +180,18 @@ def _patterns(axes: int, options: Options) -> Iterator[Pattern]:
     request, shape = options.request, options.group_shape
     groups = GROUPS[axes] if shape is None or len(shape) != axes else (shape,)
     budget = options.density is not None or options.speedup is not None
+    offset = request.offset if request is not None and request.offset is not None else ()
+    offset = offset if len(offset) == axes else ()
     for group in groups:
         if axes > 1 and (request is None or request.kind == "crisscross"):
             named = request.axes if request is not None else None
             kinds = (named,) if named else ("lines",) if axes == 2 else ("planes", "lines") if budget else ("planes",)
-            yield from (CrissCross(group, kind) for kind in kinds)
+            yield from (CrissCross(group, kind, offset) for kind in kinds)
         if (request is None and budget) or (request is not None and request.kind == "neighborhood"):
             edge = (request.edge if request is not None else None) or "clamp"
             radius = request.radius if request is not None else None
             radii = [radius] if radius is not None else [(r,) for r in (RADII if budget else RADII[:1])]
-            yield from (Neighborhood(group, spread(r, axes), edge) for r in radii if len(r) in (1, axes))
+            yield from (Neighborhood(group, spread(r, axes), edge, offset) for r in radii if len(r) in (1, axes))
 
 
 def _judge(
@@ -193,7 +204,7 @@ def _judge(
     density, seconds = pairs / layout.tokens**2, sparse_seconds(site, pattern, target)
     speedup = dense.seconds / seconds
     lost = None
-    if _covers(pattern, GroupGrid(grid.sizes, pattern.group)):
+    if _covers(pattern, pattern.grid(grid.sizes)):
         lost = Loss("covers all", "the window holds the whole grid")
     elif options.density is not None and density > options.density:
         lost = Loss("over budget", f"density {density:.3f}, asked for {options.density:g} at most")

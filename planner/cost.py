@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from planner.density import attended_pairs
-from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
 from planner.shadow_rules import op_name
@@ -48,7 +47,7 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     if not target.raster_order:
         seconds += 2 * _bytes(site) / (target.bandwidth * 1e9)
     if target.steps_per_group:
-        seconds += math.prod(GroupGrid(layout.grid.sizes, pattern.group).counts) * target.step_us * 1e-6
+        seconds += math.prod(pattern.grid(layout.grid.sizes).counts) * target.step_us * 1e-6
     return seconds
 
 

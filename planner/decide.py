@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from planner.choose import Candidate, Loss, Options, rank, why_dense
 from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
-from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Dense
 from planner.plan import Decision, Plan
@@ -19,14 +19,19 @@ def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> 
 
     Raises GroupTooLarge, PatternCoversAll or UnreachableBudget if an option that the caller named fits no site.
     """
-    ranked = [(site, rank(site, options, target)) for site in sites]
+    seen = Counter[str]()
+    ranked = list[tuple[AttentionSite, list[Candidate]]]()
+    for site in sites:
+        is_shifted = options.alternate_offsets and seen[str(site.layout)] % 2 == 1
+        ranked.append((site, rank(site, options, target, is_shifted)))
+        seen[str(site.layout)] += site.why_not() is None
     _check_request(ranked, options)
     return tuple(_decision(site, candidates, options) for site, candidates in ranked)
 
 
 def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
     """The candidates that a decision was made from, worked out again; none where the site itself ruled them out."""
-    _, layout = decision.parsed()
+    pattern, layout = decision.parsed()
     unknown = Unreadable(decision.reason)
     site = AttentionSite(
         name=decision.site,
@@ -40,7 +45,9 @@ def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
         layout=layout or unknown,
         key_layout=layout or unknown,
     )
-    ranked = rank(site, plan.options, Target.named(plan.target))
+    ranked = rank(
+        site, plan.options, Target.named(plan.target), plan.options.alternate_offsets and bool(pattern.offset)
+    )
     return ranked if str(ranked[0].pattern) == decision.pattern else []
 
 
@@ -93,7 +100,7 @@ def _check_request(ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], 
         raise GroupTooLarge(site.name, shape, str(layout.grid), suggestion)
     if options.pattern is not None and losses and all(loss.kind == "covers all" for _, loss in losses):
         candidate = max((c for s, c in sparse if s is site), key=lambda c: c.density)
-        counts = GroupGrid(layout.grid.sizes, candidate.pattern.group).counts
+        counts = candidate.pattern.grid(layout.grid.sizes).counts
         raise PatternCoversAll(site.name, str(candidate.pattern), counts)
     over = [(candidate, loss) for candidate, loss in losses if loss.kind == "over budget"]
     if over:

@@ -16,7 +16,10 @@ def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic
     Boxes are disjoint, and within a box the axes are independent: a sum of products.
     """
     return sum(
-        math.prod(along.pairs(n, g, arithmetic) for along, n, g in zip(box, sizes, pattern.group, strict=True))
+        math.prod(
+            along.pairs(n, g, arithmetic, lead)
+            for along, n, g, lead in zip(box, sizes, pattern.group, pattern.lead, strict=True)
+        )
         for box in pattern.boxes()
     )
 

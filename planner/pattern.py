@@ -7,6 +7,8 @@ form; property tests hold the two together. Every pattern has a spelling that pa
     dense
     neighborhood{radius=1,edge=clamp,group=16x16}     GRAT-B (arXiv 2505.14687): the surrounding groups
     crisscross{axes=planes,group=4x8x8}               GRAT-X: the groups that share a coordinate
+
+Both take ``offset=8x8``: the first group along each axis then has so many tokens, and all borders are shifted.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 
 from planner.axis_set import All, AxisSet, Edge, Others, Own, Window
 from planner.errors import BadSpelling, MalformedValue, times
-from planner.groups import GroupGrid
+from planner.groups import GroupGrid, lead_of
 from planner.layout import TokenLayout
 
 Box = tuple[AxisSet, ...]
@@ -43,6 +45,21 @@ class Pattern(ABC):
     """Which groups of a grid attend to which; global tokens attend to and are attended by everything."""
 
     group: tuple[int, ...]
+    offset: tuple[int, ...]
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Tokens along each axis that the first group lacks."""
+        return lead_of(self.group, self.offset)
+
+    def grid(self, sizes: Sequence[int]) -> GroupGrid:
+        """A grid of so many tokens, cut into the pattern's groups."""
+        return GroupGrid(tuple(sizes), self.group, self.offset)
+
+    def shifted(self) -> Self:
+        """The pattern with its groups' borders moved by half a group along every axis, over any offset it has."""
+        offset = tuple((o + g // 2) % g for o, g in zip(self.offset or (0,) * len(self.group), self.group, strict=True))
+        return replace(self, offset=offset if any(offset) else ())  # pyright: ignore[reportArgumentType]
 
     @abstractmethod
     def attends(
@@ -60,12 +77,11 @@ class Pattern(ABC):
 
     def mask_mod(self, layout: TokenLayout) -> MaskMod:
         """The pattern's meaning on the tokens of a layout with one grid."""
-        counts = GroupGrid(layout.grid.sizes, self.group).counts
+        grid = self.grid(layout.grid.sizes)
 
         def attends(q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
-            q, kv = layout.coordinates(q_idx), layout.coordinates(kv_idx)
-            groups = [[x // g for x, g in zip(token, self.group, strict=True)] for token in (q, kv)]
-            return layout.is_global(q_idx) | layout.is_global(kv_idx) | self.attends(groups[0], groups[1], counts)
+            q, kv = (grid.group_of(layout.coordinates(index)) for index in (q_idx, kv_idx))
+            return layout.is_global(q_idx) | layout.is_global(kv_idx) | self.attends(q, kv, grid.counts)
 
         return attends
 
@@ -74,7 +90,18 @@ class Pattern(ABC):
         if not 1 <= len(self.group) <= 3 or not all(1 <= g <= MAX_GROUP for g in self.group):
             fault = f"group={times(self.group)} is not one to three sizes between 1 and {MAX_GROUP}"
             raise MalformedValue(str(self), fault, f"Write it like {EXAMPLES['crisscross']!r}.")
+        fits = len(self.offset) == len(self.group) and all(
+            0 <= o < g for o, g in zip(self.offset, self.group, strict=True)
+        )
+        if self.offset and not (fits and any(self.offset)):
+            fault = (
+                f"offset={times(self.offset)} is not one number an axis, less than the group's, of which one is not 0"
+            )
+            raise MalformedValue(str(self), fault, "Pass half the group, say, or leave it out.")
         return self
+
+    def _spelled_offset(self) -> str:
+        return f",offset={times(self.offset)}" if self.offset else ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +109,7 @@ class Dense(Pattern):
     """Every token attends to every token."""
 
     group: tuple[int, ...] = ()
+    offset: tuple[int, ...] = ()
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -114,6 +142,7 @@ class Neighborhood(Pattern):
     group: tuple[int, ...]
     radius: tuple[int, ...]
     edge: Edge = "clamp"
+    offset: tuple[int, ...] = ()
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -150,7 +179,7 @@ class Neighborhood(Pattern):
     def __str__(self) -> str:
         uniform = len(set(self.radius)) == 1
         radius = self.radius[0] if uniform else times(self.radius)
-        return f"neighborhood{{radius={radius},edge={self.edge},group={times(self.group)}}}"
+        return f"neighborhood{{radius={radius},edge={self.edge},group={times(self.group)}{self._spelled_offset()}}}"
 
 
 @dataclass(frozen=True)
@@ -162,6 +191,7 @@ class CrissCross(Pattern):
 
     group: tuple[int, ...]
     axes: Literal["lines", "planes"] = "lines"
+    offset: tuple[int, ...] = ()
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -199,7 +229,7 @@ class CrissCross(Pattern):
         return self
 
     def __str__(self) -> str:
-        return f"crisscross{{axes={self.axes},group={times(self.group)}}}"
+        return f"crisscross{{axes={self.axes},group={times(self.group)}{self._spelled_offset()}}}"
 
 
 @dataclass(frozen=True)
@@ -211,6 +241,7 @@ class PatternRequest:
     radius: tuple[int, ...] | None = None
     edge: Edge | None = None
     axes: Literal["lines", "planes"] | None = None
+    offset: tuple[int, ...] | None = None
 
     def pattern(self) -> Pattern:
         """The one pattern it names; raises MalformedValue if its group is left open."""
@@ -219,9 +250,10 @@ class PatternRequest:
         if self.group is None:
             raise MalformedValue(self.kind, "it names no group", f"Write it like {EXAMPLES[self.kind]!r}.")
         if self.kind == "crisscross":
-            return CrissCross(self.group, self.axes or "lines").verify()
+            return CrissCross(self.group, self.axes or "lines", self.offset or ()).verify()
         radius = self.radius if self.radius is not None else (1,)
-        return Neighborhood(self.group, spread(radius, len(self.group)), self.edge or "clamp").verify()
+        edge, offset = self.edge or "clamp", self.offset or ()
+        return Neighborhood(self.group, spread(radius, len(self.group)), edge, offset).verify()
 
     def with_group(self, group: tuple[int, ...]) -> PatternRequest:
         return replace(self, group=group)
@@ -251,7 +283,8 @@ def parse_request(text: str) -> PatternRequest:
         )
     kind, example = match[1], EXAMPLES[match[1]]
     fields = _parse_fields(match[2] or "", text, example)
-    allowed = {"dense": (), "neighborhood": ("group", "radius", "edge"), "crisscross": ("group", "axes")}[kind]
+    grouped = ("group", "offset")
+    allowed = {"dense": (), "neighborhood": (*grouped, "radius", "edge"), "crisscross": (*grouped, "axes")}[kind]
     for name in fields:
         if name not in allowed:
             raise BadSpelling("pattern", text, f"{kind} has no field {name!r}", example)
@@ -262,7 +295,8 @@ def parse_request(text: str) -> PatternRequest:
         raise BadSpelling("pattern", text, f"axes is lines or planes, not {axes!r}", example)
     group = parse_group(fields["group"]) if "group" in fields else None
     radius = _parse_times(fields["radius"], "radius", "1", least=0) if "radius" in fields else None
-    return PatternRequest(kind, group, radius, edge, axes)
+    offset = _parse_times(fields["offset"], "offset", "8x8", least=0) if "offset" in fields else None
+    return PatternRequest(kind, group, radius, edge, axes, offset)
 
 
 def parse_group(text: str) -> tuple[int, ...]:

@@ -161,7 +161,7 @@ class Plan:
         longest = max(gridded, key=lambda entry: entry[0].queries)[2]
         sizes = longest.grid.sizes
         layers = [
-            (pattern, GroupGrid(sizes, pattern.group or sizes).counts)
+            (pattern, (pattern.grid(sizes) if pattern.group else GroupGrid(sizes, sizes)).counts)
             for _, pattern, layout in gridded
             if layout == longest
         ]
@@ -298,7 +298,10 @@ class _Record:
         if value is None and kind.endswith("| None"):
             return None
         kind = kind.removesuffix(" | None")
-        if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        if kind == "bool":
+            if isinstance(value, bool):
+                return value
+        elif kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
             if 0 <= value < 1e30:
                 return float(value)
         elif kind == "int" and isinstance(value, int) and not isinstance(value, bool):

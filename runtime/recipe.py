@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import torch
 
-from planner.groups import GroupGrid
 from planner.keys import key_runs
 from planner.layout import TokenLayout
 from planner.pattern import Dense, parse_pattern
@@ -50,7 +49,7 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device) -> Re
     if isinstance(pattern, Dense):
         order = torch.arange(tokens, device=device)
         return Recipe(order, order, (((0, tokens), ((0, tokens),)),))
-    grid = GroupGrid(layout.grid.sizes, pattern.group).verify()
+    grid = pattern.grid(layout.grid.sizes).verify()
     index, first = torch.arange(tokens), layout.grid_start
     order = torch.cat([index[:first], index[first + layout.grid.tokens :], first + grid.order()])
     work = list[Work]()

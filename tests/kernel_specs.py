@@ -60,6 +60,7 @@ SPECS = {
         head_dim=64,
         arch=120,
     ),
+    "hopper_offset": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16,offset=8x8}", returns_lse=True),
     "hopper_gated": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clip,group=16x16}", gated=True),
     "triton_gated": _spec(NARROW, "text:9 | h:20 w:30", "crisscross{axes=lines,group=8x8}", arch=80, gated=True),
     "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),

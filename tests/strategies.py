@@ -29,7 +29,13 @@ def sizes(draw, min_axes=1, max_axes=3):
 def group_grids(draw, **kwargs):
     """A grid and groups that fit in it, ragged edges included."""
     extents = draw(sizes(**kwargs))
-    return GroupGrid(extents, tuple(draw(st.integers(1, n)) for n in extents)).verify()
+    return GroupGrid(extents, group := tuple(draw(st.integers(1, n)) for n in extents), draw(offsets(group))).verify()
+
+
+def offsets(group):
+    """No offset, or less than a group along each axis."""
+    some = st.tuples(*(st.integers(0, g - 1) for g in group)).filter(any)
+    return st.just(()) | some if max(group) > 1 else st.just(())
 
 
 names = st.sampled_from(["text", "class_token", "encoder_hidden_states", "image_embeds.1", "x-2"])
@@ -52,23 +58,23 @@ def layouts(draw, extents=None):
 
 
 @st.composite
-def neighborhoods(draw, group):
+def neighborhoods(draw, group, offset=()):
     """A neighbourhood, also one that covers everything."""
     radius = tuple(draw(st.integers(0, 3)) for _ in group)
-    return Neighborhood(group, radius, draw(st.sampled_from(["clamp", "clip"]))).verify()
+    return Neighborhood(group, radius, draw(st.sampled_from(["clamp", "clip"])), offset).verify()
 
 
-def patterns(group):
-    """Any pattern with a given group."""
-    crisscross = st.builds(CrissCross, st.just(group), st.sampled_from(["lines", "planes"]))
-    return st.one_of(neighborhoods(group), crisscross)
+def patterns(group, offset=()):
+    """Any pattern with a given group and offset."""
+    crisscross = st.builds(CrissCross, st.just(group), st.sampled_from(["lines", "planes"]), st.just(offset))
+    return st.one_of(neighborhoods(group, offset), crisscross)
 
 
 @st.composite
 def problems(draw, **kwargs):
     """(layout, group grid, pattern) that fit together."""
     grid = draw(group_grids(**kwargs))
-    return draw(layouts(grid.sizes)), grid, draw(patterns(grid.group))
+    return draw(layouts(grid.sizes)), grid, draw(patterns(grid.group, grid.offset))
 
 
 options = st.builds(
@@ -77,4 +83,7 @@ options = st.builds(
     density=st.none() | st.floats(0.01, 1),
     speedup=st.none() | st.floats(1, 20),
     min_speedup=st.floats(0, 3),
+    sparse_below=st.sampled_from([1.0, 0.7]),
+    noise=st.sampled_from([None, "1-timestep"]),
+    alternate_offsets=st.booleans(),
 )

@@ -5,7 +5,7 @@ from strategies import layouts, options
 
 from planner.choose import Options, rank, why_dense
 from planner.decide import decide
-from planner.errors import BadOption, GroupTooLarge, PatternCoversAll, UnreachableBudget
+from planner.errors import BadOption, GroupTooLarge, MalformedValue, PatternCoversAll, UnreachableBudget
 from planner.layout import TokenLayout
 from planner.pattern import CrissCross, Dense
 from planner.sites import AttentionSite
@@ -132,3 +132,29 @@ def test_a_group_too_large_for_some_sites_only_is_no_mistake():
 def test_options_out_of_range_are_refused(opts):
     with pytest.raises(BadOption):
         Options(**opts).verify()
+
+
+def test_alternate_sites_are_shifted_by_half_a_group():
+    text, video = site("text:256", name="t"), "t:33 h:45 w:80 | text:256"
+    sites = [site(name="a"), site(video, name="v"), text, site(name="b"), site(name="c"), site(video, name="w")]
+    asked = Options(alternate_offsets=True, pattern="crisscross")
+    decisions = {decision.site: decision for decision in decide(sites, asked, Target.named("h100"))}
+    plain, shifted = "crisscross{axes=lines,group=16x16}", "crisscross{axes=lines,group=16x16,offset=8x8}"
+    assert [decisions[name].pattern for name in "abc"] == [plain, shifted, plain]
+    assert decisions["v"].pattern == "crisscross{axes=planes,group=4x8x8}"
+    assert decisions["w"].pattern == "crisscross{axes=planes,group=4x8x8,offset=2x4x4}"
+    assert decisions["b"].density != decisions["a"].density
+    for decision in decisions.values():
+        decision.verify()
+
+
+def test_an_offset_can_be_asked_for():
+    asked = Options(pattern="neighborhood{offset=8x0}", group="16x16", alternate_offsets=True)
+    patterns = [str(choose(site(), asked.verify(), Target.named("h100"), shifted).pattern) for shifted in (False, True)]
+    assert patterns == [
+        "neighborhood{radius=1,edge=clamp,group=16x16,offset=8x0}",
+        "neighborhood{radius=1,edge=clamp,group=16x16,offset=0x8}",
+    ]
+    for fault in ("crisscross{offset=8x8}", "crisscross{group=8x8,offset=8x8}", "crisscross{group=8x8,offset=0x0}"):
+        with pytest.raises(MalformedValue):
+            Options(pattern=fault).verify()

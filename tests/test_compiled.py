@@ -52,6 +52,20 @@ def test_a_sparse_plan_equals_masked_dense_attention(name, pattern):
     assert not torch.allclose(ours, output(model, kwargs), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["flux", "hunyuanvideo", "wan", "cogvideox"])
+def test_alternate_offsets_equal_masked_dense_attention(name):
+    model, kwargs = FAMILIES[name]()
+    compiled = planner.compile(
+        model, pattern="crisscross", group=GROUPS.get(name, "1x3x5"), alternate_offsets=True, **FORCE
+    )
+    ours = output(compiled, kwargs)
+    (plan,) = planner.report(compiled).plans
+    shifted = ["offset" in decision.pattern for decision in plan.decisions if decision.is_sparse]
+    assert shifted == [index % 2 == 1 for index in range(len(shifted))]
+    with MaskedDense(plan):
+        torch.testing.assert_close(ours, output(model, kwargs), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_plan_that_covers_everything_equals_the_original(name):
     """One row of groups, as long as the grid: the criss-cross is all of it."""

@@ -72,16 +72,19 @@ def test_own_and_others_make_all():
     assert sympy.simplify(together - All().pairs(n, g, SYMBOLS)) == 0
 
 
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 6), st.sampled_from(["clamp", "clip"]))
-def test_axis_sets_count_themselves(tokens, size, radius, edge):
+@given(
+    st.integers(1, 40), st.integers(1, 12), st.integers(0, 11), st.integers(0, 6), st.sampled_from(["clamp", "clip"])
+)
+def test_axis_sets_count_themselves(tokens, size, lead, radius, edge):
     size = min(size, tokens)
-    count = -(-tokens // size)
-    extents = [min(size, tokens - c * size) for c in range(count)]
+    lead = lead % size
+    count = -(-(tokens + lead) // size)
+    extents = [min((c + 1) * size - lead, tokens) - max(c * size - lead, 0) for c in range(count)]
     for along in (All(), Own(), Others(), Window(radius, edge)):
         members = [[along.item(i, c, count) for i in range(along.count(c, count))] for c in range(count)]
         assert all(row == sorted(set(row)) and set(row) <= set(range(count)) for row in members)
         pairs = sum(extents[c] * sum(extents[k] for k in row) for c, row in enumerate(members))
-        assert along.pairs(tokens, size) == pairs
+        assert along.pairs(tokens, size, lead=lead) == pairs
 
 
 def test_published_densities():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_specs import SPECS, problem
-from strategies import grids
+from strategies import grids, offsets
 from test_tiles import Whole
 
 from codegen.config import KernelConfig, why_not
@@ -35,8 +35,9 @@ def specs(draw):
     before, after = map(draw, runs)
     layout = TokenLayout((*before, draw(grids(extents)), *after)).verify()
     radius, edge = tuple(draw(st.integers(0, 1)) for _ in group), draw(st.sampled_from(["clamp", "clip"]))
-    kinds = [CrissCross(group, "lines"), CrissCross(group, "planes"), Neighborhood(group, radius, edge)]
-    pattern = draw(st.sampled_from(kinds))
+    offset = draw(offsets(group))
+    kinds = [CrissCross(group, "lines", offset), CrissCross(group, "planes", offset)]
+    pattern = draw(st.sampled_from([*kinds, Neighborhood(group, radius, edge, offset)]))
     block_n = draw(st.sampled_from([64, 128]))
     asked = problem(
         str(layout), str(pattern), heads=draw(st.integers(1, 6)), processors=draw(st.sampled_from([1, 7, 12, 132]))
@@ -86,7 +87,9 @@ def test_every_tile_is_done_once_and_reads_what_the_mask_attends(spec):
                 assert not note or note >> 24 == view + 1
                 read.update(box_tokens(views[view].view, box, place[: len(box)], shown).tolist())
             origin, strides = program.queries.view.origin, [stride for _, stride in program.queries.view.axes]
-            query = origin + sum(int(c) * g * s for c, g, s in zip(coords, program.queries.group, strides, strict=True))
+            group, lead = program.queries.group, program.queries.lead
+            corner = [max(int(c) * g - missing, 0) for c, g, missing in zip(coords, group, lead, strict=True)]
+            query = origin + sum(x * stride for x, stride in zip(corner, strides, strict=True))
             assert sorted(read.elements()) == every[attends(torch.tensor(query), every)].tolist()
     heads, blocks = range(spec.heads), range(sum(program.row_blocks))
     assert tiles_done == Counter((head, tile) for head in heads for tile in range(program.queries.count))

@@ -13,8 +13,19 @@ from planner.groups import GroupGrid
 def brute_force_order(grid):
     """Tokens sorted by their group, then in raster order within it."""
     tokens = enumerate(itertools.product(*map(range, grid.sizes)))
-    by_group = sorted(tokens, key=lambda item: (*(x // g for x, g in zip(item[1], grid.group, strict=True)), item[0]))
-    return [raster for raster, _ in by_group]
+    lead = [(g - o) % g for g, o in zip(grid.group, grid.offset or (0,) * len(grid.group), strict=True)]
+
+    def group(place):
+        return [(x + missing) // g for x, g, missing in zip(place, grid.group, lead, strict=True)]
+
+    return [raster for raster, place in sorted(tokens, key=lambda item: (group(item[1]), item[0]))]
+
+
+def test_an_offset_is_the_size_of_the_first_group():
+    grid = GroupGrid((20, 9), (8, 4), (3, 0))
+    assert grid.counts == (4, 3)
+    assert [grid.size((row, 0)) for row in range(4)] == [12, 32, 32, 4]
+    assert [grid.size((1, column)) for column in range(3)] == [32, 32, 8]
 
 
 @given(group_grids())

@@ -18,8 +18,8 @@ def group_of(layout, grid):
     """Number of every token's group, -1 for global tokens."""
     index = torch.arange(layout.tokens)
     number = torch.zeros_like(index)
-    for x, g, count in zip(layout.coordinates(index), grid.group, grid.counts, strict=True):
-        number = number * count + x // g
+    for group, count in zip(grid.group_of(layout.coordinates(index)), grid.counts, strict=True):
+        number = number * count + group
     return torch.where(layout.is_global(index), -1, number)
 
 

@@ -56,10 +56,10 @@ def evaluate(expr, **values):
 
 
 def tokens_of(starts, stops, box, view):
-    """Sequence indices of a box's tokens that lie before the stops."""
+    """Sequence indices of a box's tokens that lie in the view and before the stops."""
     for digits in itertools.product(*map(range, box)):
         place = [start + digit for start, digit in zip(starts, digits, strict=True)]
-        if all(x < stop for x, stop in zip(place, stops, strict=True)):
+        if all(0 <= x < stop for x, stop in zip(place, stops, strict=True)):
             yield view.origin + sum(x * stride for x, (_, stride) in zip(place, view.axes, strict=True))
 
 
@@ -78,6 +78,10 @@ def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block
         stops = [evaluate(stop, **names(coords)) for stop in queries.stops(program.coords)]
         tokens = list(tokens_of(starts, stops, queries.box, queries.view))
         first, size = grid.start(coords), grid.size(coords)
+        assert all(before or start >= 0 for before, start in zip(queries.begins_before, starts, strict=True))
+        ends = zip(queries.may_pass, starts, queries.box, stops, strict=True)
+        assert all(passes or start + b <= stop for passes, start, b, stop in ends)
+        assert tokens
         assert set(tokens) <= {layout.grid_start + int(t) for t in order[first : first + size]}
         found.update(tokens)
     assert sorted(found.elements()) == list(range(layout.grid_start, layout.grid_start + layout.grid.tokens))

@@ -34,6 +34,7 @@ def plan(
     layout: Annotated[str | None, typer.Option(help='Token layout: "text:512 | h:64 w:64".')] = None,
     sparse_below: Annotated[float, typer.Option(help="Sparse at noise levels up to this one, dense above it.")] = 1.0,
     noise: Annotated[str | None, typer.Option(help="What tells the noise level: timestep/1000, 1-timestep.")] = None,
+    alternate_offsets: Annotated[bool, typer.Option(help="Shift every second site's groups by half a group.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan here.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +49,9 @@ def plan(
     config = load_config(model)
     pixels = None if size is None else parse_size(size)
     Target.named(target)
-    options = Options(pattern, group, density, speedup, min_speedup, layout, sparse_below, noise).verify()
+    options = Options(
+        pattern, group, density, speedup, min_speedup, layout, sparse_below, noise, alternate_offsets
+    ).verify()
     with render.progress(f"planning {model}"):
         made = plan_config(model, config, pixels, frames, batch, target, options)
     if output is not None:

@@ -54,7 +54,7 @@ def _parsed(decision: Decision) -> tuple[Pattern, TokenLayout, GroupGrid]:
     """What a sparse decision spells out."""
     pattern, layout = decision.parsed()
     assert layout is not None
-    return pattern, layout, GroupGrid(layout.grid.sizes, pattern.group)
+    return pattern, layout, pattern.grid(layout.grid.sizes)
 
 
 def _alike(pictures: Sequence[list[str]]) -> Iterator[tuple[int, int]]:

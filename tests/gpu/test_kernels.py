@@ -26,6 +26,8 @@ HOPPER = [
     ("a:100 | t:5 h:13 w:24 | b:200", "crisscross{axes=planes,group=2x8x8}"),
     ("t:9 h:21 w:40", "crisscross{axes=lines,group=4x8x8}"),
     ("t:7 h:20 w:33 | text:256", "neighborhood{radius=1,edge=clamp,group=4x8x8}"),
+    (FLUX, "crisscross{axes=lines,group=16x16,offset=8x8}"),
+    ("t:9 h:21 w:40 | text:77", "neighborhood{radius=1,edge=clamp,group=4x8x8,offset=2x4x3}"),
     ("n:1000", "dense"),
     ("n:1500", "neighborhood{radius=2,edge=clip,group=128}"),
 ]
