@@ -18,14 +18,3 @@ def key_groups(pattern: Pattern, grid: GroupGrid, query: Sequence[int]) -> Itera
                 for along, c, G in zip(box, query, grid.counts, strict=True)
             )
         )
-
-
-def key_runs(pattern: Pattern, grid: GroupGrid, query: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """(start, stop) position ranges, in group order, of what one query group reads: ascending and merged."""
-    runs = list[tuple[int, int]]()
-    for start, size in sorted((grid.start(key), grid.size(key)) for key in key_groups(pattern, grid, query)):
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], start + size)
-        else:
-            runs.append((start, start + size))
-    return tuple(runs)

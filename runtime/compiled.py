@@ -19,7 +19,8 @@ from planner.pipeline import PlannedGraph
 from planner.plan import Decision, Plan
 from planner.provenance import Memory
 from runtime.dispatch import fallbacks
-from runtime.kernels import load_seconds
+from runtime.hoist import Hoisting, hoist
+from runtime.kernels import has_kernels, load_seconds
 from runtime.measure import Laps
 from runtime.repeats import compile_blocks
 from runtime.rewrite import rewrite
@@ -44,7 +45,8 @@ class Report:
 
     unplanned: for each plan, attention sites that were left out of the captured graphs. fallbacks: how often planned
     attention ran on a GPU without an emitted kernel in this process, by reason. startup: for each plan, the seconds of
-    each stage of its first call.
+    each stage of its first call. hoistings: for each plan, what is left of bringing tokens into group order; nothing
+    where kernels read the model's own.
     """
 
     plans: tuple[Plan, ...]
@@ -52,14 +54,17 @@ class Report:
     unplanned: tuple[tuple[str, ...], ...]
     fallbacks: tuple[tuple[str, int], ...] = ()
     startup: tuple[Mapping[str, float], ...] = ()
+    hoistings: tuple[tuple[Hoisting, ...], ...] = ()
 
     def __str__(self) -> str:
         lines = list[str]()
-        for plan, calls, unplanned, startup in zip(self.plans, self.calls, self.unplanned, self.startup, strict=True):
+        rows = zip(self.plans, self.calls, self.unplanned, self.startup, self.hoistings, strict=True)
+        for plan, calls, unplanned, startup, hoistings in rows:
             sparse = sum(decision.is_sparse for decision in plan.decisions)
             lines.append(f"{plan.inputs}: {calls} calls, {sparse} of {len(plan.decisions)} attention sites sparse")
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in startup.items())
             lines.append(f"  first call {sum(startup.values()):.1f} s: {stages}")
+            lines += [f"  {hoisting}" for hoisting in hoistings]
             dense = [decision for decision in plan.decisions if not decision.is_sparse]
             lines += [f"  dense {decision.site}: {decision.reason}" for decision in dense]
             lines += [f"  dense {site}: not in a captured graph, because of a graph break" for site in unplanned]
@@ -89,6 +94,7 @@ def report(model: torch.nn.Module) -> Report:
         tuple(variant.unplanned for variant, plan in planned if plan is not None),
         tuple(fallbacks.items()),
         tuple(variant.startup.seconds for variant, plan in planned if plan is not None),
+        tuple(tuple(variant.hoistings) for variant, plan in planned if plan is not None),
     )
 
 
@@ -130,6 +136,7 @@ class _Variant:
         self.plan_graph = plan_graph
         self.backend = backend
         self.startup = Laps()
+        self.hoistings = list[Hoisting]()
         self.plan: Plan | None = None
         self.calls = 0
         self.graphs = 0
@@ -203,6 +210,8 @@ class _Variant:
         self.startup.lap("lower")
         planned = self.plan_graph(capture, current.call, current.memory, self.name)
         rewrite(capture, planned.plan, current.call)
+        if not has_kernels(capture.device):
+            self.hoistings += filter(None, [hoist(capture, planned.plan)])
         self.graphs += 1
         current.plan = planned.plan if current.plan is None else _joined(current.plan, planned.plan)
         self.plan = current.plan

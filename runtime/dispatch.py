@@ -38,13 +38,16 @@ def attend(
     enable_gqa: bool = False,
     noise: torch.Tensor | None = None,
     sparse_below: float = 1.0,
+    stored: str = "",
 ) -> torch.Tensor:
     """Attention under a pattern; arguments, shapes and errors as in runtime.grouped.grouped_sdpa.
 
     noise: the noise level, one float32. Up to ``sparse_below`` the pattern applies, above it attention is dense. On a
-    GPU emitted kernels look at it themselves: neither the host nor a CUDA graph has to know it.
+    GPU emitted kernels look at it themselves: neither the host nor a CUDA graph has to know it. stored: as in
+    grouped_sdpa, where no kernel runs.
     """
     reason = why_no_kernel(query, value) or _why_not_arguments(attn_mask, is_causal, scale)
+    assert not stored or reason is not None, "kernels read the model's own order"
     mask = _key_mask(attn_mask, query.shape[0], key.shape[2]) if reason is None and attn_mask is not None else None
     if reason is None and noise is not None and noise.device.type == "cuda":
         out = empty_output(query, value)
@@ -57,7 +60,7 @@ def attend(
         return F.scaled_dot_product_attention(query, key, value, **options)
     if reason is None:
         return attention(query, key, value, layout, pattern, key_mask=mask, scale=scale)[0]
-    made = grouped_sdpa(query, key, value, layout, pattern, **options)
+    made = grouped_sdpa(query, key, value, layout, pattern, **options, stored=stored)
     if query.device.type != "cuda":
         return made
     _note(reason)

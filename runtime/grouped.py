@@ -27,17 +27,22 @@ def grouped_sdpa(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    stored: str = "",
 ) -> torch.Tensor:
     """Attention of a sequence under a pattern; arguments as in ``scaled_dot_product_attention``.
 
     query (B, H, N, D), key (B, H', N, D), value (B, H', N, E) in the layout's own order -> (B, H, N, E).
     attn_mask: a mask over keys, (B or 1, H or 1, 1, N), boolean or additive. is_causal compares sequence indices.
+    stored: tensors, mask and output are in the stored order of these groups (runtime.recipe) instead of the layout's.
     Raises BadAttentionInput.
     """
-    recipe = make_recipe(layout, pattern, query.device)
+    recipe = make_recipe(layout, pattern, query.device, stored)
     _check(query, key, value, attn_mask, is_causal, len(recipe.order), layout)
-    q, k, v = (x.index_select(2, recipe.order) for x in (query, key, value))
-    mask = None if attn_mask is None else _key_mask(attn_mask, query).index_select(-1, recipe.order)
+    mask = None if attn_mask is None else _key_mask(attn_mask, query)
+    q, k, v = query, key, value
+    if not stored:
+        q, k, v = (x.index_select(2, recipe.order) for x in (q, k, v))
+        mask = None if mask is None else mask.index_select(-1, recipe.order)
     out = query.new_empty(*query.shape[:3], value.shape[3])
     for batch in recipe.batches(1 if is_causal else ROWS.get(query.device.type, 1)):
         start, stop = batch[0][0][0], batch[-1][0][1]
@@ -51,7 +56,7 @@ def grouped_sdpa(
             enable_gqa=enable_gqa,
         )
         out[:, :, start:stop] = attended.unflatten(0, (-1, len(batch))).transpose(1, 2).flatten(2, 3)
-    return out.index_select(2, recipe.place)
+    return out if stored else out.index_select(2, recipe.place)
 
 
 def _split(x: torch.Tensor, groups: int) -> torch.Tensor:

@@ -108,6 +108,11 @@ def load_seconds() -> float:
     return _load_seconds
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether emitted kernels, which read the model's own order, run on a device at all."""
+    return device.type == "cuda" and sys.platform == "linux" and _can_compile()
+
+
 def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
     """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
     if query.device.type != "cuda":
@@ -118,9 +123,14 @@ def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
         return f"kernels take {', '.join(_NAMES.values())}, not {query.dtype}"
     if query.shape[3] not in HEAD_DIMS or value.shape[3] != query.shape[3]:
         return f"kernels take heads of a multiple of 8 channels up to 256, not {query.shape[3]} and {value.shape[3]}"
-    if bundle() is None and find_spec("triton") is None:
+    if not _can_compile():
         return "Triton is not installed"
     return None
+
+
+def _can_compile() -> bool:
+    """Whether there is a bundle or Triton."""
+    return bundle() is not None or find_spec("triton") is not None
 
 
 @lru_cache(maxsize=1)

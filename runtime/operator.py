@@ -16,7 +16,7 @@ from runtime.dispatch import attend, empty_output
 _library = torch.library.Library("planner", "FRAGMENT")
 _library.define(
     "grouped_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float? scale, "
-    "bool enable_gqa, str layout, str pattern, Tensor? noise=None, float sparse_below=1.0) -> Tensor",
+    'bool enable_gqa, str layout, str pattern, Tensor? noise=None, float sparse_below=1.0, str stored="") -> Tensor',
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -33,6 +33,7 @@ def _attend(
     pattern: str,
     noise: torch.Tensor | None = None,
     sparse_below: float = 1.0,
+    stored: str = "",
 ) -> torch.Tensor:
     """Attention under a pattern; shapes and arguments as in runtime.dispatch.attend."""
     return attend(
@@ -47,6 +48,7 @@ def _attend(
         enable_gqa=enable_gqa,
         noise=noise,
         sparse_below=sparse_below,
+        stored=stored,
     )
 
 

@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +6,7 @@ from test_pattern import group_of, mask
 
 from codegen.index_map import IndexMap
 from planner.groups import GroupGrid
-from planner.keys import key_groups, key_runs
+from planner.keys import key_groups
 from planner.pattern import CrissCross, Neighborhood
 
 
@@ -22,21 +20,6 @@ def test_key_groups_cover_exactly_the_mask(problem):
         assert len(listed) == len(set(listed))
         row = table[group == number][0]
         assert set(listed) == set(group[row & (group >= 0)].tolist())
-
-
-@given(problems())
-def test_key_runs_are_the_key_groups_merged(problem):
-    _, grid, pattern = problem
-    for query in grid.coords():
-        runs = key_runs(pattern, grid, query)
-        assert all(a[1] < b[0] for a, b in itertools.pairwise(runs))
-        positions = [p for start, stop in runs for p in range(start, stop)]
-        listed = [
-            p
-            for key in key_groups(pattern, grid, query)
-            for p in range(grid.start(key), grid.start(key) + grid.size(key))
-        ]
-        assert positions == sorted(listed)
 
 
 @settings(max_examples=25)
