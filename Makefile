@@ -35,6 +35,7 @@ format: $(READY)  ## format the code
 bench: $(READY)  ## measure on this machine; writes bench/results
 	$(BIN)/python -m bench.planning
 	$(BIN)/python -m bench.grouped_sdpa
+	$(BIN)/python -m bench.hoisting
 	$(BIN)/python -m bench.kernel_builds
 
 clean:  ## remove what make built
