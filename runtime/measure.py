@@ -5,20 +5,43 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+
+Name = TypeVar("Name")
+Run = Callable[[], Any]
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def host_seconds(run: Run) -> float:
+    """Seconds that a run takes on the host."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def device_seconds(run: Run, times: int = 3) -> float:
+    """Seconds that a run takes on the current CUDA device, the mean of a few in a row."""
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(times):
+        run()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1e3 / times
+
+
+def interleaved(
+    runs: Mapping[Name, Run], repeats: int, seconds: Callable[[Run], float] = host_seconds
+) -> dict[Name, float]:
     """Median seconds of each run, taken in turn after one warm-up each, so that drift hits all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    taken: dict[Name, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+            taken[name].append(seconds(run))
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 class Laps:

@@ -18,6 +18,7 @@ from codegen.config import KernelConfig, candidates, choose_config, why_not
 from codegen.spec import KernelSpec, Problem
 from planner.errors import BadSpelling
 from runtime.cache import Cache, build, made_by
+from runtime.measure import device_seconds, interleaved
 
 FILE = "tuned.json"
 ROUNDS = 7
@@ -44,11 +45,8 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
         if launches and time.monotonic() > end:
             break
         launches[config] = _launch(problem.with_config(config), device)
-    taken: dict[KernelConfig, list[float]] = {config: [] for config in launches}
-    for _ in range(ROUNDS):
-        for config, launch in launches.items():
-            taken[config].append(_milliseconds(launch))
-    trials = [Trial(config, sorted(times)[len(times) // 2]) for config, times in taken.items()]
+    taken = interleaved(launches, ROUNDS, device_seconds)
+    trials = [Trial(config, seconds * 1e3) for config, seconds in taken.items()]
     trials.sort(key=lambda trial: trial.milliseconds)
     _remember(problem, trials, device)
     return trials
@@ -88,17 +86,6 @@ def _launch(spec: KernelSpec, device: torch.device) -> Any:
     lse = torch.empty(query.shape[:3], device=device) if spec.returns_lse else None
     mask = torch.ones(spec.batch, spec.keys, dtype=torch.bool, device=device) if spec.key_mask else None
     return lambda: kernel(query, key, value, out, spec.head_dim**-0.5, lse, mask)
-
-
-def _milliseconds(launch: Any) -> float:
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    launch()
-    start.record()
-    for _ in range(3):
-        launch()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / 3
 
 
 def _remember(problem: Problem, trials: list[Trial], device: torch.device) -> None:

@@ -1,7 +1,9 @@
 """Permutations moved out of layers: rules on values, whole models, random networks."""
 
 import copy
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from zoo import FAMILIES, GROUPS
 import planner
 from planner.capture import Call, capture_module
 from planner.choose import Options
+from planner.density import density
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 from planner.pipeline import plan_capture
@@ -223,6 +226,26 @@ def test_groups_that_do_not_nest_are_permuted_at_their_sites(name):
     (plan,) = planner.report(compiled).plans
     with MaskedDense(plan):
         torch.testing.assert_close(ours, model(**kwargs, return_dict=False)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("groups", "do_nest"), [(("6x8", "2x4"), True), (("6x8", "4x4"), False)])
+def test_layers_of_other_groups_share_an_order_if_they_nest(groups, do_nest):
+    model, kwargs = FAMILIES["flux"]()
+    deepened(model)
+    plan = planner.make_plan(model, kwargs={**kwargs, "return_dict": False}, pattern="crisscross", group="6x8", **FORCE)
+    layout = TokenLayout.parse(plan.decisions[0].layout)
+    patterns = itertools.cycle(parse_pattern(f"crisscross{{axes=lines,group={group}}}") for group in groups)
+    decisions = [
+        replace(decision, pattern=str(pattern), density=density(pattern, layout))
+        for decision, pattern in zip(plan.decisions, patterns, strict=False)
+    ]
+    plan = replace(plan, decisions=tuple(decisions)).verify()
+    compiled = planner.compile(model, plan=plan)
+    ours = compiled(**kwargs, return_dict=False)[0]
+    with MaskedDense(plan):
+        torch.testing.assert_close(ours, model(**kwargs, return_dict=False)[0], rtol=1e-5, atol=1e-5)
+    ((hoisting,),) = planner.report(compiled).hoistings
+    assert (hoisting.after <= 8) == do_nest
 
 
 # Random networks
