@@ -22,6 +22,7 @@ from runtime.dispatch import fallbacks
 from runtime.hoist import Hoisting, hoist
 from runtime.kernels import has_kernels, load_seconds
 from runtime.measure import Laps
+from runtime.operator import WithoutBackward
 from runtime.repeats import compile_blocks
 from runtime.rewrite import rewrite
 
@@ -221,7 +222,7 @@ class _Variant:
         self.startup.lap("plan")
         run = capture.graph.forward
         if self.backend != "eager":
-            run = compile_blocks(capture.graph, lookup_backend(self.backend)).run
+            run = _refusing_gradients(compile_blocks(capture.graph, lookup_backend(self.backend)).run)
             self.startup.lap(self.backend)
         return self._carrying(run, planned)
 
@@ -256,6 +257,22 @@ class _Variant:
             return False
         self._remember(name, tensor)
         return True
+
+
+def _refusing_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
+    """What a backend lowered knows no gradients: where they are asked for, asking is an error."""
+
+    def refuse(*args: Any) -> Any:
+        results = run(*args)
+        if not torch.is_grad_enabled():
+            return results
+        anchor = torch.empty(0, requires_grad=True)
+        return [
+            WithoutBackward.apply(x, anchor) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+            for x in results
+        ]
+
+    return refuse
 
 
 @dataclass

@@ -56,8 +56,19 @@ def _fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: An
     return empty_output(query, value)
 
 
-def _no_backward(ctx: Any, gradient: torch.Tensor) -> None:
+def _no_backward(ctx: Any, *gradients: torch.Tensor) -> None:
     raise NoGradient
+
+
+class WithoutBackward(torch.autograd.Function):
+    """A value as it is, whose gradient is refused: what a compiler lowered for inference would drop it in silence."""
+
+    @staticmethod
+    def forward(_ctx: Any, value: torch.Tensor, _anchor: torch.Tensor) -> torch.Tensor:
+        """The value, which requires a gradient because the anchor does."""
+        return value.view_as(value)
+
+    backward = staticmethod(_no_backward)
 
 
 _library.impl("grouped_attention", _attend, "CompositeExplicitAutograd")

@@ -205,9 +205,10 @@ def test_the_compiled_model_answers_as_the_original():
     assert seen == [1]
 
 
-def test_forward_works_with_gradients_on_and_backward_says_that_there_is_none():
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_forward_works_with_gradients_on_and_backward_says_that_there_is_none(backend):
     model, kwargs = flux()
-    compiled = planner.compile(model, group="3x5", **FORCE)
+    compiled = planner.compile(model, group="3x5", backend=backend, **FORCE)
     without = output(compiled, kwargs)
     with torch.enable_grad():
         ours = output(compiled, kwargs)
