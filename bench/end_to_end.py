@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -141,6 +142,7 @@ def compare(
                 "pattern": ", ".join(sorted({decision.pattern for decision in sparse})) or "dense",
                 "sparse_sites": len(sparse),
                 "step_ms": seconds[name] * 1e3,
+                "predicted_ms": (plan.attention_seconds + plan.other_seconds) * 1e3 if plan is not None else math.nan,
                 "speedup": seconds["dense"] / seconds[name],
                 "bound": bound,
                 "of_bound": seconds["dense"] / seconds[name] / bound,
