@@ -129,6 +129,9 @@ def test_models(run):
         (["plan", "flux.1-dev", "--size", "1024x0"], "'1024x0' is not a size"),
         (["plan", "flux.1-dev", "--target", "h10"], "Did you mean 'h100'?"),
         (["plan", "flux.1-dev", "--group", "16by16"], "joined by x"),
+        (["plan", "flux.1-dev", "--sparse-below", "2"], "a noise level between 0 (excluded) and 1"),
+        (["plan", "flux.1-dev", "--noise", "sigma+1"], "'sigma+1' as a noise level"),
+        (["plan", "flux.1-dev", "--pattern", "crisscross{offset=8x8}"], "it names no group"),
         (["plan", "flux.1-dev", "--layout", "text"], "'text' is not NAME:COUNT"),
         (["show", "no-such-plan.json"], "No such file"),
     ],
@@ -203,6 +206,24 @@ def test_kernels_of_a_plan_are_compiled_shown_and_bundled(run, saved, tmp_path):
     assert "PLANNER_BUNDLE=" in out
     assert len(Bundle.open(tmp_path / "bundle").kernels) == 1
     assert "wgmma" in run("kernels", saved)[1]
+
+
+def test_gated_and_shifted_plans_say_so_and_bring_a_dense_kernel(run, folder, tmp_path):
+    path = tmp_path / "plan.json"
+    options = ("--sparse-below", 0.75, "--alternate-offsets", "-o", path)
+    code, out, _ = run("plan", folder, "--size", "1024x1024", *options)
+    assert code == 0
+    assert "sparse at noise levels (timestep) up to 0.75, dense above" in out
+    assert "crisscross{axes=lines,group=16x16,offset=8x8}" in out
+    assert Plan.load(path).noise == "timestep"
+    code, out, _ = run("explain", path, "single_transformer_blocks.0.attn")
+    assert code == 0
+    assert "offset=8x8" in out
+    assert run("build", path, "--target", "h100", "-o", tmp_path / "bundle")[0] == 0
+    asked = Bundle.open(tmp_path / "bundle").kernels
+    assert {problem.pattern.partition("{")[0] for problem in asked} == {"crisscross", "dense"}
+    assert len(asked) == 3
+    assert all(problem.gated for problem in asked)
 
 
 @pytest.mark.parametrize(
