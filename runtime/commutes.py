@@ -77,14 +77,30 @@ def _argument(node: Node, position: int, name: str, default: Any = None) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _first(node: Node, states: States) -> tuple[Node, Stored] | None:
-    """The first input and its state, if that is stored and no other input is."""
-    x = node.args[0]
-    if not isinstance(x, Node) or not isinstance(states[x], Stored):
-        return None
-    return (
-        None if any(states[other] is not None for other in node.all_input_nodes if other is not x) else (x, states[x])
-    )
+class _Mixes(Exception):
+    """The operation does not commute, or its rule cannot tell."""
+
+
+def _of_one(rule: Callable[[Node, Node, Stored], State | Sequence[State]]) -> Rule:
+    """A rule for operations whose first input alone may be stored: from that and its state to the output's state."""
+
+    def ruled(node: Node, states: States) -> Proof | None:
+        x, stored = node.args[0], [other for other in node.all_input_nodes if states[other] is not None]
+        if stored != [x] or not isinstance(x, Node) or not isinstance(states[x], Stored):
+            return None
+        try:
+            return Proof({x: states[x]}, rule(node, x, states[x]))
+        except _Mixes:
+            return None
+
+    return ruled
+
+
+def _but_along(dim: int, state: Stored) -> Stored:
+    """The state as it is, unless it lies along a dimension."""
+    if state.dim == dim:
+        raise _Mixes
+    return state
 
 
 def _moved(state: Stored, dim: int) -> Stored:
@@ -120,150 +136,114 @@ def _like_first(node: Node, states: States) -> Proof | None:
     return Proof(others, states[x])
 
 
-def _channels_mixed(node: Node, states: States) -> Proof | None:
+def _channels_mixed(_node: Node, x: Node, state: Stored) -> State:
     """A linear layer: every dimension but the last."""
-    found = _first(node, states)
-    if found is None or found[1].dim == len(_shape(found[0])) - 1:
-        return None
-    return Proof({found[0]: found[1]}, found[1])
+    return _but_along(_dim(x, -1), state)
 
 
-def _matmul(node: Node, states: States) -> Proof | None:
+def _matmul(node: Node, x: Node, state: Stored) -> State:
     """Rows of the left factor, where the right one is the same for all of them."""
-    found = _first(node, states)
-    if found is None or len(_shape(found[0])) < 2 or found[1].dim != len(_shape(found[0])) - 2:
-        return None
-    return Proof({found[0]: found[1]}, _moved(found[1], len(_shape(node)) - 2))
+    if state.dim != len(_shape(x)) - 2:
+        raise _Mixes
+    return _moved(state, len(_shape(node)) - 2)
 
 
-def _norm(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None or found[1].dim >= len(_shape(found[0])) - len(node.args[1]):  # pyright: ignore[reportArgumentType]
-        return None
-    return Proof({found[0]: found[1]}, found[1])
+def _norm(node: Node, x: Node, state: Stored) -> State:
+    if state.dim >= len(_shape(x)) - len(_argument(node, 1, "normalized_shape")):
+        raise _Mixes
+    return state
 
 
-def _softmax(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None or _dim(found[0], _argument(node, 1, "dim")) == found[1].dim:
-        return None
-    return Proof({found[0]: found[1]}, found[1])
+def _softmax(node: Node, x: Node, state: Stored) -> State:
+    return _but_along(_dim(x, _argument(node, 1, "dim")), state)
 
 
-def _reduction(node: Node, states: States) -> Proof | None:
+def _reduction(node: Node, x: Node, state: Stored) -> State:
     """Over other dimensions the tokens stay; over the tokens' own nothing depends on their order."""
-    found, dims = _first(node, states), _argument(node, 1, "dim")
-    if found is None or not isinstance(node.meta["val"], torch.Tensor) or not isinstance(dims, list | tuple | int):
-        return None
-    x, state = found
+    dims = _argument(node, 1, "dim")
+    if not isinstance(node.meta["val"], torch.Tensor) or not isinstance(dims, list | tuple | int):
+        raise _Mixes
     reduced = {_dim(x, dim) for dim in ([dims] if isinstance(dims, int) else dims)} or set(range(len(_shape(x))))
     if state.dim in reduced:
-        return Proof({x: state}, None)
-    keeps = len(_shape(node)) == len(_shape(x))
-    return Proof({x: state}, _moved(state, state.dim - (0 if keeps else sum(dim < state.dim for dim in reduced))))
-
-
-def _view(node: Node, states: States) -> Proof | None:
-    """The dimension must come out whole, with as many elements before it as there were."""
-    found = _first(node, states)
-    if found is None:
         return None
-    x, state = found
+    keeps = len(_shape(node)) == len(_shape(x))
+    return _moved(state, state.dim - (0 if keeps else sum(dim < state.dim for dim in reduced)))
+
+
+def _view(node: Node, x: Node, state: Stored) -> State:
+    """The dimension must come out whole, with as many elements before it as there were."""
     before, length = math.prod(_shape(x)[: state.dim]), _shape(x)[state.dim]
     for dim, size in enumerate(_shape(node)):
         if size == length and math.prod(_shape(node)[:dim]) == before:
-            return Proof({x: state}, _moved(state, dim))
+            return _moved(state, dim)
+    raise _Mixes
+
+
+def _permute(node: Node, x: Node, state: Stored) -> State:
+    return _moved(state, [_dim(x, dim) for dim in _argument(node, 1, "dims")].index(state.dim))
+
+
+def _transpose(node: Node, x: Node, state: Stored) -> State:
+    a, b = _dim(x, _argument(node, 1, "dim0")), _dim(x, _argument(node, 2, "dim1"))
+    return _moved(state, {a: b, b: a}.get(state.dim, state.dim))
+
+
+def _expand(node: Node, x: Node, state: Stored) -> State:
+    """Dimensions are aligned at the last; the tokens' own is not repeated."""
+    dim = state.dim + len(_shape(node)) - len(_shape(x))
+    if _shape(node)[dim] != _shape(x)[state.dim]:
+        raise _Mixes
+    return _moved(state, dim)
+
+
+def _repeat_interleave(node: Node, x: Node, state: Stored) -> State:
+    dim = _argument(node, 2, "dim")
+    if dim is None:
+        raise _Mixes
+    return _but_along(_dim(x, dim), state)
+
+
+def _part(state: Stored, start: int, stop: int) -> State:
+    """The state of a range along the tokens' dimension, which must hold all grid tokens or none."""
+    if start <= state.start and state.start + state.tokens <= stop:
+        return Stored(state.dim, state.start - start, state.tokens)
+    if start < state.start + state.tokens and state.start < stop:
+        raise _Mixes
     return None
 
 
-def _permute(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None:
-        return None
-    x, state = found
-    dims = [_dim(x, dim) for dim in _argument(node, 1, "dims")]
-    return Proof({x: state}, _moved(state, dims.index(state.dim)))
-
-
-def _transpose(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None:
-        return None
-    x, state = found
-    a, b = _dim(x, _argument(node, 1, "dim0")), _dim(x, _argument(node, 2, "dim1"))
-    return Proof({x: state}, _moved(state, {a: b, b: a}.get(state.dim, state.dim)))
-
-
-def _expand(node: Node, states: States) -> Proof | None:
-    """Dimensions are aligned at the last; the tokens' own is not repeated."""
-    found = _first(node, states)
-    if found is None:
-        return None
-    x, state = found
-    dim = state.dim + len(_shape(node)) - len(_shape(x))
-    return Proof({x: state}, _moved(state, dim)) if _shape(node)[dim] == _shape(x)[state.dim] else None
-
-
-def _repeat_interleave(node: Node, states: States) -> Proof | None:
-    found, dim = _first(node, states), _argument(node, 2, "dim")
-    if found is None or dim is None or _dim(found[0], dim) == found[1].dim:
-        return None
-    return Proof({found[0]: found[1]}, found[1])
-
-
-def _part(state: Stored, start: int, stop: int) -> tuple[bool, State]:
-    """(whether a range along the tokens' dimension holds all grid tokens or none, its state)."""
-    if start <= state.start and state.start + state.tokens <= stop:
-        return True, Stored(state.dim, state.start - start, state.tokens)
-    return stop <= state.start or start >= state.start + state.tokens, None
-
-
-def _slice(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None:
-        return None
-    x, state = found
-    dim, step = _dim(x, _argument(node, 1, "dim", 0)), _argument(node, 4, "step", 1)
+def _slice(node: Node, x: Node, state: Stored) -> State:
+    dim = _dim(x, _argument(node, 1, "dim", 0))
     if dim != state.dim:
-        return Proof({x: state}, state)
+        return state
+    if _argument(node, 4, "step", 1) != 1:
+        raise _Mixes
     start, stop, _ = slice(_argument(node, 2, "start"), _argument(node, 3, "end")).indices(_shape(x)[dim])
-    is_known, part = _part(state, start, stop)
-    return Proof({x: state}, part) if is_known and step == 1 else None
+    return _part(state, start, stop)
 
 
-def _select(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None:
-        return None
-    x, state = found
+def _select(node: Node, x: Node, state: Stored) -> State:
     dim, index = _dim(x, _argument(node, 1, "dim")), _argument(node, 2, "index")
     if dim != state.dim:
-        return Proof({x: state}, _moved(state, state.dim - (dim < state.dim)))
-    index %= _shape(x)[dim]
-    return None if state.start <= index < state.start + state.tokens else Proof({x: state}, None)
+        return _moved(state, state.dim - (dim < state.dim))
+    if state.start <= index % _shape(x)[dim] < state.start + state.tokens:
+        raise _Mixes
+    return None
 
 
-def _split(node: Node, states: States) -> Proof | None:
+def _split(node: Node, x: Node, state: Stored) -> Sequence[State]:
     """Split and chunk, along any dimension."""
-    found, pieces = _first(node, states), node.meta["val"]
-    if found is None:
-        return None
-    x, state = found
+    pieces = node.meta["val"]
     if _dim(x, _argument(node, 2, "dim", 0)) != state.dim:
-        return Proof({x: state}, [state] * len(pieces))
-    ends = list(itertools.accumulate((piece.shape[state.dim] for piece in pieces), initial=0))
-    parts = [_part(state, start, stop) for start, stop in itertools.pairwise(ends)]
-    return Proof({x: state}, [part for _, part in parts]) if all(is_known for is_known, _ in parts) else None
+        return [state] * len(pieces)
+    ends = itertools.accumulate((piece.shape[state.dim] for piece in pieces), initial=0)
+    return [_part(state, start, stop) for start, stop in itertools.pairwise(ends)]
 
 
-def _unbind(node: Node, states: States) -> Proof | None:
-    found = _first(node, states)
-    if found is None:
-        return None
-    x, state = found
+def _unbind(node: Node, x: Node, state: Stored) -> Sequence[State]:
     dim = _dim(x, _argument(node, 1, "dim", 0))
-    moved = _moved(state, state.dim - (dim < state.dim))
-    return None if dim == state.dim else Proof({x: state}, [moved] * len(node.meta["val"]))
+    state = _but_along(dim, state)
+    return [_moved(state, state.dim - (dim < state.dim))] * len(node.meta["val"])
 
 
 def _getitem(node: Node, states: States) -> Proof | None:
@@ -300,12 +280,9 @@ def _stack(node: Node, states: States) -> Proof | None:
     )
 
 
-def _complex(node: Node, states: States) -> Proof | None:
+def _complex(node: Node, x: Node, state: Stored) -> State:
     """Pairs of the last dimension as complex numbers, and back."""
-    found = _first(node, states)
-    if found is None or found[1].dim == len(_shape(node)) - (op_name(node.target) == "view_as_real"):
-        return None
-    return Proof({found[0]: found[1]}, found[1])
+    return state if op_name(node.target) == "view_as_real" else _but_along(_dim(x, -1), state)
 
 
 def _dense_attention(node: Node, states: States) -> Proof | None:
@@ -328,25 +305,25 @@ def _rules() -> Iterator[tuple[str, Rule]]:
     for rule, names in (
         (_pointwise, "copy_"),
         (_like_first, "to _to_copy contiguous clone type_as dropout detach alias empty_like zeros_like ones_like"),
-        (_channels_mixed, "linear"),
-        (_matmul, "matmul mm bmm"),
-        (_norm, "layer_norm rms_norm"),
-        (_softmax, "softmax _softmax"),
-        (_reduction, "mean sum amax amin var"),
-        (_view, "view reshape _unsafe_view flatten unflatten squeeze unsqueeze"),
-        (_permute, "permute"),
-        (_transpose, "transpose"),
-        (_expand, "expand"),
-        (_repeat_interleave, "repeat_interleave"),
-        (_slice, "slice"),
-        (_select, "select"),
-        (_split, "split split_with_sizes chunk"),
-        (_unbind, "unbind"),
         (_getitem, "getitem"),
         (_concatenate, "cat concat"),
         (_stack, "stack"),
-        (_complex, "view_as_complex view_as_real"),
         (_dense_attention, "scaled_dot_product_attention"),
+        (_of_one(_channels_mixed), "linear"),
+        (_of_one(_matmul), "matmul mm bmm"),
+        (_of_one(_norm), "layer_norm rms_norm"),
+        (_of_one(_softmax), "softmax _softmax"),
+        (_of_one(_reduction), "mean sum amax amin var"),
+        (_of_one(_view), "view reshape _unsafe_view flatten unflatten squeeze unsqueeze"),
+        (_of_one(_permute), "permute"),
+        (_of_one(_transpose), "transpose"),
+        (_of_one(_expand), "expand"),
+        (_of_one(_repeat_interleave), "repeat_interleave"),
+        (_of_one(_slice), "slice"),
+        (_of_one(_select), "select"),
+        (_of_one(_split), "split split_with_sizes chunk"),
+        (_of_one(_unbind), "unbind"),
+        (_of_one(_complex), "view_as_complex view_as_real"),
     ):
         yield from ((name, rule) for name in names.split())
 
