@@ -18,5 +18,11 @@ def _reproducible():
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the emitted sources that are kept in goldens/")

@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from zoo import CROSS, EXPECTED, FAMILIES, GROUPS, flux, flux_inputs, mochi
+from zoo import CROSS, EXPECTED, FAMILIES, FORCE, GROUPS, flux, flux_inputs, mochi
 
 import planner
 from planner.errors import (
@@ -21,14 +21,7 @@ from planner.errors import (
 )
 from runtime.reference import MaskedDense
 
-FORCE = {"target": "cpu", "min_speedup": 0.0}
-"""The test models are so small that nothing gains; plan them all the same."""
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def output(model, kwargs):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import problems
 from torch.fx.experimental.proxy_tensor import make_fx
-from zoo import FAMILIES, GROUPS
+from zoo import FAMILIES, FORCE, GROUPS
 
 import planner
 from planner.capture import Call, capture_module
@@ -29,13 +29,7 @@ from runtime.recipe import make_recipe, nest_of, order_of, parse_nest, runs_of, 
 from runtime.reference import MaskedDense
 from runtime.rewrite import rewrite
 
-FORCE = {"target": "cpu", "min_speedup": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 # Stored order

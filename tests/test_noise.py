@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo import FAMILIES, flux
+from zoo import FAMILIES, FORCE, flux
 
 import planner
 from planner.capture import Call, capture_module
@@ -14,13 +14,7 @@ from planner.noise import NoiseLevel, find_noise_level
 from runtime import dispatch
 from runtime.reference import MaskedDense
 
-FORCE = {"target": "cpu", "min_speedup": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from zoo import FAMILIES
+from zoo import FAMILIES, FORCE
 
 import planner
 from runtime import dispatch
 from runtime.reference import MaskedDense
-
-FORCE = {"target": "cpu", "min_speedup": 0.0}
 
 
 @pytest.fixture(autouse=True)

@@ -4,20 +4,14 @@ import diffusers
 import pytest
 import torch
 from torch._dynamo.backends.registry import lookup_backend
-from zoo import FAMILIES, flux_inputs
+from zoo import FAMILIES, FORCE, flux_inputs
 
 import planner
 from planner.capture import capture_module
 from runtime import compiled as runtime_compiled
 from runtime.repeats import block_of, compile_blocks
 
-FORCE = {"target": "cpu", "min_speedup": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from models.inputs import flux_ids
 
 Case = tuple[torch.nn.Module, dict[str, Any]]
 
+FORCE: dict[str, Any] = {"target": "cpu", "min_speedup": 0.0}
+"""Options of planner.compile: the models here are so small that nothing gains; plan them all the same."""
+
 
 def flux(h: int = 12, w: int = 16, text: int = 8, batch: int = 2) -> Case:
     model = diffusers.FluxTransformer2DModel(
