@@ -34,6 +34,7 @@ from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Pattern, parse_pattern
 from runtime.kernels import attention, kernel_for
+from runtime.measure import device_seconds
 
 HOT_MILLISECONDS = 50
 """How long a run is kept going: long enough for the clock to settle under its own load."""
@@ -182,13 +183,7 @@ DENSE = ("cudnn", "ours dense")
 
 
 def milliseconds(run: Run, launches: int) -> float:
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(launches):
-        run()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / launches
+    return device_seconds(run, launches) * 1e3
 
 
 def measure(case: Case, runs: dict[str, Run], rounds: int, cool: bool) -> dict[str, Any]:

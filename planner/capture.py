@@ -16,6 +16,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Call:
             named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
         return Call(named)
 
+    @cached_property
     def tensors(self) -> list[tuple[str, torch.Tensor]]:
         """Every tensor of the call with the name of its argument: ``hidden_states``, ``image_embeds.1``."""
         found = list[tuple[str, torch.Tensor]]()
@@ -60,18 +62,18 @@ class Call:
         """Shapes and dtypes of the tensors and the whole numbers: ``hidden_states=1x96x64 bfloat16, height=8``."""
         tensors = [
             f"{name}={times(tensor.shape) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
-            for name, tensor in self.tensors()
+            for name, tensor in self.tensors
         ]
         numbers = [f"{name}={value}" for name, value in self.arguments.items() if _is_whole(value)]
         return ", ".join(tensors + numbers)
 
     def devices(self) -> tuple[str, ...]:
         """Where the tensors of the call live, each device once, sorted."""
-        return tuple(sorted({str(tensor.device) for _, tensor in self.tensors()}))
+        return tuple(sorted({str(tensor.device) for _, tensor in self.tensors}))
 
     def digest(self, name: str) -> bytes:
         """A digest of the values of one tensor of the call."""
-        values = dict(self.tensors())[name].detach().cpu().contiguous()
+        values = dict(self.tensors)[name].detach().cpu().contiguous()
         return hashlib.blake2b(values.flatten().view(torch.uint8).numpy().tobytes()).digest()
 
 
@@ -86,7 +88,7 @@ class Capture:
     def device(self) -> torch.device:
         """Where attention runs; the CPU for a graph without any."""
         nodes = self.attention_nodes()
-        return nodes[0].args[0].meta["val"].device if nodes else torch.device("cpu")  # pyright: ignore
+        return nodes[0].meta["val"].device if nodes else torch.device("cpu")
 
     def attention_nodes(self) -> list[torch.fx.Node]:
         """The attention sites, in execution order."""

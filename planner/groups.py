@@ -86,13 +86,24 @@ class GroupGrid:
 
     def positions(self) -> torch.Tensor:
         """Position in group order of every token in raster order, shape (tokens,), int64."""
-        shape = [1] * len(self.sizes)
-        token = [torch.arange(n).view(*shape[:axis], n, *shape[axis + 1 :]) for axis, n in enumerate(self.sizes)]
+        token = self._tokens()
         coords = self.group_of(token)
         local = torch.zeros((), dtype=torch.int64)
         for x, c, g, n, lead in zip(token, coords, self.group, self.sizes, self.lead, strict=True):
             local = local * extent_along(c, g, n, TENSORS, lead) + (x - start_along(c, g, lead, TENSORS))
         return (group_start(coords, self.group, self.sizes, TENSORS, self.lead) + local).flatten()
+
+    def numbers(self) -> torch.Tensor:
+        """Number of the group of every token in raster order, counted in storage order, shape (tokens,), int64."""
+        number = torch.zeros((), dtype=torch.int64)
+        for coord, count in zip(self.group_of(self._tokens()), self.counts, strict=True):
+            number = number * count + coord
+        return number.flatten()
+
+    def _tokens(self) -> list[torch.Tensor]:
+        """Coordinates of all tokens, one broadcastable tensor an axis."""
+        shape = [1] * len(self.sizes)
+        return [torch.arange(n).view(*shape[:axis], n, *shape[axis + 1 :]) for axis, n in enumerate(self.sizes)]
 
     def group_of(self, token: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Coordinates of the group that tokens at such coordinates belong to."""

@@ -62,9 +62,9 @@ def find_noise_level(capture: Capture, call: Call, given: str | None = None) -> 
         level = NoiseLevel.parse(given)
         placeholder_of(capture, call, level.argument)
         return level
-    names = [name for name, _ in call.tensors() if name in _NAMES]
+    names = [name for name, _ in call.tensors if name in _NAMES]
     if not names:
-        raise NoNoiseLevel([name for name, _ in call.tensors()])
+        raise NoNoiseLevel([name for name, _ in call.tensors])
     factor = _factor(placeholder_of(capture, call, names[0]))
     if factor is None:
         raise NoNoiseLevel(names, "the graph takes no sines of it, from which its range could be told")
@@ -73,7 +73,7 @@ def find_noise_level(capture: Capture, call: Call, given: str | None = None) -> 
 
 def placeholder_of(capture: Capture, call: Call, argument: str) -> torch.fx.Node:
     """The placeholder of a captured graph that stands for an argument of the call; raises NoNoiseLevel."""
-    tensors = dict(call.tensors())
+    tensors = dict(call.tensors)
     placeholders = [node for node in capture.graph.graph.nodes if node.op == "placeholder"]
     for node, tensor in zip(placeholders, capture.inputs, strict=True):
         if tensor is not None and argument in tensors and is_same(tensor, tensors[argument]):

@@ -25,7 +25,7 @@ def grids_of(call: Call, tokens: int) -> tuple[tuple[Grid, ...], tuple[str, ...]
     No grids where no argument tells.
     """
     read = list[str]()
-    for name, tensor in call.tensors():
+    for name, tensor in call.tensors:
         if may_be_coordinates(tensor, tokens):
             read.append(name)
             extents = grid_of_coordinates(tensor, tokens)

@@ -75,7 +75,7 @@ class _Walker:
     def __init__(self, provenance: Provenance, capture: Capture, call: Call, memory: Memory) -> None:
         self.provenance = provenance
         self.capture = capture
-        self.named = call.tensors()
+        self.named = call.tensors
         self.memory = memory
         self.inputs = iter(capture.inputs)
         self.known = dict[torch.fx.Node, Any]()

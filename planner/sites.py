@@ -180,7 +180,7 @@ class _Reader:
     def _is_first(self, source: Source) -> bool:
         """Of several inputs of one length the first of the call is the picture."""
         same = [other for other in self.sources if len(other.shape) == 2 and other.shape[0] == source.shape[0]]
-        order = [name for name, _ in self.call.tensors()]
+        order = [name for name, _ in self.call.tensors]
         return source.name == min((other.name for other in same), key=order.index)
 
     def _lost(self) -> str:

@@ -149,7 +149,7 @@ class _Variant:
 
     def holds_for(self, call: Call) -> bool:
         """Whether the plan was made for these values; a tensor seen before costs no look, and so no device sync."""
-        tensors = dict(call.tensors())
+        tensors = dict(call.tensors)
         return all(
             self._is_seen(name, tensors[name]) or self._is_equal(name, tensors[name], call) for name in self.digests
         )
@@ -218,7 +218,7 @@ class _Variant:
         self.plan = current.plan
         for name in planned.relied_on:
             self.digests[name] = current.call.digest(name)
-            self._remember(name, dict(current.call.tensors())[name])
+            self._remember(name, dict(current.call.tensors)[name])
         self.startup.lap("plan")
         run = capture.graph.forward
         if self.backend != "eager":

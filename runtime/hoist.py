@@ -10,7 +10,7 @@ most once each way, so what a layer needs again (position tables, a residual str
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,12 @@ from torch.fx.node import map_arg
 
 from planner.capture import Capture, module_path
 from planner.layout import TokenLayout
-from planner.pattern import parse_pattern
+from planner.pattern import Pattern
 from planner.plan import Plan
 from planner.shadow_rules import op_name
 from runtime.commutes import Proof, State, Stored, attention, prove
 from runtime.operator import grouped_attention
-from runtime.recipe import Nest, nest_of, order_of, runs_of, spell_nest
+from runtime.recipe import nest_of, order_of, runs_of, spell_nest
 
 AT_A_SITE = 4
 """Permutations at a site that is left as it was: of queries, keys, values and output."""
@@ -54,8 +54,8 @@ def hoist(capture: Capture, plan: Plan) -> Hoisting | None:
     if not grids:
         return None
     sizes = grids.most_common(1)[0][0]
-    nest = nest_of(pattern for _, pattern, layout in sites if layout is not None and layout.grid.sizes == sizes)
-    walk, before = _Walk(capture.graph, sizes, nest), AT_A_SITE * len(sites)
+    patterns = {pattern for _, pattern, layout in sites if layout is not None and layout.grid.sizes == sizes}
+    walk, before = _Walk(capture.graph, sizes, patterns), AT_A_SITE * len(sites)
     unmoved = Hoisting(before, before, {decision.site: AT_A_SITE for decision, _, _ in sites})
     try:
         graph = walk.run()
@@ -82,9 +82,11 @@ class _Unsafe(Exception):
 class _Walk:
     """Copies a graph, node by node in order, each value in the order that it can be had in."""
 
-    def __init__(self, module: GraphModule, sizes: tuple[int, ...], nest: Nest) -> None:
-        self.module, self.sizes, self.nest = module, sizes, nest
+    def __init__(self, module: GraphModule, sizes: tuple[int, ...], patterns: Collection[Pattern]) -> None:
+        nest = nest_of(patterns)
+        self.module, self.sizes, self.stored = module, sizes, spell_nest(nest)
         self.order = order_of(sizes, nest)
+        self.served = {str(pattern) for pattern in patterns if runs_of(pattern.grid(sizes), self.order) is not None}
         self.graph = Graph()
         self.made = dict[Node, Node]()
         self.states = dict[Node, Any]()
@@ -113,7 +115,7 @@ class _Walk:
             if proof is None:
                 self.left[module_path(node)] += AT_A_SITE
             else:
-                copied.kwargs = {**copied.kwargs, "stored": spell_nest(self.nest)}
+                copied.kwargs = {**copied.kwargs, "stored": self.stored}
         self.roots[node] = self.roots[node.all_input_nodes[0]] if _is_alias(node) else node
         if written is not None:
             self._forget(written, is_stored=proof is not None)
@@ -121,8 +123,8 @@ class _Walk:
     def prove(self, node: Node) -> Proof | None:
         if node.target is not grouped_attention:
             return prove(node, self.states)
-        layout, pattern = TokenLayout.parse(str(node.args[7])), parse_pattern(str(node.args[8]))
-        if layout.grid.sizes != self.sizes or runs_of(pattern.grid(self.sizes), self.order) is None or node.args[4]:
+        layout, is_causal = TokenLayout.parse(str(node.args[7])), node.args[4]
+        if layout.grid.sizes != self.sizes or node.args[8] not in self.served or is_causal:
             return None
         return attention(node, layout.grid_start, len(self.order))
 

@@ -7,9 +7,10 @@ coarsest ones first where several kinds nest, and then stay in raster order. Glo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import torch
 
@@ -84,15 +85,15 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device, store
 
 def order_of(sizes: Sequence[int], nest: Nest) -> torch.Tensor:
     """Raster index of the grid token at each stored position, int64."""
-    order = torch.arange(GroupGrid(tuple(sizes), tuple(sizes)).size([0] * len(sizes)))
+    order = torch.arange(math.prod(sizes))
     for group, offset in reversed(nest):
-        order = order[_numbers(GroupGrid(tuple(sizes), group, offset))[order].argsort(stable=True)]
+        order = order[GroupGrid(tuple(sizes), group, offset).numbers()[order].argsort(stable=True)]
     return order
 
 
 def runs_of(grid: GroupGrid, order: torch.Tensor) -> dict[tuple[int, ...], Run] | None:
     """Where each group of a grid lies in an order of its tokens; None if some group does not lie together."""
-    numbers, lengths = torch.unique_consecutive(_numbers(grid)[order], return_counts=True)
+    numbers, lengths = torch.unique_consecutive(grid.numbers()[order], return_counts=True)
     if len(numbers) != len(numbers.unique()):
         return None
     stops = lengths.cumsum(0).tolist()
@@ -117,16 +118,6 @@ def parse_nest(text: str) -> Nest:
     return tuple(
         (parse_group(group), tuple(map(int, offset.split("x"))) if offset else ()) for group, _, offset in pairs
     )
-
-
-def _numbers(grid: GroupGrid) -> torch.Tensor:
-    """Number of the group of every token in raster order."""
-    axes = len(grid.sizes)
-    token = [torch.arange(n).view(*[1] * axis, n, *[1] * (axes - 1 - axis)) for axis, n in enumerate(grid.sizes)]
-    coords = zip(grid.group_of(token), grid.counts, strict=True)
-    return reduce(
-        lambda number, along: number * along[1] + along[0], coords, torch.zeros((), dtype=torch.int64)
-    ).flatten()
 
 
 def _merged(runs: Iterable[Run]) -> tuple[Run, ...]:

@@ -58,7 +58,7 @@ def test_signature_tells_shapes_dtypes_and_whole_numbers():
 
 def test_positional_arguments_get_their_names():
     model, kwargs = flux()
-    assert Call.of(model, list(kwargs.values())[:1], {}).tensors()[0][0] == "hidden_states"
+    assert Call.of(model, list(kwargs.values())[:1], {}).tensors[0][0] == "hidden_states"
 
 
 class Branching(torch.nn.Module):
