@@ -125,11 +125,17 @@ def _key_views(key_tiles: Sequence[KeyTiles], letter: str, spec: KernelSpec) -> 
 
 
 def _query_views(letter: str, half_box: tuple[int, ...], spec: KernelSpec) -> list[ViewArgument]:
+    """The grid's views, the whole grid first, and those of the runs of global tokens."""
     program = spec.program
-    made = [_view(letter, "grid" if program.coords else "tokens", program.queries.view, half_box, spec)]
+    made = [_view(letter, _stem(spec, first), view, half_box, spec) for first, view in program.queries.views()]
     for number, (start, size) in enumerate(program.global_runs):
         made.append(_view(letter, f"global{number}", View(start, ((size, 1),)), (program.block_m // 2,), spec))
     return made
+
+
+def _stem(spec: KernelSpec, first: Sequence[int]) -> str:
+    """What a view of the query grid is called: the boxes that come first along some axes have views of their own."""
+    return "_first".join(["grid" if spec.program.coords else "tokens", *map(str, first)])
 
 
 def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec) -> ViewArgument:
@@ -251,19 +257,37 @@ def _move_queries(
     spec: KernelSpec, views: Sequence[ViewArgument], half_box: tuple[int, ...], load: bool
 ) -> Iterator[str]:
     """Copy half a query tile between device and shared memory."""
-    grid, *runs = views
+    queries = spec.program.queries
+    of_grid, runs = views[: len(queries.views())], views[len(queries.views()) :]
 
     def of_run(number: int, tile: str) -> list[str]:
         return [_move(runs[number].name, [f"{tile} * BLOCK_M + half * HALF_M"], load)]
 
-    return _by_run(spec.program, of_run, [_move(grid.name, _half_starts(spec.program.queries, half_box), load)])
+    return _by_run(spec.program, of_run, list(_move_grid(queries, of_grid, half_box, load)))
 
 
-def _half_starts(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
+def _move_grid(
+    queries: QueryTiles, views: Sequence[ViewArgument], half_box: tuple[int, ...], load: bool
+) -> Iterator[str]:
+    """The copy engine writes no box that begins before its view: such a box begins with the first view's own tokens."""
+    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries, half_box)
+    if len(views) == 1:
+        yield _move(views[0].name, [start + half for start, half in zip(starts, halved, strict=True)], load)
+        return
+    yield from (f"at{axis} = {start}" for axis, start in enumerate(starts))
+    choices = sorted(zip(queries.views(), views, strict=True), key=lambda choice: -len(choice[0][0]))
+    for number, ((first, _), view) in enumerate(choices):
+        before = [f"at{axis} < 0" for axis in first]
+        condition = before[0] if len(before) == 1 else " & ".join(f"({test})" for test in before)
+        yield f"{'if' if number == 0 else 'elif'} {condition}:" if first else "else:"
+        at = [("0" if axis in first else f"at{axis}") + half for axis, half in enumerate(halved)]
+        yield f"    {_move(view.name, at, load)}"
+
+
+def _halved(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
+    """What a warpgroup's half adds to the start of a tile along each axis."""
     _, axis = halves(queries.box)
-    starts = [source_of(start) for start in queries.starts(_TILE)]
-    starts[axis] += f" + half * {half_box[axis]}"
-    return starts
+    return [f" + half * {side}" if at == axis else "" for at, side in enumerate(half_box)]
 
 
 def _move(name: str, starts: Sequence[str], load: bool) -> str:
@@ -290,14 +314,16 @@ def _store_lse(spec: KernelSpec, half_box: tuple[int, ...]) -> Iterator[str]:
 def _store_grid_lse(queries: QueryTiles, half_box: tuple[int, ...]) -> Iterator[str]:
     # Within half a box the rows count from 0; the half's own start is added along the axis that was cut.
     places, inside = list[str](), list[str]()
-    for axis, (start, box, (size, stride), before) in enumerate(
-        zip(_half_starts(queries, half_box), half_box, queries.view.axes, queries.begins_before, strict=True)
+    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries, half_box)
+    for axis, (start, half, box, (size, stride), first) in enumerate(
+        zip(starts, halved, half_box, queries.view.axes, queries.first_sides, strict=True)
     ):
         inner = math.prod(half_box[axis + 1 :])
         digit = "row % HALF_M" if inner == 1 else f"row % HALF_M // {inner}"
         digit = digit if axis == 0 else f"{digit} % {box}"
-        yield f"at{axis} = {start} + {digit}"
+        begins = f"max({start}, 0)" if first else start
+        yield f"at{axis} = {begins}{half} + {digit}"
         places.append(f"at{axis} * {stride}")
-        inside += [f"(at{axis} >= 0)"] * before + [f"(at{axis} < {size})"]
+        inside.append(f"(at{axis} < gl.where({start} < 0, {first}, {size}))" if first else f"(at{axis} < {size})")
     origin = queries.view.origin
     yield f"gl.store(lse + {origin} + {' + '.join(places)}, values, mask={' & '.join(inside)})"

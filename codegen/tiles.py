@@ -141,6 +141,29 @@ class QueryTiles:
         )
 
     @property
+    def first_sides(self) -> tuple[int, ...]:
+        """Tokens of the view in the first box along each axis where it begins before the view, 0 where it does not.
+
+        For boxes that divide the group.
+        """
+        along = zip(self.box, self.lead, self.begins_before, strict=True)
+        return tuple(b - lead % b if before else 0 for b, lead, before in along)
+
+    def views(self) -> list[tuple[tuple[int, ...], View]]:
+        """The view, and for boxes that begin before it along some axes (named first) a view that ends where they do."""
+        axes = [
+            [(False, axis), (True, (first, axis[1]))] if first else [(False, axis)]
+            for first, axis in zip(self.first_sides, self.view.axes, strict=True)
+        ]
+        return [
+            (
+                tuple(number for number, (is_first, _) in enumerate(chosen) if is_first),
+                View(self.view.origin, tuple(axis for _, axis in chosen)),
+            )
+            for chosen in itertools.product(*axes)
+        ]
+
+    @property
     def may_pass(self) -> tuple[bool, ...]:
         """Along which axes a box may hold tokens beyond its group or the view."""
         along = zip(self.view.axes, self.box, self.group, self.lead, strict=True)

@@ -79,16 +79,20 @@ class Call:
 
 @dataclass(frozen=True)
 class Capture:
-    """An ATen graph and, for each of its placeholders, the tensor it stands for (None for what is no tensor)."""
+    """An ATen graph and, for each of its placeholders, the tensor it stands for (None for what is no tensor).
+
+    device: where attention runs; the CPU for a graph without any.
+    """
 
     graph: torch.fx.GraphModule
     inputs: tuple[torch.Tensor | None, ...]
+    device: torch.device
 
-    @property
-    def device(self) -> torch.device:
-        """Where attention runs; the CPU for a graph without any."""
-        nodes = self.attention_nodes()
-        return nodes[0].meta["val"].device if nodes else torch.device("cpu")
+    @staticmethod
+    def of(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
+        """A capture of a graph that has not been rewritten, and of all its inputs."""
+        device = next((node.meta["val"].device for node in graph.graph.nodes if node.target is ATTENTION), "cpu")
+        return Capture(graph, tuple(x if isinstance(x, torch.Tensor) else None for x in inputs), torch.device(device))
 
     def attention_nodes(self) -> list[torch.fx.Node]:
         """The attention sites, in execution order."""
@@ -116,14 +120,14 @@ def capture_module(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
 
     with torch.no_grad(), _module_paths(model), _tables_on_cpu(model):
         graph = _trace(run, tensors, type(model).__name__, keep_known=True)
-    return Capture(graph, tuple(tensors))
+    return Capture.of(graph, tensors)
 
 
 def capture_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
     """Lower a graph that Dynamo captured to ATen, keeping the module paths of its nodes; raises CannotCapture."""
     interpreter = torch.fx.Interpreter(graph)
     traced = _trace(lambda *values: interpreter.run(*values), list(inputs), "this model", keep_known=False)
-    return Capture(traced, tuple(x if isinstance(x, torch.Tensor) else None for x in inputs))
+    return Capture.of(traced, inputs)
 
 
 def module_path(node: torch.fx.Node) -> str:

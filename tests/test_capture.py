@@ -3,8 +3,12 @@ import torch
 import torch.nn.functional as F
 from zoo import FAMILIES, flux, flux_inputs, qwen
 
-from planner.capture import Call, capture_module, module_path
+from planner.capture import Call, Capture, capture_module, module_path
+from planner.choose import Options
 from planner.errors import CannotCapture
+from planner.pipeline import plan_capture
+from planner.target import Target
+from runtime.rewrite import rewrite
 
 
 def on_meta(model, kwargs):
@@ -77,3 +81,16 @@ def test_digest_tells_values_apart():
     same, other = flux_inputs(12, 16), flux_inputs(16, 12)
     digests = [Call.of(model, (), k).digest("img_ids") for k in (kwargs, same, other)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_capture_knows_where_attention_runs_also_once_it_is_rewritten():
+    model, kwargs = flux()
+    kwargs |= {"return_dict": False}
+    traced = capture_module(model, (), kwargs)
+    for node in traced.attention_nodes():
+        node.meta["val"] = torch.empty(node.meta["val"].shape, device="meta")
+    capture, call = Capture.of(traced.graph, traced.inputs), Call.of(model, (), kwargs)
+    plan = plan_capture(Options(group="3x5", min_speedup=0.0), Target.named("h100"), traced, call).plan
+    assert rewrite(capture, plan, call) > 0
+    assert not capture.attention_nodes()
+    assert capture.device.type == "meta"

@@ -12,6 +12,7 @@ from test_tiles import Whole
 
 from codegen.config import KernelConfig, why_not
 from codegen.emit import emit
+from codegen.emitted import ViewArgument
 from planner.layout import GlobalTokens, TokenLayout
 from planner.pattern import CrissCross, Neighborhood
 
@@ -20,9 +21,18 @@ GROUPS = [(128,), (256,), (8, 16), (16, 8), (16, 16), (4, 32), (1, 8, 16), (2, 8
 
 def functions(emitted):
     """The names that the emitted source defines, with the language replaced by Python's."""
-    language = SimpleNamespace(constexpr=lambda value: value, where=lambda c, a, b: a if c else b)
+    language = SimpleNamespace(
+        constexpr=lambda value: value,
+        where=lambda c, a, b: a if c else b,
+        arange=lambda start, stop, layout: torch.arange(start, stop),
+        store=lambda at, stored, mask: stored.extend(torch.where(mask, at, -1).tolist()),
+    )
     names = {"gluon": SimpleNamespace(jit=lambda function: function), "gl": language}
-    names |= dict.fromkeys(["mbarrier", "tma", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait"])
+    names |= dict.fromkeys(["mbarrier", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait"])
+    names["tma"] = SimpleNamespace(
+        async_copy_global_to_shared=lambda view, at, bar, shared: shared.append((view, at)),
+        async_copy_shared_to_global=lambda view, at, shared: shared.append((view, at)),
+    )
     exec(emitted.source[emitted.source.index("PROCESSORS =") :], names)
     return SimpleNamespace(**names)
 
@@ -40,7 +50,11 @@ def specs(draw):
     pattern = draw(st.sampled_from([*kinds, Neighborhood(group, radius, edge, offset)]))
     block_n = draw(st.sampled_from([64, 128]))
     asked = problem(
-        str(layout), str(pattern), heads=draw(st.integers(1, 6)), processors=draw(st.sampled_from([1, 7, 12, 132]))
+        str(layout),
+        str(pattern),
+        heads=draw(st.integers(1, 6)),
+        processors=draw(st.sampled_from([1, 7, 12, 132])),
+        returns_lse=True,
     )
     config = KernelConfig("sm90", 128, block_n, 4, 2 if block_n == 128 else 4)
     assert why_not(config, asked) is None
@@ -95,6 +109,72 @@ def test_every_tile_is_done_once_and_reads_what_the_mask_attends(spec):
     assert tiles_done == Counter((head, tile) for head in heads for tile in range(program.queries.count))
     units = range(int(program.everything.count))
     assert units_done == Counter((head, block, unit) for head in heads for block in blocks for unit in units)
+
+
+class Shared(list):
+    """What was copied to or from shared memory, and where in the tensor it lies."""
+
+    def _reinterpret(self, dtype, shape, layout):
+        return self
+
+
+class LogSums(list):
+    """Where in the output the log-sum-exps of rows were put, -1 for rows that were left out."""
+
+    type = SimpleNamespace(layout=None)
+
+
+def box_rows(view, at):
+    """The token of each row of a box, -1 outside the view."""
+    argument = view.argument
+    rows = torch.stack(torch.meshgrid(*map(torch.arange, argument.box), indexing="ij"), -1).flatten(0, -2)
+    places = rows + torch.tensor([int(x) for x in at])
+    sizes, strides = (torch.tensor(x) for x in zip(*argument.view.axes, strict=True))
+    inside = ((places >= 0) & (places < sizes)).all(-1)
+    return torch.where(inside, argument.view.origin + (places * strides).sum(-1), -1)
+
+
+@settings(max_examples=40)
+@given(specs())
+def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_outside(spec):
+    emitted, layout = emit(spec), spec.token_layout
+    kernel, program = functions(emitted), spec.program
+
+    def views(letter):
+        return [
+            SimpleNamespace(dtype=None, block_type=SimpleNamespace(shape=None), layout=None, argument=argument)
+            for argument in emitted.arguments
+            if isinstance(argument, ViewArgument) and argument.tensor == letter
+        ]
+
+    q_views, o_views = views("q"), views("o")
+    written = Counter()
+    tiles = [(tile, False) for tile in range(program.queries.count)]
+    tiles += [(tile, True) for tile in range(sum(program.row_blocks))]
+    group, lead = program.queries.group, program.queries.lead
+    for tile, is_global in tiles:
+        for half in range(2):
+            loaded, stored = Shared(), Shared()
+            kernel.load_queries(Whole(tile), is_global, half, 0, 0, *q_views, None, loaded)
+            kernel.store_output(Whole(tile), is_global, half, 0, 0, *o_views, stored)
+            ((view, (_, *at, _)),) = stored
+            assert all(x >= 0 for x in at), "the copy engine refuses to write a box that begins outside"
+            rows = box_rows(view, at)
+            ((view, (_, *at, _)),) = loaded
+            assert torch.equal(box_rows(view, at), rows)
+            places = LogSums()
+            kernel.store_lse(0, tile, is_global, half, places)
+            assert places == rows.tolist()
+            tokens = rows[rows >= 0]
+            written.update(tokens.tolist())
+            if is_global or not program.coords or not len(tokens):
+                continue
+            coords = kernel.group_of(Whole(tile))
+            coords = coords if isinstance(coords, tuple) else (coords,)
+            places = torch.unravel_index(tokens - program.queries.view.origin, layout.grid.sizes)
+            for place, c, g, missing in zip(places, coords, group, lead, strict=True):
+                assert ((place + missing) // g == int(c)).all()
+    assert written == Counter(range(layout.tokens))
 
 
 @given(specs())
