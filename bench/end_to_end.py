@@ -3,11 +3,14 @@
     python -m bench.end_to_end flux.1-dev --sizes 1024x1024 4096x4096
     python -m bench.end_to_end hunyuanvideo --sizes 1280x720x129
     python -m bench.end_to_end flux.1-dev --sizes 1024x1024 --startup      the first call, twice: cold caches, warm ones
+    python -m bench.end_to_end flux.1-dev --sizes 4096x4096 --blocks 1 --pause 1      at the full clock
 
 Dense is diffusers' model with its repeated blocks under torch.compile; planned is ``planner.compile(model,
 backend="inductor")``. Dense attention runs by cuDNN on both sides. Same weights, same inputs; steps in turn, medians.
 Profiled steps give the time of attention kernels. Amdahl's bound is the dense step with its attention divided by the
-ratio of the FLOPs, dense over planned. A step of over 10 s is run once after its compilation.
+ratio of the FLOPs, dense over planned. A step of over 10 s is run once after its compilation. A model cut to a few
+blocks of each kind, with a pause before every step, does not meet the chip's power limit: there equal work takes equal
+time.
 """
 
 from __future__ import annotations
@@ -67,6 +70,8 @@ def main() -> None:
     parser.add_argument("--asked", nargs="+")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--startup", action="store_true")
+    parser.add_argument("--blocks", type=int, help="keep so many blocks of each kind")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds of rest before each measured step")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     config = load_config(given.model)
@@ -75,7 +80,10 @@ def main() -> None:
     torch.cuda.synchronize()
     print(f"built in {time.perf_counter() - start:.0f} s", flush=True)
     asked = {name: ASKED[given.model][name] for name in given.asked or ASKED[given.model]}
-    rows = list[dict[str, Any]]()
+    rows, name = list[dict[str, Any]](), given.model
+    if given.blocks is not None:
+        cut(model, given.blocks)
+        name += f"-{given.blocks}-blocks"
     for size in given.sizes:
         width, height, *frames = map(int, size.split("x"))
         inputs = example_inputs(config, (width, height), *frames, device="cuda")
@@ -83,14 +91,14 @@ def main() -> None:
         if given.startup:
             rows += startup(model, inputs, size, asked)
         else:
-            rows += compare(model, inputs, size, asked, given.steps)
-            publish(f"end_to_end-{given.model}", rows, given.output, steps=given.steps)
+            rows += compare(model, inputs, size, asked, given.steps, given.pause)
+            publish(f"end_to_end-{name}", rows, given.output, steps=given.steps, pause=given.pause)
     if given.startup:
-        publish(f"startup-{given.model}", rows, given.output)
+        publish(f"startup-{name}", rows, given.output)
 
 
 def compare(
-    model: torch.nn.Module, inputs: dict[str, Any], size: str, asked: dict[str, Any], steps: int
+    model: torch.nn.Module, inputs: dict[str, Any], size: str, asked: dict[str, Any], steps: int, pause: float
 ) -> list[dict[str, Any]]:
     """A row for each way to run a step, dense first."""
 
@@ -119,10 +127,10 @@ def compare(
     profiled = {name: list[Once]() for name in runs}
     for _ in range(0 if slow else steps):
         for name, step in runs.items():
-            timed[name].append(once(step))
+            timed[name].append(once(step, pause=pause))
     for _ in range(1 if slow else 3):
         for name, step in runs.items():
-            profiled[name].append(opening if slow and name == "dense" else once(step, profile=True))
+            profiled[name].append(opening if slow and name == "dense" else once(step, True, pause))
     timed = timed if not slow else profiled
     kinds = {name: median_kinds(measured) for name, measured in profiled.items()}
     rows = list[dict[str, Any]]()
@@ -181,8 +189,9 @@ class Once:
     kernels: Mapping[str, float]
 
 
-def once(step: Step, profile: bool = False) -> Once:
+def once(step: Step, profile: bool = False, pause: float = 0.0) -> Once:
     torch.cuda.reset_peak_memory_stats()
+    time.sleep(pause)
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) if profile else contextlib.nullcontext() as profiler:
@@ -206,12 +215,18 @@ def median_kinds(measured: list[Once]) -> Mapping[str, float]:
     return {kind: statistics.median(one.kinds.get(kind, 0.0) for one in measured) for kind in kinds}
 
 
+def cut(model: torch.nn.Module, blocks: int) -> dict[str, torch.nn.ModuleList]:
+    """Keep the first blocks of each kind; returns all that there were, by the name of their list."""
+    lists = {name: child for name, child in model.named_children() if isinstance(child, torch.nn.ModuleList)}
+    for name, whole in lists.items():
+        setattr(model, name, torch.nn.ModuleList(list(whole)[:blocks]))
+    return lists
+
+
 @contextlib.contextmanager
 def shallow(model: torch.nn.Module) -> Iterator[None]:
     """While open, the model has two blocks of each kind: enough to compile them."""
-    lists = {name: child for name, child in model.named_children() if isinstance(child, torch.nn.ModuleList)}
-    for name, blocks in lists.items():
-        setattr(model, name, torch.nn.ModuleList(list(blocks)[:2]))
+    lists = cut(model, 2)
     try:
         yield
     finally:

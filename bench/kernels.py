@@ -30,7 +30,6 @@ import torch.nn.functional as F
 
 from bench.protocol import RESULTS, publish
 from planner.density import attended_pairs
-from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.pattern import Pattern, parse_pattern
 from runtime.kernels import attention, kernel_for
@@ -78,6 +77,11 @@ def cases() -> list[Case]:
         found.append(Case(f"{name}-B", layout, "neighborhood{radius=1,edge=clamp,group=4x8x8}", heads))
         found.append(Case(f"{name}-lines", layout, "crisscross{axes=lines,group=4x8x8}", heads))
         found.append(Case(f"{name}-planes", layout, "crisscross{axes=planes,group=4x8x8}", heads))
+    found += [
+        Case("flux2048-16x16-X-shifted", "text:512 | h:128 w:128", "crisscross{axes=lines,group=16x16,offset=8x8}"),
+        Case("flux2048-16x16-B-shifted", "text:512 | h:128 w:128", "neighborhood{radius=1,group=16x16,offset=8x8}"),
+        Case("hunyuan30-B-shifted", videos[1][1], "neighborhood{radius=1,group=4x8x8,offset=2x4x4}"),
+    ]
     return sorted(found, key=lambda case: "8x8-" in case.name)
 
 
@@ -120,7 +124,7 @@ class Blocks:
 
 def blocks_of(case: Case) -> Blocks:
     layout, pattern = TokenLayout.parse(case.layout), parse_pattern(case.pattern)
-    counts = GroupGrid(layout.grid.sizes, pattern.group).counts
+    counts = pattern.grid(layout.grid.sizes).counts
     per_group = math.prod(pattern.group)
     size = min(128, per_group)
     groups, parts, front = math.prod(counts), per_group // size, -(-layout.global_tokens // size)
