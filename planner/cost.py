@@ -11,6 +11,7 @@ import torch
 from planner.density import attended_pairs
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
+from planner.rules import Rules
 from planner.shadow_rules import op_name
 from planner.sites import AttentionSite
 from planner.target import Target
@@ -49,6 +50,11 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     if target.steps_per_group:
         seconds += math.prod(pattern.grid(layout.grid.sizes).counts) * target.step_us * 1e-6
     return seconds
+
+
+def rules_seconds(site: AttentionSite, rules: Rules, target: Target) -> float:
+    """Predicted time of the site under rules, on average over the noise levels."""
+    return sum(share * sparse_seconds(site, rule.pattern, target) for rule, share in rules.shares(site.heads))
 
 
 def rest_of_step(nodes: Iterable[torch.fx.Node], target: Target) -> tuple[int, float]:

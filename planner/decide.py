@@ -10,6 +10,7 @@ from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
 from planner.layout import TokenLayout
 from planner.pattern import Dense
 from planner.plan import Decision, Plan
+from planner.rules import Rules
 from planner.sites import AttentionSite, Unreadable
 from planner.target import Target
 
@@ -31,7 +32,7 @@ def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> 
 
 def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
     """The candidates that a decision was made from, worked out again; none where the site itself ruled them out."""
-    pattern, layout = decision.parsed()
+    rules, layout = decision.parsed()
     unknown = Unreadable(decision.reason)
     site = AttentionSite(
         name=decision.site,
@@ -45,15 +46,15 @@ def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
         layout=layout or unknown,
         key_layout=layout or unknown,
     )
-    ranked = rank(
-        site, plan.options, Target.named(plan.target), plan.options.alternate_offsets and bool(pattern.offset)
-    )
-    return ranked if str(ranked[0].pattern) == decision.pattern else []
+    is_shifted = plan.options.alternate_offsets and any(pattern.offset for pattern in rules.patterns)
+    ranked = rank(site, plan.options, Target.named(plan.target), is_shifted)
+    return ranked if Rules.uniform(ranked[0].pattern, plan.options.sparse_below) == rules else []
 
 
 def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options) -> Decision:
     best = ranked[0]
     dense = next(candidate for candidate in ranked if isinstance(candidate.pattern, Dense))
+    rules, share = Rules.uniform(best.pattern, options.sparse_below), 1.0 if best is dense else options.sparse_below
     return Decision(
         site=site.name,
         layout=str(site.layout),
@@ -64,12 +65,11 @@ def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options
         keys=site.keys,
         head_dim=site.head_dim,
         dtype=site.dtype,
-        pattern=str(best.pattern),
-        sparse_below=1.0 if best is dense else options.sparse_below,
+        pattern=str(rules),
         reason=why_dense(site, options, ranked) if best is dense else _why(options),
-        density=best.density,
-        flops=best.flops,
-        seconds=best.seconds,
+        density=share * best.density + (1 - share) * dense.density,
+        flops=round(share * best.flops + (1 - share) * dense.flops),
+        seconds=share * best.seconds + (1 - share) * dense.seconds,
         dense_flops=dense.flops,
         dense_seconds=dense.seconds,
     )

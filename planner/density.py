@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from planner.arithmetic import INTS, Arithmetic, Number
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
+from planner.rules import Rules
 
 
 def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic = INTS) -> Number:
@@ -34,3 +35,8 @@ def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
 def density(pattern: Pattern, layout: TokenLayout) -> float:
     """Attended pairs over all pairs, in (0, 1]."""
     return attended_pairs(pattern, layout) / layout.tokens**2
+
+
+def rules_density(rules: Rules, layout: TokenLayout, heads: int) -> float:
+    """The same on average over the heads and the noise levels."""
+    return sum(share * density(rule.pattern, layout) for rule, share in rules.shares(heads))

@@ -92,6 +92,18 @@ class UnreachableBudget(PlannerError, ValueError):
         )
 
 
+class UnreachableQuality(PlannerError, ValueError):
+    """A quality that no choice of patterns keeps."""
+
+    def __init__(self, asked: str, best: str, where: str = "") -> None:
+        super().__init__(
+            f"no plan reaches {asked}.",
+            found=f"The best that can be reached is {best}.",
+            remedy="Ask for less, or widen the choice of candidates.",
+            where=where,
+        )
+
+
 class BadOption(PlannerError, ValueError):
     """An option outside its range."""
 

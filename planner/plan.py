@@ -10,22 +10,25 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from planner.choose import Options
-from planner.density import attended_pairs
+from planner.density import rules_density
 from planner.errors import BadPlanFile, MalformedValue, PlannerError, PlanVersion
 from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.noise import NoiseLevel
-from planner.pattern import Dense, Pattern, parse_pattern
+from planner.pattern import Pattern
 from planner.reach import plan_reach
+from planner.rules import Rules
 from planner.target import Target
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 MAX_BYTES = 16 * 2**20
 MAX_SITES = 100_000
+MAX_TEXT = 2**16
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Decision:
     """What one attention site does, and why.
 
     layout: spelling of the token layout, ``unknown`` where it is not known.
-    pattern: spelling of the pattern, ``dense`` where none applies.
-    sparse_below: the pattern applies at noise levels up to this one, dense attention above it; 1 for all levels.
-    flops, seconds: of the planned site where it is sparse; dense_flops, dense_seconds: of the same site as dense
-    attention.
+    pattern: spelling of the pattern, ``dense`` where none applies; of the rules (planner.rules) where heads or noise
+    levels differ.
+    density, flops, seconds: on average over heads and noise levels; dense_flops, dense_seconds: of the same site as
+    dense attention.
     """
 
     site: str
@@ -49,7 +52,6 @@ class Decision:
     head_dim: int
     dtype: str
     pattern: str
-    sparse_below: float
     reason: str
     density: float
     flops: int
@@ -59,37 +61,43 @@ class Decision:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether a pattern applies."""
+        """Whether a pattern applies, to some head at some noise level."""
         return self.pattern != "dense"
 
     @property
     def is_gated(self) -> bool:
-        """Whether the noise level decides at every step if the pattern applies."""
-        return self.is_sparse and self.sparse_below < 1
+        """Whether the noise level decides at every step which pattern applies."""
+        return bool(self.rules.levels)
+
+    @property
+    def rules(self) -> Rules:
+        """What its heads do at which noise levels; raises BadSpelling or MalformedValue."""
+        return Rules.parse(self.pattern)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """What must agree for the decision to hold."""
         return (self.batch, self.heads, self.kv_heads, self.queries, self.keys, self.head_dim)
 
-    def parsed(self) -> tuple[Pattern, TokenLayout | None]:
-        """Pattern and layout as values; raises BadSpelling or MalformedValue."""
-        return parse_pattern(self.pattern), None if self.layout == "unknown" else TokenLayout.parse(self.layout)
+    def parsed(self) -> tuple[Rules, TokenLayout | None]:
+        """Rules and layout as values; raises BadSpelling or MalformedValue."""
+        return self.rules, None if self.layout == "unknown" else TokenLayout.parse(self.layout)
 
     def verify(self) -> None:
         """Raises MalformedValue or BadSpelling."""
-        pattern, layout = self.parsed()
-        self._require(0 < self.sparse_below <= 1, f"sparse_below is {self.sparse_below}")
-        if isinstance(pattern, Dense):
+        rules, layout = self.parsed()
+        rules.verify(self.heads)
+        if not rules.patterns:
             self._require(self.density == 1.0, f"dense has density {self.density}")
             return
         self._require(layout is not None and len(layout.grids) == 1, f"a pattern needs one grid, not {self.layout!r}")
         assert layout is not None
         self._require(layout.tokens == self.queries == self.keys, f"the layout has {layout.tokens} tokens")
         sizes = layout.grid.sizes
-        fits = len(sizes) == len(pattern.group) and all(g <= n for g, n in zip(pattern.group, sizes, strict=True))
-        self._require(fits, f"{self.pattern} does not fit in {self.layout}")
-        density = attended_pairs(pattern, layout) / layout.tokens**2
+        for pattern in rules.patterns:
+            fits = len(sizes) == len(pattern.group) and all(g <= n for g, n in zip(pattern.group, sizes, strict=True))
+            self._require(fits, f"{pattern} does not fit in {self.layout}")
+        density = rules_density(rules, layout, self.heads)
         self._require(math.isclose(density, self.density, rel_tol=1e-9), f"density is {density}, not {self.density}")
 
     def _require(self, condition: bool, fault: str) -> None:
@@ -149,23 +157,25 @@ class Plan:
     def reach(self) -> tuple[str, int | None]:
         """The longest layout with a grid, and after how many of its sites, at most, all its grid tokens have mixed.
 
-        None if they never do; an empty layout where no site has a grid.
+        That is at the noise levels where it takes longest. None if they never do; an empty layout where no site has a
+        grid.
         """
-        gridded = list[tuple[Decision, Pattern, TokenLayout]]()
+        gridded = list[tuple[Decision, Rules, TokenLayout]]()
         for decision in self.decisions:
-            pattern, layout = decision.parsed()
+            rules, layout = decision.parsed()
             if layout is not None and len(layout.grids) == 1 and decision.queries == decision.keys == layout.tokens:
-                gridded.append((decision, pattern, layout))
+                gridded.append((decision, rules, layout))
         if not gridded:
             return "", None
         longest = max(gridded, key=lambda entry: entry[0].queries)[2]
         sizes = longest.grid.sizes
-        layers = [
-            (pattern, (pattern.grid(sizes) if pattern.group else GroupGrid(sizes, sizes)).counts)
-            for _, pattern, layout in gridded
-            if layout == longest
+        sites = [rules for _, rules, layout in gridded if layout == longest]
+        edges = sorted({0.0, 1.0}.union(*(rules.levels for rules in sites)))
+        reaches = [
+            plan_reach([_farthest(rules, (above + up_to) / 2, sizes) for rules in sites])
+            for above, up_to in pairwise(edges)
         ]
-        return str(longest), plan_reach(layers)
+        return str(longest), None if None in reaches else max(reach for reach in reaches if reach is not None)
 
     def verify(self) -> Plan:
         """Return the plan itself; raises MalformedValue, BadSpelling, BadOption or UnknownName."""
@@ -307,9 +317,17 @@ class _Record:
         elif kind == "int" and isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value < 2**100:
                 return value
-        elif kind == "str" and isinstance(value, str) and len(value) <= 4096:
+        elif kind == "str" and isinstance(value, str) and len(value) <= MAX_TEXT:
             return value
         raise BadPlanFile(self.name, f"{name!r} is no {kind} in range")
+
+
+def _farthest(rules: Rules, level: float, sizes: Sequence[int]) -> tuple[Pattern, tuple[int, ...]]:
+    """Of the patterns that a site's heads follow at a noise level the one that reaches farthest; its group counts."""
+    patterns = [rule.pattern for rule in rules.at(level)]
+    grids = [pattern.grid(sizes) if pattern.group else GroupGrid(tuple(sizes), tuple(sizes)) for pattern in patterns]
+    layers = zip(patterns, (grid.counts for grid in grids), strict=True)
+    return min(layers, key=lambda layer: layer[0].reach(layer[1]) or math.inf)
 
 
 def _ratio(over: float, under: float) -> float:

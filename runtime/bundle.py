@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from codegen.spec import KernelSpec, Problem
 from planner.errors import BadBundle, BadOption
+from planner.pattern import Dense
 from planner.plan import Decision, Plan
+from planner.rules import Rule
 from planner.target import TARGETS, Target
 from runtime.cache import SUFFIX, build, made_by, why_unsafe
 from runtime.kernel_file import KernelFile
@@ -61,32 +63,32 @@ def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelS
         kernels = ", ".join(sorted(name for name, each in TARGETS.items() if each.arch))
         raise BadOption("target", target.name, f"a GPU that kernels are emitted for: {kernels}")
     sparse = [decision for decision in plan.decisions if decision.is_sparse]
-    problems = {problem_of(decision, target, key_mask) for decision in sparse}
-    problems |= {_above_the_gate(problem) for problem in problems if problem.gated}
+    problems = {problem for decision in sparse for problem in problems_of(decision, target, key_mask)}
     return sorted(map(configured, problems), key=lambda spec: spec.name)
 
 
-def problem_of(decision: Decision, target: Target, key_mask: bool = False) -> Problem:
-    """What a sparse site asks of a kernel."""
+def problems_of(decision: Decision, target: Target, key_mask: bool = False) -> list[Problem]:
+    """What a sparse site asks of kernels, one for each of its rules."""
+    return [_problem_of(decision, rule, target, key_mask) for rule in decision.rules.rules]
+
+
+def _problem_of(decision: Decision, rule: Rule, target: Target, key_mask: bool) -> Problem:
+    is_dense = isinstance(rule.pattern, Dense)
+    heads = len(rule.heads) or decision.heads
     return Problem(
-        layout=decision.layout,
-        pattern=decision.pattern,
+        layout=f"n:{decision.queries}" if is_dense else decision.layout,
+        pattern=str(rule.pattern),
         batch=decision.batch,
-        heads=decision.heads,
-        kv_heads=decision.kv_heads,
+        heads=heads,
+        kv_heads=heads if rule.heads else decision.kv_heads,
         keys=decision.keys,
         head_dim=decision.head_dim,
         dtype=decision.dtype,
         arch=target.arch,
         processors=target.processors,
         key_mask=key_mask,
-        gated=decision.is_gated,
+        gated=decision.is_gated and (rule.above, rule.up_to) != (0, 1),
     ).verify()
-
-
-def _above_the_gate(problem: Problem) -> Problem:
-    """What runs at noise levels where a gated site is dense."""
-    return replace(problem, layout=f"n:{problem.queries}", pattern="dense")
 
 
 def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from planner.pattern import Dense
+from planner.rules import Rule, Rules
 from runtime.grouped import grouped_sdpa
 from runtime.kernels import attention, why_no_kernel
 from runtime.launch import Gate
@@ -30,41 +33,118 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: str,
-    pattern: str,
+    rules: str,
     *,
     attn_mask: torch.Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     noise: torch.Tensor | None = None,
-    sparse_below: float = 1.0,
     stored: str = "",
 ) -> torch.Tensor:
-    """Attention under a pattern; arguments, shapes and errors as in runtime.grouped.grouped_sdpa.
+    """Attention under rules, by their spelling; arguments, shapes and errors as in runtime.grouped.grouped_sdpa.
 
-    noise: the noise level, one float32. Up to ``sparse_below`` the pattern applies, above it attention is dense. On a
-    GPU emitted kernels look at it themselves: neither the host nor a CUDA graph has to know it. stored: as in
-    grouped_sdpa, where no kernel runs.
+    noise: the noise level, one float32, where the rules depend on it. On a GPU emitted kernels look at it themselves:
+    neither the host nor a CUDA graph has to know it. stored: as in grouped_sdpa, where no kernel runs.
     """
+    asked = Rules.parse(rules)
     reason = why_no_kernel(query, value) or _why_not_arguments(attn_mask, is_causal, scale)
-    assert not stored or reason is not None, "kernels read the model's own order"
-    mask = _key_mask(attn_mask, query.shape[0], key.shape[2]) if reason is None and attn_mask is not None else None
-    if reason is None and noise is not None and noise.device.type == "cuda":
-        out = empty_output(query, value)
-        for spelled, above in (((layout, pattern), False), ((f"n:{query.shape[2]}", "dense"), True)):
-            gate = Gate(noise, sparse_below, above)
-            attention(query, key, value, *spelled, key_mask=mask, scale=scale, gate=gate, out=out)
-        return out
-    options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-    if noise is not None and not bool(noise <= sparse_below):
-        return F.scaled_dot_product_attention(query, key, value, **options)
     if reason is None:
-        return attention(query, key, value, layout, pattern, key_mask=mask, scale=scale)[0]
-    made = grouped_sdpa(query, key, value, layout, pattern, **options, stored=stored)
+        assert not stored, "kernels read the model's own order"
+        mask = None if attn_mask is None else _key_mask(attn_mask, query.shape[0], key.shape[2])
+        return _by_kernels(query, key, value, layout, asked, mask, scale, noise)
+    options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+    made = _by_runs(query, key, value, layout, _open_rules(asked, noise), stored, options)
     if query.device.type != "cuda":
         return made
     _note(reason)
     return empty_output(query, value).copy_(made)
+
+
+def _by_kernels(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    rules: Rules,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    noise: torch.Tensor | None,
+) -> torch.Tensor:
+    """A launch for each rule; those whose noise level it is not do nothing."""
+    out = empty_output(query, value)
+    for rule in rules.rules:
+        gate = _gate(rule, noise)
+        site = (f"n:{query.shape[2]}", "dense") if isinstance(rule.pattern, Dense) else (layout, str(rule.pattern))
+        options: dict[str, Any] = {"key_mask": mask, "scale": scale, "gate": gate}
+        if not rule.heads:
+            attention(query, key, value, *site, **options, out=out)
+            continue
+        mine = out[:, list(rule.heads)]  # a closed kernel leaves it as it is
+        attention(*take_heads(query, key, value, rule.heads), *site, **options, out=mine)
+        out[:, list(rule.heads)] = mine
+    return out
+
+
+def _by_runs(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    rules: Sequence[Rule],
+    stored: str,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """The rules that apply, by torch's own attention."""
+
+    def run(rule: Rule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
+        if isinstance(rule.pattern, Dense):
+            return F.scaled_dot_product_attention(q, k, v, **given)
+        return grouped_sdpa(q, k, v, layout, str(rule.pattern), **given, stored=stored)
+
+    if len(rules) == 1:
+        return run(rules[0], query, key, value, options)
+    out = query.new_empty(*query.shape[:3], value.shape[3])
+    for rule in rules:
+        mask = options["attn_mask"]
+        if mask is not None and mask.dim() == 4 and mask.shape[1] > 1:
+            mask = mask[:, list(rule.heads)]
+        given = options | {"attn_mask": mask, "enable_gqa": False}
+        out[:, list(rule.heads)] = run(rule, *take_heads(query, key, value, rule.heads), given)
+    return out
+
+
+def take_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Some heads of the queries, and for each of them its own head of keys and values."""
+    per_kv = query.shape[1] // key.shape[1]
+    shared = [head // per_kv for head in heads]
+    return query[:, list(heads)], key[:, shared], value[:, shared]
+
+
+def _open_rules(rules: Rules, noise: torch.Tensor | None) -> list[Rule]:
+    """The rules that apply at a noise level, which the host waits for."""
+    return [rule for rule in rules.rules if noise is None or bool(_is_open(rule, noise))]
+
+
+def _is_open(rule: Rule, noise: torch.Tensor | None) -> torch.Tensor:
+    """Whether a rule applies at a noise level, on the level's device; what is no number counts as high."""
+    assert noise is not None, "rules that depend on the noise level were given none"
+    after = noise.new_ones((), dtype=torch.bool) if rule.above == 0 else ~(noise <= rule.above)
+    return after if rule.up_to == 1 else after & (noise <= rule.up_to)
+
+
+def _gate(rule: Rule, noise: torch.Tensor | None) -> Gate | None:
+    """How a kernel tells whether its rule applies; None where it always does."""
+    if (rule.above, rule.up_to) == (0, 1):
+        return None
+    assert noise is not None, "rules that depend on the noise level were given none"
+    if rule.above == 0:
+        return Gate(noise, rule.up_to)
+    if rule.up_to == 1:
+        return Gate(noise, rule.above, above=True)
+    return Gate((~_is_open(rule, noise)).float(), 0.5)
 
 
 def empty_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from planner.capture import Capture, module_path
 from planner.layout import TokenLayout
 from planner.pattern import Pattern
 from planner.plan import Plan
+from planner.rules import Rules
 from planner.shadow_rules import op_name
 from runtime.commutes import Proof, State, Stored, attention, prove
 from runtime.operator import grouped_attention
@@ -54,7 +55,12 @@ def hoist(capture: Capture, plan: Plan) -> Hoisting | None:
     if not grids:
         return None
     sizes = grids.most_common(1)[0][0]
-    patterns = {pattern for _, pattern, layout in sites if layout is not None and layout.grid.sizes == sizes}
+    patterns = {
+        pattern
+        for _, rules, layout in sites
+        if layout is not None and layout.grid.sizes == sizes
+        for pattern in rules.patterns
+    }
     walk, before = _Walk(capture.graph, sizes, patterns), AT_A_SITE * len(sites)
     unmoved = Hoisting(before, before, {decision.site: AT_A_SITE for decision, _, _ in sites})
     try:
@@ -86,7 +92,7 @@ class _Walk:
         nest = nest_of(patterns)
         self.module, self.sizes, self.stored = module, sizes, spell_nest(nest)
         self.order = order_of(sizes, nest)
-        self.served = {str(pattern) for pattern in patterns if runs_of(pattern.grid(sizes), self.order) is not None}
+        self.served = {pattern for pattern in patterns if runs_of(pattern.grid(sizes), self.order) is not None}
         self.graph = Graph()
         self.made = dict[Node, Node]()
         self.states = dict[Node, Any]()
@@ -123,8 +129,8 @@ class _Walk:
     def prove(self, node: Node) -> Proof | None:
         if node.target is not grouped_attention:
             return prove(node, self.states)
-        layout, is_causal = TokenLayout.parse(str(node.args[7])), node.args[4]
-        if layout.grid.sizes != self.sizes or node.args[8] not in self.served or is_causal:
+        layout, rules, is_causal = TokenLayout.parse(str(node.args[7])), Rules.parse(str(node.args[8])), node.args[4]
+        if layout.grid.sizes != self.sizes or not self.served.issuperset(rules.patterns) or is_causal:
             return None
         return attention(node, layout.grid_start, len(self.order))
 

@@ -1,6 +1,6 @@
 """The operator that stands for a planned attention site in a graph: ``planner::grouped_attention``.
 
-Layout and pattern are its arguments, by their spellings, so a rewritten graph says what it does. It is registered with
+Layout and rules are its arguments, by their spellings, so a rewritten graph says what it does. It is registered with
 the dispatcher itself: the decorator for custom operators costs 30 µs a call.
 """
 
@@ -16,7 +16,7 @@ from runtime.dispatch import attend, empty_output
 _library = torch.library.Library("planner", "FRAGMENT")
 _library.define(
     "grouped_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float? scale, "
-    'bool enable_gqa, str layout, str pattern, Tensor? noise=None, float sparse_below=1.0, str stored="") -> Tensor',
+    'bool enable_gqa, str layout, str rules, Tensor? noise=None, str stored="") -> Tensor',
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -30,24 +30,22 @@ def _attend(
     scale: float | None,
     enable_gqa: bool,
     layout: str,
-    pattern: str,
+    rules: str,
     noise: torch.Tensor | None = None,
-    sparse_below: float = 1.0,
     stored: str = "",
 ) -> torch.Tensor:
-    """Attention under a pattern; shapes and arguments as in runtime.dispatch.attend."""
+    """Attention under rules; shapes and arguments as in runtime.dispatch.attend."""
     return attend(
         query,
         key,
         value,
         layout,
-        pattern,
+        rules,
         attn_mask=attn_mask,
         is_causal=is_causal,
         scale=scale,
         enable_gqa=enable_gqa,
         noise=noise,
-        sparse_below=sparse_below,
         stored=stored,
     )
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from planner.layout import TokenLayout
-from planner.pattern import parse_pattern
+from planner.pattern import Dense, Pattern, parse_pattern
 from planner.plan import Decision, Plan
 from runtime.attention_calls import AttentionCalls
 
@@ -38,14 +38,29 @@ def masked_dense(
 
 
 class MaskedDense(AttentionCalls):
-    """While entered, an eager model's attention calls follow a plan, in order, each as masked dense attention."""
+    """While entered, an eager model's attention calls follow a plan, in order, each as masked dense attention.
 
-    def __init__(self, plan: Plan) -> None:
+    level: the noise level, where the plan depends on it.
+    """
+
+    def __init__(self, plan: Plan, level: float = 0.0) -> None:
         super().__init__(plan.decisions)
+        self.level = level
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """Masked dense attention where the decision is sparse."""
+        """Masked dense attention where the decision is sparse, head by head where heads differ."""
         if not decision.is_sparse:
             return F.scaled_dot_product_attention(**given)
         given.pop("dropout_p", None)
-        return masked_dense(**given, layout=decision.layout, pattern=decision.pattern)
+        rules = decision.rules.at(self.level)
+        made = [_masked(rule.pattern, decision.layout, given) for rule in rules]
+        out = made[0].clone()
+        for rule, attended in zip(rules[1:], made[1:], strict=True):
+            out[:, list(rule.heads)] = attended[:, list(rule.heads)]
+        return out
+
+
+def _masked(pattern: Pattern, layout: str, given: dict[str, Any]) -> torch.Tensor:
+    if isinstance(pattern, Dense):
+        return F.scaled_dot_product_attention(**given)
+    return masked_dense(**given, layout=layout, pattern=str(pattern))

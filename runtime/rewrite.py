@@ -26,7 +26,7 @@ def rewrite(capture: Capture, plan: Plan, call: Call) -> int:
         order = ("query", "key", "value", "attn_mask", "is_causal", "scale", "enable_gqa")
         arguments = (*(given[name] for name in order), decision.layout, decision.pattern)
         if decision.is_gated:
-            arguments = (*arguments, noise, decision.sparse_below)
+            arguments = (*arguments, noise)
         with graph.inserting_before(node):
             planned = graph.call_function(grouped_attention, arguments)
         planned.meta = dict(node.meta)

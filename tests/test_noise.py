@@ -69,7 +69,7 @@ def test_dense_above_and_sparse_below_without_a_compilation(backend):
     compiled = planner.compile(model, group="3x5", sparse_below=0.6, backend=backend, **FORCE)
     output(compiled, kwargs, 0.3)
     (plan,) = planner.report(compiled).plans
-    assert (plan.noise, {decision.sparse_below for decision in plan.decisions}) == ("timestep", {0.6})
+    assert (plan.noise, {decision.rules.levels for decision in plan.decisions}) == ("timestep", {(0.6,)})
     with torch._dynamo.config.patch(error_on_recompile=True):
         for noise in (1.0, 0.6001, 0.6, 0.2, 0.9, 0.0):
             ours, dense = output(compiled, kwargs, noise), output(model, kwargs, noise)

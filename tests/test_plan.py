@@ -20,7 +20,9 @@ def plan(sites, opts=None, target="h100"):
     return Plan("Model", "x=1x2", target, opts, decisions, noise, 10**12, 0.01).verify()
 
 
+GATED = "crisscross{axes=lines,group=16x16}[noise=0:0.5]; dense[noise=0.5:1]"
 PLAN = plan([site(name="a.0"), site("text:256", name="a.1"), site("t:9 h:30 w:30", name="b")])
+GATED_DENSITY = (PLAN.decisions[0].density + 1) / 2
 
 
 @given(st.lists(layouts(), max_size=3), options, targets)
@@ -64,14 +66,14 @@ def with_decision(**changes):
         ("", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[]", "it has no version"),
-        ('{"version": 2}', "'decisions' is not a list"),
+        ('{"version": 3}', "'decisions' is not a list"),
         (corrupted(extra=1), "the fields of a Plan are"),
         (corrupted(decisions=[{}]), "the fields of a Decision are"),
         (corrupted(decisions=7), "'decisions' is not a list"),
         (corrupted(other_seconds="fast"), "'other_seconds' is no float in range"),
         (corrupted(other_flops=True), "'other_flops' is no int in range"),
         (corrupted(other_flops=10**40), "'other_flops' is no int in range"),
-        (corrupted(model="x" * 5000), "'model' is no str in range"),
+        (corrupted(model="x" * 70_000), "'model' is no str in range"),
         (corrupted(target="h1000"), "there is no target"),
         (corrupted().replace("0.01", "NaN"), "it holds NaN"),
         (with_decision(pattern="__import__('os')"), "cannot read"),
@@ -81,8 +83,10 @@ def with_decision(**changes):
         (with_decision(density=0.5), "density is"),
         (with_decision(site="a.1"), "two decisions are for one site"),
         (with_decision(queries=-1), "'queries' is no int in range"),
-        (with_decision(sparse_below=0.5), "nothing tells the noise level"),
-        (with_decision(sparse_below=0), "sparse_below is 0"),
+        (with_decision(pattern=GATED, density=GATED_DENSITY), "nothing tells the noise level"),
+        (with_decision(pattern=GATED), "density is"),
+        (with_decision(pattern="crisscross{axes=lines,group=16x16}[heads=0-1]"), "heads 0-1 have a pattern, of"),
+        (with_decision(pattern="crisscross{axes=lines,group=16x16}[noise=0.5:0.5]; dense"), "is no range"),
         (corrupted(noise="timestep/0"), "cannot read"),
     ],
 )

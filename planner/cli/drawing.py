@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from codegen.index_map import IndexMap
-from planner.groups import GroupGrid
 from planner.keys import key_groups
 from planner.layout import TokenLayout
 from planner.pattern import Pattern
@@ -17,11 +16,21 @@ DRAWN_ROWS = 40
 
 
 def draw(decision: Decision) -> list[str]:
+    """What each pattern of a sparse site reads."""
+    rules, layout = decision.parsed()
+    assert layout is not None
+    lines = list[str]()
+    for pattern in rules.patterns:
+        lines += [str(pattern)] * (len(rules.patterns) > 1) + _draw(pattern, layout)
+    return lines
+
+
+def _draw(pattern: Pattern, layout: TokenLayout) -> list[str]:
     """The group grid around the query group in the middle: Q its own, # attended, · not.
 
     One picture for time steps that are alike; large grids are cut to the part around the query.
     """
-    pattern, layout, grid = _parsed(decision)
+    grid = pattern.grid(layout.grid.sizes)
     counts = (1,) * (3 - len(grid.counts)) + grid.counts
     query = tuple(count // 2 for count in grid.counts)
     pad = (0,) * (3 - len(query))
@@ -45,16 +54,10 @@ def draw(decision: Decision) -> list[str]:
 
 
 def index_map(decision: Decision) -> str:
-    """The closed form of the key list, as Python source: c0, c1, … are the query group's coordinates, slow to fast."""
-    pattern, _, grid = _parsed(decision)
-    return IndexMap(pattern, grid).source()
-
-
-def _parsed(decision: Decision) -> tuple[Pattern, TokenLayout, GroupGrid]:
-    """What a sparse decision spells out."""
-    pattern, layout = decision.parsed()
+    """The closed form of each pattern's key list, as Python source: c0, c1, … are the query group's coordinates."""
+    rules, layout = decision.parsed()
     assert layout is not None
-    return pattern, layout, pattern.grid(layout.grid.sizes)
+    return "\n".join(IndexMap(pattern, pattern.grid(layout.grid.sizes)).source() for pattern in rules.patterns)
 
 
 def _alike(pictures: Sequence[list[str]]) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,7 @@ from planner.cli import render
 from planner.errors import BadOption, MissingDependency, UnknownName
 from planner.plan import Plan
 from planner.target import Target
-from runtime.bundle import problem_of, specs_of, write_bundle
+from runtime.bundle import problems_of, specs_of, write_bundle
 from runtime.cache import Cache
 from runtime.inspect import inspect
 from runtime.tuned import configured
@@ -48,13 +48,14 @@ def show_kernels(plan: Plan, target: str, key_mask: bool, as_json: bool) -> None
 
 
 def show_source(plan: Plan, site: str, target: str, key_mask: bool) -> None:
-    """Print the source of a site's kernel; raises UnknownName and BadOption."""
+    """Print the source of a site's kernels; raises UnknownName and BadOption."""
     sparse = {decision.site: decision for decision in plan.decisions if decision.is_sparse}
     if site not in sparse:
         raise UnknownName("sparse site", site, sparse)
     place = Target.named(target)
     specs_of(plan, place, key_mask)  # refuses targets without kernels
-    typer.echo(emit(configured(problem_of(sparse[site], place, key_mask))).source, nl=False)
+    for problem in problems_of(sparse[site], place, key_mask):
+        typer.echo(emit(configured(problem)).source, nl=False)
 
 
 def build(plan: Plan, folder: Path, target: str, key_mask: bool) -> None:

@@ -98,8 +98,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             f"{dense_seconds / seconds:.2f}x",
         )
     out.print(sites)
-    for level in sorted({decision.sparse_below for decision in plan.decisions if decision.is_gated}):
-        out.print(f"\nsparse at noise levels ({plan.noise}) up to {level:g}, dense above: the times are those below it")
+    if any(decision.is_gated for decision in plan.decisions):
+        out.print(f"\npatterns depend on the noise level, {plan.noise}: densities and times are means over it")
     reasons = {name: group[0].reason for name, group in grouped(plan.decisions) if not group[0].is_sparse}
     if reasons:
         out.print("\nstays dense:")

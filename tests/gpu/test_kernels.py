@@ -11,6 +11,8 @@ from strategies import problems
 
 from planner.errors import BadAttentionInput, PlannerError
 from planner.layout import TokenLayout
+from planner.pattern import parse_pattern
+from planner.rules import Rules
 from runtime import dispatch
 from runtime.kernels import attention, kernel_for
 from runtime.launch import Gate
@@ -266,7 +268,7 @@ def test_gates_open_on_one_side_of_the_noise_and_graphs_need_not_know_it(layout,
     assert out.isnan().all()
 
     def gated():
-        return dispatch.attend(q, k, v, layout, pattern, noise=noise, sparse_below=0.5)
+        return dispatch.attend(q, k, v, layout, str(Rules.uniform(parse_pattern(pattern), 0.5)), noise=noise)
 
     gated()
     graph = torch.cuda.CUDAGraph()
