@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from models.scorer import Scorer
-from planner.errors import MissingDependency
+from planner.quality import psnr, ssim
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,6 @@ def compare(
 def as_pictures(samples: torch.Tensor) -> torch.Tensor:
     """Frames of clips (n, 3, frames, h, w) as pictures (n * frames, 3, h, w); pictures as they are."""
     return samples.transpose(1, 2).flatten(0, 1) if samples.dim() == 5 else samples
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB of each picture (batch,), pictures in [0, 1]; equal pictures have 100 dB."""
-    error = (a - b).square().mean((1, 2, 3))
-    return -10 * error.clamp(min=1e-10).log10()
-
-
-def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each picture (batch,), pictures in [0, 1] (Wang et al. 2004)."""
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError:
-        raise MissingDependency("torchmetrics", "measuring SSIM", "Install grat-planner[models].") from None
-    found = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-    assert isinstance(found, torch.Tensor)
-    return found
 
 
 def flicker(clips: torch.Tensor) -> float:

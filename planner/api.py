@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import torch
 
+from planner import __version__
+from planner.allocation import Allocator, Budget, Budgets
 from planner.capture import Call, capture_module
-from planner.choose import Options, PlanOptions
-from planner.errors import NotAModule
-from planner.pipeline import follow_plan, plan_capture
+from planner.certify import certify
+from planner.choose import Options, PlanOptions, catalogue
+from planner.errors import BadOption, NotAModule
+from planner.evidence import Evidence
+from planner.pipeline import follow_plan, plan_capture, plan_dense
 from planner.plan import Plan
+from planner.quality import Quality
 from planner.target import Target
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -68,6 +76,76 @@ def compile(
     place = None if target == "auto" else Target.named(target)
     plan_graph = partial(plan_capture, decided, place) if plan is None else partial(follow_plan, plan.verify())
     return compile_model(require_module(model), plan_graph, backend, fullgraph)
+
+
+def record(
+    model: torch.nn.Module,
+    sample: Callable[[torch.nn.Module], Any],
+    *,
+    path: str | os.PathLike[str] | None = None,
+    calls: int = 6,
+    queries: int = 256,
+    layout: str | None = None,
+    noise: str | None = None,
+) -> Evidence:
+    """Record evidence of a model's attention while it samples, for choosing a plan that keeps a quality.
+
+    sample: runs the sampler with a given model in the place of this one, ``lambda model: pipeline(model, prompts)``;
+    its calls must all have the same input shapes. path: where the evidence is kept as it grows; a recording that was
+    broken off goes on from there. calls: at least so many of the sampler's calls are looked at, where it makes as many.
+    queries: drawn of each site's grid. layout, noise: as in planner.Options.
+    Raises CannotCapture, NoNoiseLevel, LayoutMismatch, NothingRecorded and BadEvidence.
+    """
+    from runtime.record import record_evidence
+
+    if calls < 1 or queries < 1:
+        raise BadOption("calls, queries", (calls, queries), "numbers of at least 1")
+    options = Options(pattern="dense", layout=layout, noise=noise).verify()
+    kept = None if path is None else Path(path)
+    return record_evidence(require_module(model), sample, partial(plan_dense, options), catalogue, calls, queries, kept)
+
+
+def allocate(evidence: Evidence, *, target: str = "h100", **budget: Unpack[Budgets]) -> Plan:
+    """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
+
+    budget: one of ``recall``, ``error``, ``density`` and ``speedup``, as in planner.allocation.Budget.
+    Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
+    """
+    return Allocator(evidence, Target.named(target)).within(Budget(**budget)).plan
+
+
+def tune(
+    model: torch.nn.Module,
+    sample: Callable[[torch.nn.Module], torch.Tensor],
+    quality: Quality,
+    *,
+    cases: Sequence[str],
+    evidence: Evidence | None = None,
+    target: str = "auto",
+    backend: str = "eager",
+    note: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """The fastest plan found that keeps a quality, measured on samples, with a certificate of what was measured.
+
+    sample: samples of all cases with a given model, (cases, 3, [frames,] height, width) in [0, 1], the same for the
+    same model. cases: what they are, a prompt and its seed each. evidence: of this model and these input shapes;
+    recorded if it is not given. target, backend: as in planner.compile. note: is told how it goes on.
+    Raises what record and compile raise, and UnreachableQuality with the best that was reached.
+    """
+    quality.verify()
+    place = resolve_target(target, require_module(model))
+    if evidence is None:
+        evidence = record(model, sample)
+    if quality.recall is not None:
+        return allocate(evidence, target=place.name, recall=quality.recall)
+    made_by = f"planner {__version__}, torch {torch.__version__}, {place.name}"
+
+    def sample_plan(plan: Plan) -> torch.Tensor:
+        torch._dynamo.reset()
+        return sample(compile(model, plan=plan, backend=backend))
+
+    today = date.today().isoformat()
+    return certify(evidence, place, quality, cases, sample(model), sample_plan, made_by, today, note)
 
 
 def require_module(model: Model) -> Model:

@@ -7,6 +7,7 @@ them, and whatever the caller names.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
@@ -27,6 +28,24 @@ GROUPS: dict[int, tuple[tuple[int, ...], ...]] = {
     3: ((2, 8, 8), (4, 8, 8)),
 }
 RADII = (1, 2, 3)
+
+
+def catalogue(layout: TokenLayout) -> list[Pattern]:
+    """The candidates that evidence is recorded of: GRAT's groups and half of them, the criss-cross by lines and planes,
+    and neighbourhoods of every radius per axis up to the greatest of RADII that leaves something out.
+    """
+    sizes = layout.grid.sizes
+    found = list[Pattern]()
+    for group in GROUPS[len(sizes)]:
+        if any(g > n for g, n in zip(group, sizes, strict=True)):
+            continue
+        kinds: tuple[Literal["lines", "planes"], ...] = ("lines", "planes")[: len(sizes) - 1]
+        offered: list[Pattern] = [CrissCross(group, kind) for kind in kinds]
+        counts = GroupGrid(sizes, group).counts
+        most = [min(RADII[-1], (count - 1) // 2 + (count % 2 == 0)) for count in counts]
+        offered += [Neighborhood(group, radius, "clamp") for radius in itertools.product(*(range(r + 1) for r in most))]
+        found += [pattern for pattern in offered if attended_pairs(pattern, layout) < layout.tokens**2]
+    return found
 
 
 class PlanOptions(TypedDict, total=False):

@@ -32,9 +32,17 @@ def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> 
 
 def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
     """The candidates that a decision was made from, worked out again; none where the site itself ruled them out."""
-    rules, layout = decision.parsed()
+    rules = decision.rules
+    is_shifted = plan.options.alternate_offsets and any(pattern.offset for pattern in rules.patterns)
+    ranked = rank(site_of(decision), plan.options, Target.named(plan.target), is_shifted)
+    return ranked if Rules.uniform(ranked[0].pattern, plan.options.sparse_below) == rules else []
+
+
+def site_of(decision: Decision) -> AttentionSite:
+    """The site that a decision is about, as far as costs need to know it."""
+    _, layout = decision.parsed()
     unknown = Unreadable(decision.reason)
-    site = AttentionSite(
+    return AttentionSite(
         name=decision.site,
         batch=decision.batch,
         heads=decision.heads,
@@ -46,9 +54,6 @@ def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
         layout=layout or unknown,
         key_layout=layout or unknown,
     )
-    is_shifted = plan.options.alternate_offsets and any(pattern.offset for pattern in rules.patterns)
-    ranked = rank(site, plan.options, Target.named(plan.target), is_shifted)
-    return ranked if Rules.uniform(ranked[0].pattern, plan.options.sparse_below) == rules else []
 
 
 def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options) -> Decision:

@@ -259,6 +259,29 @@ class BadBundle(PlannerError, ValueError):
         )
 
 
+class BadEvidence(PlannerError, ValueError):
+    """Evidence that cannot be used: damaged, of another model, or with values that are no numbers."""
+
+    def __init__(self, where: str, fault: str) -> None:
+        super().__init__(
+            "this evidence cannot be used.",
+            found=f"{fault[:1].upper()}{fault[1:]}.",
+            remedy="Record it again with planner.record or `planner calibrate`.",
+            where=where,
+        )
+
+
+class NothingRecorded(PlannerError, RuntimeError):
+    """A sampling run that left no evidence."""
+
+    def __init__(self, model: str, fault: str) -> None:
+        super().__init__(
+            f"nothing was recorded of {model}.",
+            found=f"{fault[:1].upper()}{fault[1:]}.",
+            remedy="Pass a sampler that runs the model it is given, and a model with attention over a grid.",
+        )
+
+
 class DriverFailed(PlannerError, RuntimeError):
     """A call of the CUDA driver that failed."""
 

@@ -49,6 +49,15 @@ def plan_capture(
     return _planned(plan.verify(), capture, provenance)
 
 
+def plan_dense(options: Options, capture: Capture, call: Call, model: str) -> Plan:
+    """A plan that leaves every site of a captured graph dense, with what tells the noise level; what recording needs.
+
+    Raises what find_sites and find_noise_level raise.
+    """
+    planned = plan_capture(options, None, capture, call, model=model).plan
+    return replace(planned, noise=str(find_noise_level(capture, call, options.noise)))
+
+
 def follow_plan(
     plan: Plan, capture: Capture, call: Call, memory: Memory | None = None, model: str = ""
 ) -> PlannedGraph:

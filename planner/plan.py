@@ -21,6 +21,7 @@ from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.noise import NoiseLevel
 from planner.pattern import Pattern
+from planner.quality import Certificate
 from planner.reach import plan_reach
 from planner.rules import Rules
 from planner.target import Target
@@ -29,6 +30,7 @@ PLAN_VERSION = 3
 MAX_BYTES = 16 * 2**20
 MAX_SITES = 100_000
 MAX_TEXT = 2**16
+MAX_CASES = 10_000
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Plan:
 
     model: class name; inputs: the call's tensors with shapes and dtypes; target: name of the target planned for.
     noise: what tells the noise level (planner.noise), None where no site is gated.
-    other_flops, other_seconds: matrix products outside attention, for one step.
+    other_flops, other_seconds: matrix products outside attention, for one step. certificate: what was measured of the
+    plan's samples, where it was tuned for a quality.
     """
 
     model: str
@@ -122,6 +125,7 @@ class Plan:
     noise: str | None
     other_flops: int
     other_seconds: float
+    certificate: Certificate | None = None
     version: int = PLAN_VERSION
 
     @property
@@ -186,6 +190,8 @@ class Plan:
             raise MalformedValue("plan", "two decisions are for one site", "Plan again.")
         for decision in self.decisions:
             decision.verify()
+        if self.certificate is not None:
+            self.certificate.verify()
         if self.noise is not None:
             NoiseLevel.parse(self.noise)
         elif any(decision.is_gated for decision in self.decisions):
@@ -241,10 +247,12 @@ class Plan:
         decisions = record.get(data, "decisions", list)
         if len(decisions) > MAX_SITES:
             raise BadPlanFile(name, f"it has {len(decisions)} sites")
+        certificate = data.get("certificate")
         plan = Plan(
-            **record.fields(data, Plan, leave_out=("options", "decisions")),
+            **record.fields(data, Plan, leave_out=("options", "decisions", "certificate")),
             options=Options(**record.fields(record.get(data, "options", dict), Options)),
             decisions=tuple(Decision(**record.fields(item, Decision)) for item in decisions),
+            certificate=None if certificate is None else record.certificate(certificate),
         )
         try:
             return plan.verify()
@@ -303,6 +311,15 @@ class _Record:
         if not isinstance(data, dict) or set(data) - set(leave_out) != set(expected):
             raise BadPlanFile(self.name, f"the fields of a {of.__name__} are {', '.join(expected)}")
         return {name: self._value(name, data[name], kind) for name, kind in expected.items()}
+
+    def certificate(self, data: Any) -> Certificate:
+        rest = self.fields(data, Certificate, leave_out=("cases", "values"))
+        cases, values = self.get(data, "cases", list), self.get(data, "values", list)
+        return Certificate(
+            **rest,
+            cases=tuple(str(self._value("cases", case, "str")) for case in cases[:MAX_CASES]),
+            values=tuple(float(self._value("values", value, "float")) for value in values[:MAX_CASES]),
+        )
 
     def _value(self, name: str, value: Any, kind: str) -> Any:
         if value is None and kind.endswith("| None"):

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.quality import as_pictures, compare, flicker, frechet, psnr, side_by_side, ssim
+from models.quality import as_pictures, compare, flicker, frechet, side_by_side
 from models.scorer import Scorer, retrieval
+from planner.quality import psnr, ssim
 
 
 def test_psnr_is_that_of_the_error():

@@ -7,9 +7,10 @@ import models
 import planner
 from models.catalogue import CATALOGUE, load_config
 from models.integrity import digest
-from models.quality import as_pictures, psnr
+from models.quality import as_pictures
 from models.reference import DIGESTS, SHIPPED, WEIGHTS, load_scorer, seal, verify
 from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
+from planner.quality import psnr
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from models.catalogue import build, load_config
 from models.drawing import save_grid
 from models.inputs import example_inputs
-from models.quality import as_pictures, psnr, side_by_side, ssim
+from models.quality import as_pictures, side_by_side
 from models.reference import load
 from models.sampling import Pipeline
 from planner.api import compile as compile_planned
@@ -22,6 +22,7 @@ from planner.choose import Options
 from planner.cli import render
 from planner.pipeline import plan_capture
 from planner.plan import Plan
+from planner.quality import psnr, ssim
 from planner.target import Target
 from runtime.compiled import report
 

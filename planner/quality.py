@@ -1,0 +1,144 @@
+"""Quality: what a plan has to keep, in the metrics of the field, and the certificate of what was measured.
+
+Planned samples are compared with dense ones of the same seeds, case by case. A certificate promises for cases that were
+not measured: its bound is the one-sided 95 % prediction bound of a next case, by Student's t over the measured ones.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from planner.errors import BadOption, MalformedValue, MissingDependency
+
+CONFIDENCE = 0.95
+METRICS = ("psnr", "ssim", "recall")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a plan has to keep; exactly one of three.
+
+    psnr: dB of each sample against the dense one. ssim: structural similarity (Wang et al. 2004), up to 1. Both hold
+    for 95 % of the cases to come. recall: the share of the softmax mass that every head keeps, on average over queries.
+    """
+
+    psnr: float | None = None
+    ssim: float | None = None
+    recall: float | None = None
+
+    def verify(self) -> Quality:
+        """Return the quality itself; raises BadOption."""
+        given = [name for name in METRICS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise BadOption("quality", ", ".join(given) or None, f"one of {', '.join(METRICS)}")
+        if not 0 < self.asked <= (100 if self.metric == "psnr" else 1):
+            raise BadOption(self.metric, self.asked, "up to 100 dB" if self.metric == "psnr" else "a share up to 1")
+        return self
+
+    @property
+    def metric(self) -> str:
+        """The name of what is asked for."""
+        return next(name for name in METRICS if getattr(self, name) is not None)
+
+    @property
+    def asked(self) -> float:
+        """Its least value."""
+        return float(getattr(self, self.metric))
+
+    def of(self, planned: torch.Tensor, dense: torch.Tensor) -> list[float]:
+        """The metric of each case, samples in [0, 1] (cases, 3, [frames,] height, width)."""
+        return [float(value) for value in (psnr if self.metric == "psnr" else ssim)(planned, dense)]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.asked:g}{' dB' if self.metric == 'psnr' else ''}"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was measured of a plan: a metric against dense samples, a value for each case (a prompt and its seed).
+
+    asked: the value that the plan was made for. made_by: versions and device. date: ISO.
+    """
+
+    metric: str
+    asked: float
+    cases: tuple[str, ...]
+    values: tuple[float, ...]
+    made_by: str
+    date: str
+
+    @property
+    def mean(self) -> float:
+        """Of the measured values."""
+        return statistics.fmean(self.values)
+
+    @property
+    def bound(self) -> float:
+        """What a next case keeps with 95 % probability."""
+        return prediction_bound(self.values)
+
+    def verify(self) -> Certificate:
+        """Return the certificate itself; raises MalformedValue."""
+        holds = self.metric in METRICS[:2] and len(self.cases) == len(self.values) > 1
+        if not holds or not all(map(math.isfinite, (*self.values, self.asked))):
+            raise MalformedValue("certificate", "it has no value for each of its cases", "Tune again.")
+        return self
+
+    def __str__(self) -> str:
+        measured = f"{self.mean:.4g} on average and {min(self.values):.4g} at worst in {len(self.values)} cases"
+        promise = f"a next case keeps {self.bound:.4g} with 95 % probability"
+        return f"{self.metric}: asked {self.asked:g}, measured {measured}; {promise}"
+
+
+def prediction_bound(values: Sequence[float], confidence: float = CONFIDENCE) -> float:
+    """What a next value exceeds with some probability, by the mean, spread and number of those before it.
+
+    One-sided, for values from one normal distribution; minus infinity for a single value.
+    """
+    if len(values) < 2:
+        return -math.inf
+    spread = statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
+    return statistics.fmean(values) - _student(confidence, len(values) - 1) * spread
+
+
+def _student(probability: float, freedom: int) -> float:
+    """Quantile of Student's t, by its exact forms for 1 and 2 degrees of freedom and Hill's expansion for more."""
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = statistics.NormalDist().inv_cdf(probability)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of each sample (cases,), values in [0, 1]; equal samples have 100 dB."""
+    error = (a - b).square().flatten(1).mean(1)
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each sample (cases,), values in [0, 1], frames averaged (Wang et al. 2004).
+
+    Raises MissingDependency without torchmetrics.
+    """
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        raise MissingDependency("torchmetrics", "measuring SSIM", "Install grat-planner[models].") from None
+    ours, theirs = (x.transpose(1, 2).flatten(0, 1) if x.dim() == 5 else x for x in (a, b))
+    found = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
+    assert isinstance(found, torch.Tensor)
+    return found.view(len(a), -1).mean(1)

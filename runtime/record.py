@@ -1,0 +1,256 @@
+"""Recording: evidence of a model's attention, taken while it samples.
+
+The model runs dense and unchanged. At some of its calls the candidates of every site are scored on queries drawn from
+it; afterwards a few of these calls are run again, with one site at a time under a candidate, to see what that changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree
+
+from planner import __version__
+from planner.capture import Call, Capture, capture_module
+from planner.errors import BadEvidence, NothingRecorded
+from planner.evidence import Evidence, SiteEvidence
+from planner.layout import TokenLayout
+from planner.noise import NoiseLevel
+from planner.pattern import Pattern
+from planner.plan import Decision, Plan
+from runtime.attention_calls import AttentionCalls
+from runtime.dispatch import attend
+from runtime.scores import make_cells, score
+
+Sample = Callable[[torch.nn.Module], Any]
+"""Runs a sampler with a given model in the place of the original."""
+
+
+class DensePlan(Protocol):
+    """A plan of one captured call that leaves every site dense, its noise level named; what planning raises."""
+
+    def __call__(self, capture: Capture, call: Call, model: str) -> Plan:
+        """Raises what planning raises."""
+        ...
+
+
+@dataclass
+class _Call:
+    """A call that left evidence: its place in the run, its arguments and output, and the scores of its sites."""
+
+    number: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: torch.Tensor
+    scores: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    sensitivities: dict[str, float] = field(default_factory=dict)
+
+
+def record_evidence(
+    model: torch.nn.Module,
+    sample: Sample,
+    dense_plan: DensePlan,
+    catalogue: Callable[[TokenLayout], Sequence[Pattern]],
+    calls: int,
+    queries: int,
+    path: Path | None,
+) -> Evidence:
+    """Record while ``sample(model)`` runs; arguments, shapes and errors as in planner.record."""
+    known = Evidence.load(path) if path is not None and path.exists() else None
+    recorder = _Recorder(model, dense_plan, catalogue, calls, queries, known, path)
+    twin = copy.copy(model)
+    twin._compiled_call_impl = recorder.run
+    sample(twin)
+    if recorder.plan is None or not recorder.recorded:
+        raise NothingRecorded(type(model).__name__, "the sampler did not call the model that it was given")
+    if not recorder.candidates:
+        raise NothingRecorded(type(model).__name__, "no attention site of it can take a pattern")
+    return recorder.finish()
+
+
+class _Recorder:
+    """Stands in for a model's call; evidence is taken at every so many calls, fewer of them as the run gets long."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        dense_plan: DensePlan,
+        catalogue: Callable[[TokenLayout], Sequence[Pattern]],
+        calls: int,
+        queries: int,
+        known: Evidence | None,
+        path: Path | None,
+    ) -> None:
+        self.model = weakref.ref(model)
+        self.dense_plan, self.catalogue = dense_plan, catalogue
+        self.calls, self.queries = calls, queries
+        self.known, self.path = known, path
+        self.plan: Plan | None = None
+        self.candidates = dict[str, tuple[str, ...]]()
+        self.stride = 1
+        self.steps = list[float]()
+        self.recorded = list[_Call]()
+
+    @torch.no_grad()
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        model = self.model()
+        assert model is not None
+        call = Call.of(model, args, kwargs)
+        if self.plan is None:
+            self._begin(model, args, kwargs, call)
+        assert self.plan is not None
+        if call.signature() != self.plan.inputs:
+            raise BadEvidence(
+                type(model).__name__, f"a call has inputs {call.signature()}, the first {self.plan.inputs}"
+            )
+        number = len(self.steps)
+        level = NoiseLevel.parse(str(self.plan.noise))
+        self.steps.append(float(level.of(dict(call.tensors)[level.argument])))
+        if number % self.stride:
+            return model._call_impl(*args, **kwargs)
+        scores = self._known_scores(number)
+        with _Scoring(self.plan, self.candidates, self.queries, scores) if not scores else nullcontext():
+            result = model._call_impl(*args, **kwargs)
+        kept = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
+        self.recorded.append(_Call(number, kept[0], kept[1], _first(result).clone(), scores))
+        if len(self.recorded) > 2 * self.calls:
+            self.recorded, self.stride = self.recorded[::2], 2 * self.stride
+        if self.path is not None and not self._known_scores(number):
+            self.evidence().save(self.path)
+        return result
+
+    def _begin(self, model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> None:
+        self.plan = self.dense_plan(capture_module(model, args, kwargs), call, type(model).__name__)
+        for decision in self.plan.decisions:
+            _, layout = decision.parsed()
+            if layout is not None and len(layout.grids) == 1 and decision.queries == decision.keys == layout.tokens:
+                patterns = tuple(map(str, self.catalogue(layout)))
+                if patterns:
+                    self.candidates[decision.site] = patterns
+        if self.known is not None and (
+            self.known.plan != self.plan
+            or {name: site.candidates for name, site in self.known.sites.items()} != self.candidates
+        ):
+            theirs = f"a {self.known.plan.model} with inputs {self.known.plan.inputs}, or of other candidates"
+            raise BadEvidence(f"a {self.plan.model} with inputs {self.plan.inputs}", f"it was recorded of {theirs}")
+
+    def _known_scores(self, number: int) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Scores of a call from a recording that was broken off."""
+        if self.known is None or number not in self.known.recorded:
+            return {}
+        at = self.known.recorded.index(number)
+        return {name: (site.recall[at], site.error[at], site.power[at]) for name, site in self.known.sites.items()}
+
+    def finish(self) -> Evidence:
+        """All evidence, after the calls that tell sensitivities."""
+        sites = max(1, len(self.candidates))
+        probed = max(1, min(len(self.recorded), PROBES, int(PROBE_RUNS * len(self.steps) / sites)))
+        for at in sorted({round((k + 0.5) * len(self.recorded) / probed - 0.5) for k in range(probed)}):
+            for name in self.candidates:
+                call = self.recorded[at]
+                call.sensitivities[name] = self._known_sensitivity(call, name) or self._sensitivity(call, name)
+            if self.path is not None:
+                self.evidence().save(self.path)
+        return self.evidence()
+
+    def _known_sensitivity(self, call: _Call, name: str) -> float | None:
+        """A sensitivity from a recording that was broken off."""
+        if self.known is None or call.number not in self.known.recorded:
+            return None
+        found = float(self.known.sites[name].sensitivity[self.known.recorded.index(call.number)])
+        return None if math.isnan(found) else found
+
+    def evidence(self) -> Evidence:
+        """What was found so far; raises BadEvidence for values that are no numbers."""
+        assert self.plan is not None
+        sites = dict[str, SiteEvidence]()
+        for name, candidates in self.candidates.items():
+            recall, error, power = (
+                torch.stack([table.cpu() for table in tables])
+                for tables in zip(*(call.scores[name] for call in self.recorded), strict=True)
+            )
+            sensitivity = torch.tensor([call.sensitivities.get(name, math.nan) for call in self.recorded])
+            sites[name] = SiteEvidence(candidates, recall, error, power, sensitivity)
+        made_by = {
+            "planner": __version__,
+            "torch": torch.__version__,
+            "device": self.recorded[0].output.device.type,
+            "date": date.today().isoformat(),
+        }
+        numbers = tuple(call.number for call in self.recorded)
+        return Evidence(self.plan, tuple(self.steps), numbers, sites, made_by).verify()
+
+    @torch.no_grad()
+    def _sensitivity(self, call: _Call, name: str) -> float:
+        """Mean squared change of the output over the error of the site under the candidate of median error."""
+        model = self.model()
+        assert model is not None
+        assert self.plan is not None
+        errors = call.scores[name][1].sum(1)
+        place = int(errors.argsort()[len(errors) // 2])
+        with _OneSite(self.plan, name, self.candidates[name][place]):
+            changed = _first(model._call_impl(*call.args, **call.kwargs))
+        change = float((changed.float() - call.output.float()).square().mean())
+        return change / float(errors[place]) if float(errors[place]) > 0 else 0.0
+
+
+PROBES = 3
+"""Calls at which sensitivities are measured, at most: each takes a call of the model for every site."""
+
+PROBE_RUNS = 1.5
+"""Sampling runs that measuring sensitivities may take, as long as one call is probed."""
+
+
+class _Scoring(AttentionCalls):
+    """While entered, attention is scored; its results do not change."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        candidates: Mapping[str, tuple[str, ...]],
+        queries: int,
+        scores: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    ) -> None:
+        super().__init__(cycle(plan.decisions))
+        self.candidates, self.queries, self.scores = candidates, queries, scores
+
+    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
+        """Dense attention, as asked, with its scores put down."""
+        if decision.site in self.candidates:
+            query, key, value = given["query"], given["key"], given["value"]
+            cells = make_cells(decision.layout, self.candidates[decision.site], self.queries, query.device)
+            self.scores[decision.site] = score(query, key, value, cells, given.get("attn_mask"), given.get("scale"))
+        return F.scaled_dot_product_attention(**given)
+
+
+class _OneSite(AttentionCalls):
+    """While entered, one site follows a pattern and all others are dense."""
+
+    def __init__(self, plan: Plan, site: str, pattern: str) -> None:
+        super().__init__(cycle(plan.decisions))
+        self.site, self.pattern = site, pattern
+
+    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
+        """Attention as asked, or under the pattern."""
+        if decision.site != self.site:
+            return F.scaled_dot_product_attention(**given)
+        given.pop("dropout_p", None)
+        return attend(**given, layout=decision.layout, rules=self.pattern)
+
+
+def _first(result: Any) -> torch.Tensor:
+    """The first tensor of a model's output."""
+    return next(
+        leaf for leaf in pytree.tree_leaves(getattr(result, "to_tuple", lambda: result)()) if torch.is_tensor(leaf)
+    )
