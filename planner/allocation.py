@@ -18,7 +18,7 @@ import torch
 from planner.cost import attention_flops, dense_seconds, rules_seconds, sparse_seconds
 from planner.decide import site_of
 from planner.density import density, rules_density
-from planner.errors import BadEvidence, BadOption, UnreachableQuality
+from planner.errors import BadEvidence, BadOption, UnknownName, UnreachableQuality
 from planner.evidence import Evidence, SiteEvidence, mean_over
 from planner.knapsack import Item, solve
 from planner.layout import TokenLayout
@@ -87,6 +87,11 @@ class Choice:
     losses: tuple[float, ...]
     recalls: tuple[float, ...]
 
+    @property
+    def of_range(self) -> tuple[int, int]:
+        """Its site and range."""
+        return self.site, self.range
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -105,8 +110,8 @@ class Allocation:
 class Allocator:
     """Evidence made ready for a target; each budget then takes a second or so.
 
-    patterns: only these, by their spellings; all candidates of the evidence by default. gains: weights of the errors of
-    the ranges of noise levels, 1 by default. ranges: how many.
+    gains: weights of the errors of the ranges of noise levels, 1 by default. ranges: how many. patterns: only these, by
+    their spellings; all candidates of the evidence by default. by_head: whether heads of one site may differ.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Allocator:
         gains: Sequence[float] = (),
         ranges: int = RANGES,
         patterns: Sequence[str] | None = None,
+        by_head: bool = True,
     ) -> None:
         self.evidence, self.target = evidence, target
         self.levels = evidence.ranges(ranges)
@@ -125,6 +131,10 @@ class Allocator:
         self.decisions = [decision for decision in evidence.plan.decisions if decision.site in evidence.sites]
         self.patterns = [self._patterns(decision, patterns) for decision in self.decisions]
         self.choices = [choice for number in range(len(self.decisions)) for choice in self._choices(number)]
+        self.together = [[at] for at in range(len(self.choices))]
+        if not by_head:
+            places = range(len(self.choices))
+            self.together = [list(alike) for _, alike in groupby(places, key=lambda at: self.choices[at].of_range)]
 
     def within(self, budget: Budget) -> Allocation:
         """The plan that costs least within an error or a recall, or loses least within a density or a speed-up.
@@ -139,31 +149,50 @@ class Allocator:
         return self._allocation(taken, budget)
 
     def uniform(self, pattern: str) -> Allocation:
-        """The plan in which every site, head and step follows one pattern of the evidence."""
-        taken = [
-            self.patterns[choice.site].index(parse_pattern(pattern)) if choice.site < len(self.patterns) else 0
-            for choice in self.choices
-        ]
-        return self._allocation(taken, Budget())
+        """The plan in which every site, head and step follows one pattern of the evidence; raises UnknownName."""
+        for patterns in self.patterns:
+            if parse_pattern(pattern) not in patterns:
+                raise UnknownName("pattern with evidence", pattern, map(str, patterns))
+        places = [patterns.index(parse_pattern(pattern)) for patterns in self.patterns]
+        return self._allocation([places[choice.site] for choice in self.choices], Budget())
+
+    def predicted(self, plan: Plan) -> Allocation:
+        """What another plan of the same sites is predicted to do; its error is NaN where a pattern has no evidence."""
+        rules = {decision.site: decision.rules for decision in plan.decisions}
+        error, pairs, seconds = list[float](), list[float](), list[float]()
+        for choice in self.choices:
+            decision, patterns = self.decisions[choice.site], self.patterns[choice.site]
+            at = rules[decision.site].at(self.levels[choice.range][0])
+            pattern = next(rule.pattern for rule in at if choice.head in (rule.heads or range(decision.heads)))
+            place, site = patterns.index(pattern) if pattern in patterns else None, site_of(decision)
+            assert isinstance(site.layout, TokenLayout)
+            error.append(math.nan if place is None else choice.losses[place])
+            pairs.append(choice.pairs[0] * density(pattern, site.layout))
+            seconds.append(choice.seconds[0] * _seconds(site, pattern, self.target) / dense_seconds(site, self.target))
+        return Allocation(plan, sum(error), math.fsum(pairs), math.fsum(seconds))
 
     def _solved(self, budget: Budget) -> list[int]:
         if budget.error is not None:
-            items = [Item(choice.seconds, choice.losses) for choice in self.choices]
+            costs, spent = "seconds", "losses"
             limit, least = budget.error, math.fsum(min(choice.losses) for choice in self.choices)
         elif budget.density is not None:
-            items = [Item(choice.losses, choice.pairs) for choice in self.choices]
+            costs, spent = "losses", "pairs"
             limit, least = budget.density, math.fsum(min(choice.pairs) for choice in self.choices)
         else:
             assert budget.speedup is not None
-            items = [Item(choice.losses, choice.seconds) for choice in self.choices]
+            costs, spent = "losses", "seconds"
             dense = math.fsum(choice.seconds[0] for choice in self.choices)
             limit = dense / max(budget.speedup, 1e-9)
             least = dense / math.fsum(min(choice.seconds) for choice in self.choices)
-        found = solve(items, limit)
+        found = solve([Item(self._sums(alike, costs), self._sums(alike, spent)) for alike in self.together], limit)
         if found is None:
             best = replace(budget, **{name: least for name, value in vars(budget).items() if value is not None})
             raise UnreachableQuality(str(budget), str(best))
-        return found
+        return [place for alike, place in zip(self.together, found, strict=True) for _ in alike]
+
+    def _sums(self, alike: Sequence[int], of: str) -> list[float]:
+        """What the options of some choices that are made together come to."""
+        return [math.fsum(values) for values in zip(*(getattr(self.choices[at], of) for at in alike), strict=True)]
 
     def _patterns(self, decision: Decision, wanted: Sequence[str] | None) -> list[Pattern]:
         known = self.evidence.sites[decision.site].candidates

@@ -101,7 +101,7 @@ def certify(
                 break
         else:
             failing = point if failing is None or point[0] < failing[0] else failing
-        step = _next(passing, failing)
+        step = _next(quality, passing, failing)
         if step is None:
             break
         error = math.exp(step)
@@ -121,11 +121,16 @@ def _first_error(quality: Quality, allocator: Allocator) -> float:
     return allocator.within(Budget(density=0.5)).error if allocator.choices else 0.0
 
 
-def _next(passing: tuple[float, float] | None, failing: tuple[float, float] | None) -> float | None:
-    """The logarithm of the next error to allow: between the two, or outwards where there is one; None at the end."""
+def _next(quality: Quality, passing: tuple[float, float] | None, failing: tuple[float, float] | None) -> float | None:
+    """The logarithm of the next error to allow: between the two, or outwards where there is one; None at the end.
+
+    Both as (logarithm of the error, how far the bound was above what is asked).
+    """
     if passing is None or failing is None:
         known = passing or failing
         assert known is not None
+        if quality.metric == "psnr" and math.isfinite(known[1]):  # a decibel of error is a decibel of PSNR
+            return known[0] + (known[1] - CLOSE["psnr"] / 2) * math.log(10) / 10
         return known[0] + (math.log(4) if passing is not None else -math.log(4))
     (low, above), (high, below) = passing, failing
     if high - low < 0.02:

@@ -19,6 +19,7 @@ import torch
 
 from planner.errors import BadEvidence, MissingDependency, PlannerError
 from planner.plan import Plan
+from planner.rules import DIGITS
 
 EVIDENCE_VERSION = 1
 Table = torch.Tensor
@@ -67,8 +68,10 @@ class Evidence:
             found = [tuple(at for at, call in enumerate(self.recorded) if call in part) for part in parts]
             tops = [self.steps[part[-1]] for part in parts]
             bottoms = [self.steps[part[0]] for part in parts]
-            if all(found) and all(low < high for low, high in zip(tops, bottoms[1:], strict=False)):
-                ends = [(low + high) / 2 for low, high in zip(tops, bottoms[1:], strict=False)]
+            borders = list(zip(tops, bottoms[1:], strict=False))
+            ends = [round((low + high) / 2, DIGITS) for low, high in borders]
+            apart = all(0 < end < 1 and low <= end < high for end, (low, high) in zip(ends, borders, strict=True))
+            if all(found) and apart:
                 shares = [len(part) / len(order) for part in parts]
                 return list(zip([*ends, 1.0], shares, found, strict=True))
         return [(1.0, 1.0, tuple(range(len(self.recorded))))]

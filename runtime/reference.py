@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 
+from planner.capture import Call
 from planner.layout import TokenLayout
-from planner.pattern import Dense, Pattern, parse_pattern
+from planner.noise import NoiseLevel
+from planner.pattern import Dense, parse_pattern
 from planner.plan import Decision, Plan
+from planner.rules import Rules
 from runtime.attention_calls import AttentionCalls
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def masked_dense(
@@ -30,11 +37,22 @@ def masked_dense(
     mask = parse_pattern(pattern).mask_mod(TokenLayout.parse(layout))(index[:, None], index[None, :])
     if is_causal:
         mask = mask & (index[:, None] >= index[None, :])
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        mask = mask & attn_mask
-    elif attn_mask is not None:
-        mask = torch.where(mask, attn_mask, float("-inf"))
+    mask = _both(mask, attn_mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
+
+
+@lru_cache(maxsize=32)
+def rules_mask(layout: str, rules: str, level: float, heads: int, device: torch.device) -> torch.Tensor:
+    """What each head of a site reads at a noise level: (heads or 1, tokens, tokens)."""
+    place, asked = TokenLayout.parse(layout), Rules.parse(rules).at(level)
+    index = torch.arange(place.tokens, device=device)
+    masks = [rule.pattern.mask_mod(place)(index[:, None], index[None, :]) for rule in asked]
+    if not asked[0].heads:
+        return masks[0][None]
+    mask = masks[0].new_empty(heads, place.tokens, place.tokens)
+    for rule, each in zip(asked, masks, strict=True):
+        mask[list(rule.heads)] = each
+    return mask
 
 
 class MaskedDense(AttentionCalls):
@@ -48,19 +66,36 @@ class MaskedDense(AttentionCalls):
         self.level = level
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """Masked dense attention where the decision is sparse, head by head where heads differ."""
-        if not decision.is_sparse:
+        """Masked dense attention where the decision is sparse at this level."""
+        rules = decision.rules
+        if all(isinstance(rule.pattern, Dense) for rule in rules.at(self.level)):
             return F.scaled_dot_product_attention(**given)
-        given.pop("dropout_p", None)
-        rules = decision.rules.at(self.level)
-        made = [_masked(rule.pattern, decision.layout, given) for rule in rules]
-        out = made[0].clone()
-        for rule, attended in zip(rules[1:], made[1:], strict=True):
-            out[:, list(rule.heads)] = attended[:, list(rule.heads)]
-        return out
+        above = max([0.0, *(edge for edge in rules.levels if edge < self.level)])
+        level = min([1.0, *(edge for edge in rules.levels if edge > above)])  # one mask for the whole range
+        mask = rules_mask(decision.layout, decision.pattern, level, decision.heads, given["query"].device)
+        if given.get("is_causal"):
+            mask = mask & torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).tril()
+        options: dict[str, Any] = {**given, "is_causal": False, "attn_mask": _both(mask, given.get("attn_mask"))}
+        return F.scaled_dot_product_attention(**options)
 
 
-def _masked(pattern: Pattern, layout: str, given: dict[str, Any]) -> torch.Tensor:
-    if isinstance(pattern, Dense):
-        return F.scaled_dot_product_attention(**given)
-    return masked_dense(**given, layout=layout, pattern=str(pattern))
+def masked_model(model: Model, plan: Plan) -> Model:
+    """A twin of a model that follows a plan at every call, noise levels too, as masked dense attention."""
+    twin, told = copy.copy(model), None if plan.noise is None else NoiseLevel.parse(plan.noise)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        level = 0.0
+        if told is not None:
+            level = float(told.of(dict(Call.of(model, args, kwargs).tensors)[told.argument]))
+        with MaskedDense(plan, level):
+            return model._call_impl(*args, **kwargs)
+
+    twin._compiled_call_impl = run
+    return twin
+
+
+def _both(mask: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+    """A mask together with the call's own, boolean or additive."""
+    if given is None:
+        return mask
+    return mask & given if given.dtype == torch.bool else torch.where(mask, given, float("-inf"))

@@ -11,7 +11,7 @@ from strategies import problems
 
 from planner.errors import BadAttentionInput, PlannerError
 from planner.layout import TokenLayout
-from planner.pattern import parse_pattern
+from planner.pattern import Dense, parse_pattern
 from planner.rules import Rules
 from runtime import dispatch
 from runtime.kernels import attention, kernel_for
@@ -253,6 +253,26 @@ def test_masks_for_each_query_fall_back_and_are_counted():
     torch.testing.assert_close(out.double(), judged, rtol=1e-4, atol=1e-4)
     with pytest.raises(BadAttentionInput):
         dispatch.attend(q, k, v, "h:10 w:21", "crisscross{axes=lines,group=2x5}")
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
+def test_heads_and_ranges_of_noise_follow_their_own_rules(level):
+    q, k, v = tensors(TokenLayout.parse(FLUX).tokens, head_dim=128)
+    near, lines, dense = parse_pattern(GRAT_B), parse_pattern(GRAT_X), Dense()
+    rules = Rules.of(
+        [[near, lines, near, dense], [lines, lines, near, near], [dense, near, near, lines]], [0.3, 0.7, 1]
+    )
+    noise = torch.tensor(level, device="cuda")
+    ours = dispatch.attend(q, k, v, FLUX, str(rules), noise=noise)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = dispatch.attend(q, k, v, FLUX, str(rules), noise=noise)
+    graph.replay()
+    assert torch.equal(replayed, ours)
+    for rule in rules.at(level):
+        heads = list(rule.heads or range(4))
+        expected, _ = masked_dense(q[:, heads], k[:, heads], v[:, heads], FLUX, str(rule.pattern))
+        assert (ours[:, heads].double() - expected).norm() / expected.norm() < 4e-3
 
 
 @pytest.mark.parametrize(

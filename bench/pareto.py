@@ -1,0 +1,330 @@
+"""Plans from evidence against uniform ones: quality at equal attention cost, budgets asked and delivered, what helps.
+
+    python -m bench.pareto emoji-flux --book prompts.safetensors
+    python -m bench.pareto emoji-hunyuan --book prompts.safetensors --parts baselines,match
+
+Evidence is recorded on calibration prompts, quality is measured on held-out ones: PSNR of each sample against the dense
+sample of the same seed. The cost of attention is its density: attended over all pairs, on average over sites, heads and
+steps. Plans run as masked dense attention (runtime.reference), in float16 on a GPU: what is compared is the choice, not
+the kernels. The book holds the embeddings of the empty prompt, of the calibration prompts and of the held-out ones, in
+this order (`--write-book`, which needs the text encoder and the emoji pictures).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import planner
+from bench.protocol import RESULTS, publish
+from models.data.naming import is_held_out, toneless
+from models.data.sprites import Sprites, clips, pictures
+from models.reference import SHIPPED, load
+from models.text import PromptBook, TextEncoder, save_prompts
+from planner.allocation import Allocation, Allocator, Budget
+from planner.api import resolve_target
+from planner.certify import certify, measured_gains
+from planner.evidence import Evidence
+from planner.pattern import parse_pattern
+from planner.plan import Decision, Plan
+from planner.quality import Quality, psnr
+from planner.target import Target
+from runtime.attention_calls import AttentionCalls
+from runtime.reference import masked_model, rules_mask
+
+UNIFORM = {
+    "emoji-flux": {
+        "GRAT-X 16x16": "crisscross{axes=lines,group=16x16}",
+        "GRAT-X 8x8": "crisscross{axes=lines,group=8x8}",
+        "GRAT-B 8x8": "neighborhood{radius=1,edge=clamp,group=8x8}",
+        "GRAT-B 8x8 radius 2": "neighborhood{radius=2,edge=clamp,group=8x8}",
+    },
+    "emoji-hunyuan": {
+        "GRAT-X planes": "crisscross{axes=planes,group=2x8x8}",
+        "GRAT-X lines": "crisscross{axes=lines,group=2x8x8}",
+        "GRAT-B 2x8x8": "neighborhood{radius=1,edge=clamp,group=2x8x8}",
+    },
+}
+DENSITIES = (0.7, 0.55, 0.35, 0.25, 0.18, 0.12)
+BUDGETS = (18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 30.0, 33.0, 36.0, 40.0)
+
+
+class Study:
+    """A model, its prompts, and everything that was measured so far."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        book, pipeline = PromptBook(options.book), load(options.model, device=device, dtype=dtype).pipeline
+        shape = pipeline.shape if options.size is None else (*pipeline.shape[:-2], options.size, options.size)
+        self.pipeline = replace(pipeline, embed=book, steps=options.steps, shape=shape)
+        self.batch = options.batch
+        first = 1 + options.calibration
+        self.calibration = _cases(book.prompts[1:first], options.calibration)
+        self.held = _cases(book.prompts[first:], options.held)
+        self.rows = list[dict[str, Any]]()
+        self.sample(self.pipeline.transformer, self.calibration[:2])  # libraries load at their first use
+        start = time.perf_counter()
+        self.dense_calibration = self.sample(self.pipeline.transformer, self.calibration)
+        self.seconds = time.perf_counter() - start
+        self.dense = self.sample(self.pipeline.transformer, self.held)
+
+    def sample(self, model: torch.nn.Module, cases: Sequence[tuple[str, int]]) -> torch.Tensor:
+        """Samples of all cases by a model."""
+        pipeline, made = self.pipeline.using(model), list[torch.Tensor]()
+        for at in range(0, len(cases), self.batch):
+            prompts, seeds = zip(*cases[at : at + self.batch], strict=True)
+            made.append(pipeline(prompts, seeds=seeds))
+        return torch.cat(made)
+
+    def calibrate(self, plan: Plan) -> torch.Tensor:
+        """Samples of the calibration cases by a plan."""
+        return self.sample(masked_model(self.pipeline.transformer, plan), self.calibration)
+
+    def measure(
+        self, name: str, found: Allocation, model: torch.nn.Module | None = None, asked: float = math.nan, **more: Any
+    ) -> None:
+        """Quality of a plan, or of a model that does something else at its density, on the held-out cases."""
+        start = time.perf_counter()
+        made = self.sample(model or masked_model(self.pipeline.transformer, found.plan), self.held)
+        values = psnr(made, self.dense)
+        row = {
+            "run": name,
+            "density": found.density,
+            "psnr": float(values.mean()),
+            "psnr_p5": float(values.quantile(0.05)),
+            "kept": float((values >= asked).float().mean()),
+            "mse": float((made - self.dense).square().mean()),
+            "predicted_error": found.error,
+            "predicted_ms": found.seconds * 1e3,
+            **more,
+        }
+        self.rows.append(row)
+        print(f"{time.perf_counter() - start:.1f} s {row}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=sorted(SHIPPED))
+    parser.add_argument("--book", type=Path, required=True, help="embeddings of all prompts")
+    parser.add_argument("--write-book", action="store_true", help="write the book and end")
+    parser.add_argument("--parts", default="baselines,match,curve,alone,far,budgets")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--calibration", type=int, default=16, help="calibration cases")
+    parser.add_argument("--held", type=int, default=64, help="held-out cases")
+    parser.add_argument("--size", type=int, help="side in pixels, in place of the model's own")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.write_book:
+        write_book(options.model, options.book, options.calibration, options.held)
+        return
+    study = Study(options)
+    start = time.perf_counter()
+    model = study.pipeline.transformer
+    evidence = planner.record(model, lambda twin: study.sample(twin, study.calibration))
+    record = time.perf_counter() - start
+    target = resolve_target("h100", model)
+    start = time.perf_counter()
+    gains = measured_gains(evidence, target, study.dense_calibration, study.calibrate, print)
+    facts = {
+        "sampling_s": study.seconds,
+        "record_s": record,
+        "gains_s": time.perf_counter() - start,
+        "gains": gains,
+        "ranges": [end for end, _, _ in evidence.ranges(3)],
+    }
+    print(facts, flush=True)
+    allocator = Allocator(evidence, target, gains)
+    known = {str(pattern) for patterns in allocator.patterns for pattern in patterns}
+    named = {name: str(parse_pattern(text)) for name, text in UNIFORM[options.model].items()}
+    uniform = {name: allocator.uniform(pattern) for name, pattern in named.items() if pattern in known}
+    for part in options.parts.split(","):
+        PARTS[part](study, evidence, target, allocator, uniform)
+        correlation = spearman([row["predicted_error"] for row in study.rows], [row["mse"] for row in study.rows])
+        publish(f"pareto-{options.model}", study.rows, options.out, **facts, rank_correlation=correlation)
+
+
+def baselines(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: dict[str, Allocation]) -> None:
+    """The uniform plans."""
+    for name, found in uniform.items():
+        study.measure(name, found)
+
+
+def match(study: Study, _e: Evidence, _t: Target, allocator: Allocator, uniform: dict[str, Allocation]) -> None:
+    """Ours at the density of each uniform plan."""
+    for name, found in uniform.items():
+        study.measure(f"ours at {name}", allocator.within(Budget(density=found.density)))
+
+
+def curve(study: Study, _e: Evidence, _t: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
+    """Ours at other densities."""
+    for share in DENSITIES:
+        study.measure(f"ours at {share:g}", allocator.within(Budget(density=share)))
+
+
+def alone(
+    study: Study, evidence: Evidence, target: Target, allocator: Allocator, uniform: dict[str, Allocation]
+) -> None:
+    """What each freedom of the choice adds to those before it, at the densities of two uniform plans."""
+    every = sorted({str(pattern) for each in allocator.patterns for pattern in each[1:]})
+    for name in (next(iter(uniform)), list(uniform)[-1]):
+        found = uniform[name]
+        group = found.plan.decisions[-1].rules.patterns[0].group
+        round_ones = [text for text in every if len(set(getattr(parse_pattern(text), "radius", ()))) < 2]
+        of_group = [text for text in round_ones if parse_pattern(text).group == group]
+        ways = {
+            "one pattern a site": Allocator(evidence, target, ranges=1, patterns=of_group, by_head=False),
+            "one a head": Allocator(evidence, target, ranges=1, patterns=of_group),
+            "any group": Allocator(evidence, target, ranges=1, patterns=round_ones),
+            "radius per axis": Allocator(evidence, target, ranges=1),
+            "ranges of noise": Allocator(evidence, target),
+        }
+        for way, each in ways.items():
+            study.measure(f"{way}, at {name}", allocator.predicted(each.within(Budget(density=found.density)).plan))
+        study.measure(f"{name}, every second site shifted", allocator.predicted(shifted(found.plan)))
+
+
+def shifted(plan: Plan) -> Plan:
+    """The plan with the groups of every second sparse site shifted by half a group."""
+    decisions, sparse = list[Decision](), 0
+    for decision in plan.decisions:
+        sparse += decision.is_sparse
+        if decision.is_sparse and sparse % 2 == 0:
+            rules = decision.rules.mapped([(pattern, pattern.shifted()) for pattern in decision.rules.patterns])
+            decision = replace(decision, pattern=str(rules))
+        decisions.append(decision)
+    return replace(plan, decisions=tuple(decisions))
+
+
+def far(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: dict[str, Allocation]) -> None:
+    """Uniform plans that also read the mean key and value of each group outside the pattern."""
+    for name, found in uniform.items():
+        rows = found.plan.decisions[-1]
+        pattern, layout = rows.rules.patterns[0], rows.parsed()[1]
+        assert layout is not None
+        groups = math.prod(pattern.grid(layout.grid.sizes).counts)
+        there = replace(found, density=found.density + groups / layout.tokens, error=math.nan)
+        study.measure(f"{name} and far means", there, far_model(study.pipeline.transformer, found.plan))
+
+
+def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
+    """Budgets asked and delivered: tuned on the calibration cases, counted on the held-out ones."""
+    cases = [f"{prompt}, seed {seed}" for prompt, seed in study.calibration]
+    seen = dict[tuple[str, ...], torch.Tensor]()
+
+    def calibrate(plan: Plan) -> torch.Tensor:
+        patterns = tuple(decision.pattern for decision in plan.decisions)
+        if patterns not in seen:
+            seen[patterns] = study.calibrate(plan)
+        return seen[patterns]
+
+    for asked in BUDGETS:
+        quality, start = Quality(psnr=asked), time.perf_counter()
+        plan = certify(evidence, target, quality, cases, study.dense_calibration, calibrate, "bench", "", print)
+        taken = time.perf_counter() - start
+        assert plan.certificate is not None
+        found = allocator.predicted(plan)
+        study.measure(f"asked {asked:g} dB", found, asked=asked, promised=plan.certificate.bound, tuning_s=taken)
+
+
+PARTS: dict[str, Callable[..., None]] = {
+    "baselines": baselines,
+    "match": match,
+    "curve": curve,
+    "alone": alone,
+    "far": far,
+    "budgets": budgets,
+}
+
+
+class _Far(AttentionCalls):
+    """Attention under a uniform plan, and over the mean key and value of every group that it leaves out."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.decisions)
+
+    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
+        if not decision.is_sparse:
+            return F.scaled_dot_product_attention(**given)
+        (pattern,), layout = decision.rules.patterns, decision.parsed()[1]
+        assert layout is not None
+        query, key, value = given["query"], given["key"], given["value"]
+        near = rules_mask(decision.layout, decision.pattern, 0.5, decision.heads, query.device)
+        numbers = pattern.grid(layout.grid.sizes).numbers().to(query.device)
+        sizes = numbers.bincount()
+        at = slice(layout.grid_start, layout.grid_start + layout.grid.tokens)
+        first = torch.stack([(numbers == group).nonzero()[0, 0] for group in range(len(sizes))]) + layout.grid_start
+        bias = torch.where(near[:, :, first], float("-inf"), sizes.log())
+        means = [
+            torch.zeros(*x.shape[:2], len(sizes), x.shape[3], device=x.device, dtype=torch.float32)
+            .index_add_(2, numbers, x[:, :, at].float())
+            .div_(sizes[:, None])
+            .to(x.dtype)
+            for x in (key, value)
+        ]
+        mask = torch.where(near, 0.0, float("-inf"))
+        if given.get("attn_mask") is not None:
+            mask = torch.where(given["attn_mask"], mask, float("-inf"))
+            bias = bias.expand(*mask.shape[:-1], -1)
+        mask = torch.cat([mask, bias], -1).to(query.dtype)
+        keys, values = torch.cat([key, means[0]], 2), torch.cat([value, means[1]], 2)
+        pad = -keys.shape[2] % 8
+        keys, values = F.pad(keys, (0, 0, 0, pad)), F.pad(values, (0, 0, 0, pad))
+        mask = F.pad(mask, (0, pad), value=float("-inf"))
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=given.get("scale"))
+
+
+def far_model(model: Any, plan: Plan) -> Any:
+    """A twin of a model whose uniform plan also reads the means of far groups."""
+    twin = copy.copy(model)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Far(plan):
+            return model._call_impl(*args, **kwargs)
+
+    twin._compiled_call_impl = run
+    return twin
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Rank correlation of what is finite in both."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    if len(pairs) < 3:
+        return math.nan
+    ranks = [[sorted(values).index(value) for value in values] for values in zip(*pairs, strict=True)]
+    return statistics.correlation(*ranks)
+
+
+def write_book(model: str, path: Path, calibration: int, held: int) -> None:
+    """Embeddings of the empty prompt, the calibration prompts and the held-out ones."""
+    sprites = clips() if model == "emoji-hunyuan" else pictures()
+    seen, unseen = sprites.where(lambda code: not is_held_out(code)), sprites.where(is_held_out)
+    save_prompts(path, ["", *_names(seen, calibration), *_names(unseen, held)], TextEncoder())
+
+
+def _names(sprites: Sprites, count: int) -> list[str]:
+    """Names of so many sprites, one of each emoji whatever its skin tones, in the order of their digests."""
+    first = {toneless(code): index for index, code in reversed(list(enumerate(sprites.codes)))}
+    order = sorted(first.values(), key=lambda index: hashlib.sha256(sprites.codes[index].encode()).digest())
+    return [sprites.names[index] for index in order[:count]]
+
+
+def _cases(prompts: Sequence[str], count: int) -> list[tuple[str, int]]:
+    """(prompt, seed), prompts again with other seeds where they do not suffice."""
+    return [(prompts[number % len(prompts)], number) for number in range(count)]
+
+
+if __name__ == "__main__":
+    main()
