@@ -3,17 +3,16 @@
     python -m bench.pareto emoji-flux --book prompts.safetensors
     python -m bench.pareto emoji-hunyuan --book prompts.safetensors --parts baselines,match
 
-Evidence is recorded on calibration prompts, quality is measured on held-out ones: PSNR of each sample against the dense
-sample of the same seed. The cost of attention is its density: attended over all pairs, on average over sites, heads and
-steps. Plans run as masked dense attention (runtime.reference), in float16 on a GPU: what is compared is the choice, not
-the kernels. The book holds the embeddings of the empty prompt, of the calibration prompts and of the held-out ones, in
-this order (`--write-book`, which needs the text encoder and the emoji pictures).
+Evidence is recorded on calibration prompts, quality is measured on others, all of emoji that training never saw: PSNR of
+each sample against the dense sample of the same seed. The cost of attention is its density: attended over all pairs, on
+average over sites, heads and steps. Plans run as masked dense attention (runtime.reference), in float16 on a GPU: what is
+compared is the choice, not the kernels. The book holds the embeddings of the empty prompt, of the calibration prompts and
+of the others, in this order (`--write-book`, which needs the text encoder and the emoji pictures).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import math
 import statistics
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import planner
 from bench.protocol import RESULTS, publish
@@ -40,8 +38,7 @@ from planner.pattern import parse_pattern
 from planner.plan import Decision, Plan
 from planner.quality import Quality, psnr
 from planner.target import Target
-from runtime.attention_calls import AttentionCalls
-from runtime.reference import masked_model, rules_mask
+from runtime.reference import masked_model
 
 UNIFORM = {
     "emoji-flux": {
@@ -49,15 +46,20 @@ UNIFORM = {
         "GRAT-X 8x8": "crisscross{axes=lines,group=8x8}",
         "GRAT-B 8x8": "neighborhood{radius=1,edge=clamp,group=8x8}",
         "GRAT-B 8x8 radius 2": "neighborhood{radius=2,edge=clamp,group=8x8}",
+        "GRAT-X 16x16 + far": "crisscross{axes=lines,group=16x16,far=mean}",
+        "GRAT-X 8x8 + far": "crisscross{axes=lines,group=8x8,far=mean}",
+        "GRAT-B 8x8 + far": "neighborhood{radius=1,edge=clamp,group=8x8,far=mean}",
     },
     "emoji-hunyuan": {
         "GRAT-X planes": "crisscross{axes=planes,group=2x8x8}",
         "GRAT-X lines": "crisscross{axes=lines,group=2x8x8}",
         "GRAT-B 2x8x8": "neighborhood{radius=1,edge=clamp,group=2x8x8}",
+        "GRAT-X lines + far": "crisscross{axes=lines,group=2x8x8,far=mean}",
+        "GRAT-B 2x8x8 + far": "neighborhood{radius=1,edge=clamp,group=2x8x8,far=mean}",
     },
 }
-DENSITIES = (0.7, 0.55, 0.35, 0.25, 0.18, 0.12)
-BUDGETS = (18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 30.0, 33.0, 36.0, 40.0)
+DENSITIES = (0.7, 0.35, 0.2, 0.13, 0.08)
+BUDGETS = (14.0, 16.0, 18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 31.0, 35.0)
 
 
 class Study:
@@ -119,10 +121,10 @@ def main() -> None:
     parser.add_argument("model", choices=sorted(SHIPPED))
     parser.add_argument("--book", type=Path, required=True, help="embeddings of all prompts")
     parser.add_argument("--write-book", action="store_true", help="write the book and end")
-    parser.add_argument("--parts", default="baselines,match,curve,alone,far,budgets")
+    parser.add_argument("--parts", default="baselines,match,curve,alone,budgets")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--calibration", type=int, default=16, help="calibration cases")
+    parser.add_argument("--calibration", type=int, default=24, help="calibration cases")
     parser.add_argument("--held", type=int, default=64, help="held-out cases")
     parser.add_argument("--size", type=int, help="side in pixels, in place of the model's own")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -162,10 +164,20 @@ def baselines(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: di
         study.measure(name, found)
 
 
-def match(study: Study, _e: Evidence, _t: Target, allocator: Allocator, uniform: dict[str, Allocation]) -> None:
-    """Ours at the density of each uniform plan."""
+def match(
+    study: Study, evidence: Evidence, target: Target, allocator: Allocator, uniform: dict[str, Allocation]
+) -> None:
+    """Ours at the density of each uniform plan, with and without means of far groups to choose from."""
+    near = Allocator(evidence, target, allocator.gains, patterns=near_only(allocator))
     for name, found in uniform.items():
-        study.measure(f"ours at {name}", allocator.within(Budget(density=found.density)))
+        if "far" not in name:
+            study.measure(f"ours without means at {name}", near.within(Budget(density=found.density)))
+            study.measure(f"ours at {name}", allocator.within(Budget(density=found.density)))
+
+
+def near_only(allocator: Allocator) -> list[str]:
+    """All candidates that read no means of far groups."""
+    return sorted({str(pattern) for each in allocator.patterns for pattern in each[1:] if not pattern.far})
 
 
 def curve(study: Study, _e: Evidence, _t: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
@@ -177,23 +189,23 @@ def curve(study: Study, _e: Evidence, _t: Target, allocator: Allocator, _u: dict
 def alone(
     study: Study, evidence: Evidence, target: Target, allocator: Allocator, uniform: dict[str, Allocation]
 ) -> None:
-    """What each freedom of the choice adds to those before it, at the densities of two uniform plans."""
-    every = sorted({str(pattern) for each in allocator.patterns for pattern in each[1:]})
-    for name in (next(iter(uniform)), list(uniform)[-1]):
-        found = uniform[name]
-        group = found.plan.decisions[-1].rules.patterns[0].group
-        round_ones = [text for text in every if len(set(getattr(parse_pattern(text), "radius", ()))) < 2]
-        of_group = [text for text in round_ones if parse_pattern(text).group == group]
-        ways = {
-            "one pattern a site": Allocator(evidence, target, ranges=1, patterns=of_group, by_head=False),
-            "one a head": Allocator(evidence, target, ranges=1, patterns=of_group),
-            "any group": Allocator(evidence, target, ranges=1, patterns=round_ones),
-            "radius per axis": Allocator(evidence, target, ranges=1),
-            "ranges of noise": Allocator(evidence, target),
-        }
-        for way, each in ways.items():
-            study.measure(f"{way}, at {name}", allocator.predicted(each.within(Budget(density=found.density)).plan))
-        study.measure(f"{name}, every second site shifted", allocator.predicted(shifted(found.plan)))
+    """What each freedom of the choice adds to those before it, at the density of the first uniform plan."""
+    name, found = next(iter(uniform.items()))
+    group = found.plan.decisions[-1].rules.patterns[0].group
+    near = near_only(allocator)
+    round_ones = [text for text in near if len(set(getattr(parse_pattern(text), "radius", ()))) < 2]
+    of_group = [text for text in round_ones if parse_pattern(text).group == group]
+    ways = {
+        "one pattern a site": Allocator(evidence, target, ranges=1, patterns=of_group, by_head=False),
+        "+ one a head": Allocator(evidence, target, ranges=1, patterns=of_group),
+        "+ any group": Allocator(evidence, target, ranges=1, patterns=round_ones),
+        "+ radius per axis": Allocator(evidence, target, ranges=1, patterns=near),
+        "+ means of far groups": Allocator(evidence, target, ranges=1),
+        "+ ranges of noise, errors counted alike": Allocator(evidence, target),
+    }
+    for way, each in ways.items():
+        study.measure(f"{way}, at {name}", allocator.predicted(each.within(Budget(density=found.density)).plan))
+    study.measure(f"{name}, every second site shifted", allocator.predicted(shifted(found.plan)))
 
 
 def shifted(plan: Plan) -> Plan:
@@ -206,17 +218,6 @@ def shifted(plan: Plan) -> Plan:
             decision = replace(decision, pattern=str(rules))
         decisions.append(decision)
     return replace(plan, decisions=tuple(decisions))
-
-
-def far(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: dict[str, Allocation]) -> None:
-    """Uniform plans that also read the mean key and value of each group outside the pattern."""
-    for name, found in uniform.items():
-        rows = found.plan.decisions[-1]
-        pattern, layout = rows.rules.patterns[0], rows.parsed()[1]
-        assert layout is not None
-        groups = math.prod(pattern.grid(layout.grid.sizes).counts)
-        there = replace(found, density=found.density + groups / layout.tokens, error=math.nan)
-        study.measure(f"{name} and far means", there, far_model(study.pipeline.transformer, found.plan))
 
 
 def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
@@ -244,58 +245,8 @@ PARTS: dict[str, Callable[..., None]] = {
     "match": match,
     "curve": curve,
     "alone": alone,
-    "far": far,
     "budgets": budgets,
 }
-
-
-class _Far(AttentionCalls):
-    """Attention under a uniform plan, and over the mean key and value of every group that it leaves out."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan.decisions)
-
-    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        if not decision.is_sparse:
-            return F.scaled_dot_product_attention(**given)
-        (pattern,), layout = decision.rules.patterns, decision.parsed()[1]
-        assert layout is not None
-        query, key, value = given["query"], given["key"], given["value"]
-        near = rules_mask(decision.layout, decision.pattern, 0.5, decision.heads, query.device)
-        numbers = pattern.grid(layout.grid.sizes).numbers().to(query.device)
-        sizes = numbers.bincount()
-        at = slice(layout.grid_start, layout.grid_start + layout.grid.tokens)
-        first = torch.stack([(numbers == group).nonzero()[0, 0] for group in range(len(sizes))]) + layout.grid_start
-        bias = torch.where(near[:, :, first], float("-inf"), sizes.log())
-        means = [
-            torch.zeros(*x.shape[:2], len(sizes), x.shape[3], device=x.device, dtype=torch.float32)
-            .index_add_(2, numbers, x[:, :, at].float())
-            .div_(sizes[:, None])
-            .to(x.dtype)
-            for x in (key, value)
-        ]
-        mask = torch.where(near, 0.0, float("-inf"))
-        if given.get("attn_mask") is not None:
-            mask = torch.where(given["attn_mask"], mask, float("-inf"))
-            bias = bias.expand(*mask.shape[:-1], -1)
-        mask = torch.cat([mask, bias], -1).to(query.dtype)
-        keys, values = torch.cat([key, means[0]], 2), torch.cat([value, means[1]], 2)
-        pad = -keys.shape[2] % 8
-        keys, values = F.pad(keys, (0, 0, 0, pad)), F.pad(values, (0, 0, 0, pad))
-        mask = F.pad(mask, (0, pad), value=float("-inf"))
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=given.get("scale"))
-
-
-def far_model(model: Any, plan: Plan) -> Any:
-    """A twin of a model whose uniform plan also reads the means of far groups."""
-    twin = copy.copy(model)
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _Far(plan):
-            return model._call_impl(*args, **kwargs)
-
-    twin._compiled_call_impl = run
-    return twin
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
@@ -308,10 +259,9 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def write_book(model: str, path: Path, calibration: int, held: int) -> None:
-    """Embeddings of the empty prompt, the calibration prompts and the held-out ones."""
-    sprites = clips() if model == "emoji-hunyuan" else pictures()
-    seen, unseen = sprites.where(lambda code: not is_held_out(code)), sprites.where(is_held_out)
-    save_prompts(path, ["", *_names(seen, calibration), *_names(unseen, held)], TextEncoder())
+    """Embeddings of the empty prompt, of the calibration prompts and of others, of emoji that training never saw."""
+    unseen = (clips() if model == "emoji-hunyuan" else pictures()).where(is_held_out)
+    save_prompts(path, ["", *_names(unseen, calibration + held)], TextEncoder())
 
 
 def _names(sprites: Sprites, count: int) -> list[str]:

@@ -82,6 +82,7 @@ class Problem:
         self._require(self.head_dim in HEAD_DIMS, f"head_dim {self.head_dim} is no multiple of 8 up to 256")
         self._require(min(self.batch, self.heads, self.kv_heads, self.keys, self.processors) >= 1, "a size is below 1")
         self._require(self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide among {self.kv_heads}")
+        self._require(not self.parsed_pattern.far, "kernels read no means of far groups")
         is_cross = self.keys != self.queries
         self._require(not is_cross or isinstance(self.parsed_pattern, Dense), "a pattern needs as many keys as queries")
         return self

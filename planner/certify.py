@@ -73,8 +73,8 @@ def certify(
     """
     if quality.metric == "recall":
         raise BadOption("quality", quality, "psnr or ssim: a recall is kept without sampling, by planner.make_plan")
-    if len(cases) != len(dense) or len(cases) < 2:
-        raise BadOption("cases", len(cases), f"one for each of the {len(dense)} samples, at least two")
+    if len(cases) != len(dense) or len(cases) < 3:
+        raise BadOption("cases", len(cases), f"one for each of the {len(dense)} samples, at least three")
     allocator = Allocator(evidence, target, measured_gains(evidence, target, dense, sample, note))
     tried = dict[tuple[str, ...], Certificate]()
 

@@ -31,8 +31,10 @@ RADII = (1, 2, 3)
 
 
 def catalogue(layout: TokenLayout) -> list[Pattern]:
-    """The candidates that evidence is recorded of: GRAT's groups and half of them, the criss-cross by lines and planes,
-    and neighbourhoods of every radius per axis up to the greatest of RADII that leaves something out.
+    """The candidates that evidence is recorded of, each with and without the means of far groups.
+
+    GRAT's groups and half of them, the criss-cross by lines and planes, and neighbourhoods of every radius per axis up
+    to the greatest of RADII, as far as they leave something out.
     """
     sizes = layout.grid.sizes
     found = list[Pattern]()
@@ -45,7 +47,7 @@ def catalogue(layout: TokenLayout) -> list[Pattern]:
         most = [min(RADII[-1], (count - 1) // 2 + (count % 2 == 0)) for count in counts]
         offered += [Neighborhood(group, radius, "clamp") for radius in itertools.product(*(range(r + 1) for r in most))]
         found += [pattern for pattern in offered if attended_pairs(pattern, layout) < layout.tokens**2]
-    return found
+    return [*found, *(replace(pattern, far=True) for pattern in found)]  # pyright: ignore[reportArgumentType]
 
 
 class PlanOptions(TypedDict, total=False):
@@ -201,16 +203,17 @@ def _patterns(axes: int, options: Options) -> Iterator[Pattern]:
     budget = options.density is not None or options.speedup is not None
     offset = request.offset if request is not None and request.offset is not None else ()
     offset = offset if len(offset) == axes else ()
+    far = request is not None and request.far
     for group in groups:
         if axes > 1 and (request is None or request.kind == "crisscross"):
             named = request.axes if request is not None else None
             kinds = (named,) if named else ("lines",) if axes == 2 else ("planes", "lines") if budget else ("planes",)
-            yield from (CrissCross(group, kind, offset) for kind in kinds)
+            yield from (CrissCross(group, kind, offset, far) for kind in kinds)
         if (request is None and budget) or (request is not None and request.kind == "neighborhood"):
             edge = (request.edge if request is not None else None) or "clamp"
             radius = request.radius if request is not None else None
             radii = [radius] if radius is not None else [(r,) for r in (RADII if budget else RADII[:1])]
-            yield from (Neighborhood(group, spread(r, axes), edge, offset) for r in radii if len(r) in (1, axes))
+            yield from (Neighborhood(group, spread(r, axes), edge, offset, far) for r in radii if len(r) in (1, axes))
 
 
 def _judge(

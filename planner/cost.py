@@ -19,6 +19,9 @@ from planner.target import Target
 SMALL_GROUP = 128
 """Tokens under which a group does not fill a tile of queries."""
 
+MEANS_BYTES = 16
+"""Bytes moved for each query and mean of a far group: its score is written and read twice, in float32."""
+
 TILE = 64
 """Tokens that a kernel handles at once; a group fills whole tiles plus a tail."""
 
@@ -47,6 +50,9 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     seconds = _roofline(site, target, cost)
     if not target.raster_order:
         seconds += 2 * _bytes(site) / (target.bandwidth * 1e9)
+    if pattern.far and not target.steps_per_group:
+        means = site.batch * site.heads * layout.grid.tokens * math.prod(pattern.grid(layout.grid.sizes).counts)
+        seconds += means * MEANS_BYTES / (target.bandwidth * 1e9)
     if target.steps_per_group:
         seconds += math.prod(pattern.grid(layout.grid.sizes).counts) * target.step_us * 1e-6
     return seconds

@@ -26,10 +26,15 @@ def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic
 
 
 def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
-    """Pairs attended at a site: the pattern's on the grid, and every pair with a global token."""
+    """Pairs attended at a site: the pattern's on the grid, and every pair with a global token.
+
+    With the means of far groups, also one pair for every query of the grid and every group.
+    """
     if isinstance(pattern, Dense):
         return layout.tokens**2
-    return layout.tokens**2 - layout.grid.tokens**2 + grid_pairs(pattern, layout.grid.sizes)
+    sizes = layout.grid.sizes
+    means = layout.grid.tokens * math.prod(pattern.grid(sizes).counts) if pattern.far else 0
+    return layout.tokens**2 - layout.grid.tokens**2 + grid_pairs(pattern, sizes) + means
 
 
 def density(pattern: Pattern, layout: TokenLayout) -> float:

@@ -8,7 +8,9 @@ form; property tests hold the two together. Every pattern has a spelling that pa
     neighborhood{radius=1,edge=clamp,group=16x16}     GRAT-B (arXiv 2505.14687): the surrounding groups
     crisscross{axes=planes,group=4x8x8}               GRAT-X: the groups that share a coordinate
 
-Both take ``offset=8x8``: the first group along each axis then has so many tokens, and all borders are shifted.
+Both take ``offset=8x8``: the first group along each axis then has so many tokens, and all borders are shifted. And
+both take ``far=mean``: each group that is not read is read as one key and one value, the means of its own, which count
+as often as it has tokens; what lies far is then coarse instead of absent.
 """
 
 from __future__ import annotations
@@ -46,6 +48,12 @@ class Pattern(ABC):
 
     group: tuple[int, ...]
     offset: tuple[int, ...]
+    far: bool
+
+    @property
+    def near(self) -> Self:
+        """The pattern without the means of far groups."""
+        return replace(self, far=False)  # pyright: ignore[reportArgumentType]
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -100,8 +108,8 @@ class Pattern(ABC):
             raise MalformedValue(str(self), fault, "Pass half the group, say, or leave it out.")
         return self
 
-    def _spelled_offset(self) -> str:
-        return f",offset={times(self.offset)}" if self.offset else ""
+    def _spelled_rest(self) -> str:
+        return (f",offset={times(self.offset)}" if self.offset else "") + ",far=mean" * self.far
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class Dense(Pattern):
 
     group: tuple[int, ...] = ()
     offset: tuple[int, ...] = ()
+    far: bool = False
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -143,6 +152,7 @@ class Neighborhood(Pattern):
     radius: tuple[int, ...]
     edge: Edge = "clamp"
     offset: tuple[int, ...] = ()
+    far: bool = False
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -160,6 +170,8 @@ class Neighborhood(Pattern):
 
     def reach(self, counts: Sequence[int]) -> int | None:
         layers = 1
+        if self.far:
+            return layers
         for count, radius in zip(counts, self.radius, strict=True):
             if count > 1 and radius == 0:
                 return None
@@ -179,7 +191,7 @@ class Neighborhood(Pattern):
     def __str__(self) -> str:
         uniform = len(set(self.radius)) == 1
         radius = self.radius[0] if uniform else times(self.radius)
-        return f"neighborhood{{radius={radius},edge={self.edge},group={times(self.group)}{self._spelled_offset()}}}"
+        return f"neighborhood{{radius={radius},edge={self.edge},group={times(self.group)}{self._spelled_rest()}}}"
 
 
 @dataclass(frozen=True)
@@ -192,6 +204,7 @@ class CrissCross(Pattern):
     group: tuple[int, ...]
     axes: Literal["lines", "planes"] = "lines"
     offset: tuple[int, ...] = ()
+    far: bool = False
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -216,6 +229,8 @@ class CrissCross(Pattern):
 
     def reach(self, counts: Sequence[int]) -> int | None:
         varying = sum(count > 1 for count in counts)
+        if self.far:
+            return 1
         if self.axes == "lines":
             return max(1, varying)
         if varying < len(counts) or not varying:
@@ -229,7 +244,7 @@ class CrissCross(Pattern):
         return self
 
     def __str__(self) -> str:
-        return f"crisscross{{axes={self.axes},group={times(self.group)}{self._spelled_offset()}}}"
+        return f"crisscross{{axes={self.axes},group={times(self.group)}{self._spelled_rest()}}}"
 
 
 @dataclass(frozen=True)
@@ -242,6 +257,7 @@ class PatternRequest:
     edge: Edge | None = None
     axes: Literal["lines", "planes"] | None = None
     offset: tuple[int, ...] | None = None
+    far: bool = False
 
     def pattern(self) -> Pattern:
         """The one pattern it names; raises MalformedValue if its group is left open."""
@@ -250,10 +266,10 @@ class PatternRequest:
         if self.group is None:
             raise MalformedValue(self.kind, "it names no group", f"Write it like {EXAMPLES[self.kind]!r}.")
         if self.kind == "crisscross":
-            return CrissCross(self.group, self.axes or "lines", self.offset or ()).verify()
+            return CrissCross(self.group, self.axes or "lines", self.offset or (), self.far).verify()
         radius = self.radius if self.radius is not None else (1,)
         edge, offset = self.edge or "clamp", self.offset or ()
-        return Neighborhood(self.group, spread(radius, len(self.group)), edge, offset).verify()
+        return Neighborhood(self.group, spread(radius, len(self.group)), edge, offset, self.far).verify()
 
     def with_group(self, group: tuple[int, ...]) -> PatternRequest:
         return replace(self, group=group)
@@ -283,7 +299,7 @@ def parse_request(text: str) -> PatternRequest:
         )
     kind, example = match[1], EXAMPLES[match[1]]
     fields = _parse_fields(match[2] or "", text, example)
-    grouped = ("group", "offset")
+    grouped = ("group", "offset", "far")
     allowed = {"dense": (), "neighborhood": (*grouped, "radius", "edge"), "crisscross": (*grouped, "axes")}[kind]
     for name in fields:
         if name not in allowed:
@@ -293,10 +309,12 @@ def parse_request(text: str) -> PatternRequest:
         raise BadSpelling("pattern", text, f"edge is clamp or clip, not {edge!r}", example)
     if axes not in (None, "lines", "planes"):
         raise BadSpelling("pattern", text, f"axes is lines or planes, not {axes!r}", example)
+    if fields.get("far") not in (None, "mean"):
+        raise BadSpelling("pattern", text, f"far is mean, or left out, not {fields['far']!r}", example)
     group = parse_group(fields["group"]) if "group" in fields else None
     radius = _parse_times(fields["radius"], "radius", "1", least=0) if "radius" in fields else None
     offset = _parse_times(fields["offset"], "offset", "8x8", least=0) if "offset" in fields else None
-    return PatternRequest(kind, group, radius, edge, axes, offset)
+    return PatternRequest(kind, group, radius, edge, axes, offset, "far" in fields)
 
 
 def parse_group(text: str) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def _problem_of(decision: Decision, rule: Rule, target: Target, key_mask: bool) 
     heads = len(rule.heads) or decision.heads
     return Problem(
         layout=f"n:{decision.queries}" if is_dense else decision.layout,
-        pattern=str(rule.pattern),
+        pattern=str(rule.pattern.near),
         batch=decision.batch,
         heads=heads,
         kv_heads=heads if rule.heads else decision.kv_heads,
@@ -87,6 +87,7 @@ def _problem_of(decision: Decision, rule: Rule, target: Target, key_mask: bool) 
         arch=target.arch,
         processors=target.processors,
         key_mask=key_mask,
+        returns_lse=rule.pattern.far,
         gated=decision.is_gated and (rule.above, rule.up_to) != (0, 1),
     ).verify()
 

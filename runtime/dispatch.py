@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 
 from planner.pattern import Dense
 from planner.rules import Rule, Rules
+from runtime.far import far_attention, far_groups, merge
 from runtime.grouped import grouped_sdpa
 from runtime.kernels import attention, why_no_kernel
 from runtime.launch import Gate
@@ -74,16 +76,41 @@ def _by_kernels(
     """A launch for each rule; those whose noise level it is not do nothing."""
     out = empty_output(query, value)
     for rule in rules.rules:
-        gate = _gate(rule, noise)
-        site = (f"n:{query.shape[2]}", "dense") if isinstance(rule.pattern, Dense) else (layout, str(rule.pattern))
-        options: dict[str, Any] = {"key_mask": mask, "scale": scale, "gate": gate}
-        if not rule.heads:
-            attention(query, key, value, *site, **options, out=out)
-            continue
-        mine = out[:, list(rule.heads)]  # a closed kernel leaves it as it is
-        attention(*take_heads(query, key, value, rule.heads), *site, **options, out=mine)
-        out[:, list(rule.heads)] = mine
+        tensors, mine, heads = (query, key, value), out, _index(rule.heads, query.device)
+        if rule.heads:
+            tensors, mine = take_heads(*tensors, rule.heads), out.index_select(1, heads)
+        site = (f"n:{query.shape[2]}", "dense") if isinstance(rule.pattern, Dense) else (layout, str(rule.pattern.near))
+        gate, is_far = _gate(rule, noise), rule.pattern.far
+        # A kernel whose gate is closed leaves its output as it is.
+        _, sums = attention(*tensors, *site, key_mask=mask, scale=scale, gate=gate, out=mine, returns_lse=is_far)
+        if sums is not None:
+            _add_far(mine, sums, tensors, layout, rule, mask, scale, None if gate is None else _is_open(rule, noise))
+        if rule.heads:
+            out.index_copy_(1, heads, mine)
     return out
+
+
+def _add_far(
+    near: torch.Tensor,
+    sums: torch.Tensor,
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    layout: str,
+    rule: Rule,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    is_open: torch.Tensor | None,
+) -> None:
+    """Merge the means of far groups into what a kernel made, in place, where the rule applies."""
+    groups = far_groups(layout, str(rule.pattern), near.device)
+    far, far_sums = far_attention(*tensors, groups, mask, near.shape[3] ** -0.5 if scale is None else scale)
+    at = near[:, :, groups.grid]
+    merged = merge(at, sums[:, :, groups.grid], far, far_sums)
+    near[:, :, groups.grid] = merged if is_open is None else torch.where(is_open, merged, at)
+
+
+@lru_cache(maxsize=1024)
+def _index(heads: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(heads, device=device)
 
 
 def _by_runs(
@@ -108,9 +135,10 @@ def _by_runs(
     for rule in rules:
         mask = options["attn_mask"]
         if mask is not None and mask.dim() == 4 and mask.shape[1] > 1:
-            mask = mask[:, list(rule.heads)]
+            mask = mask.index_select(1, _index(rule.heads, query.device))
         given = options | {"attn_mask": mask, "enable_gqa": False}
-        out[:, list(rule.heads)] = run(rule, *take_heads(query, key, value, rule.heads), given)
+        attended = run(rule, *take_heads(query, key, value, rule.heads), given)
+        out.index_copy_(1, _index(rule.heads, query.device), attended)
     return out
 
 
@@ -119,8 +147,9 @@ def take_heads(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Some heads of the queries, and for each of them its own head of keys and values."""
     per_kv = query.shape[1] // key.shape[1]
-    shared = [head // per_kv for head in heads]
-    return query[:, list(heads)], key[:, shared], value[:, shared]
+    mine = _index(tuple(heads), query.device)
+    shared = _index(tuple(head // per_kv for head in heads), query.device)
+    return query.index_select(1, mine), key.index_select(1, shared), value.index_select(1, shared)
 
 
 def _open_rules(rules: Rules, noise: torch.Tensor | None) -> list[Rule]:

@@ -6,10 +6,14 @@ time is attended, so that its keys stay in cache. On a GPU groups of one shape g
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from planner.errors import BadAttentionInput
+from planner.layout import TokenLayout
+from runtime.far import group_means, seen_keys
 from runtime.recipe import Recipe, Run, make_recipe
 
 ROWS = {"cpu": 1, "cuda": 2048}
@@ -33,30 +37,75 @@ def grouped_sdpa(
 
     query (B, H, N, D), key (B, H', N, D), value (B, H', N, E) in the layout's own order -> (B, H, N, E).
     attn_mask: a mask over keys, (B or 1, H or 1, 1, N), boolean or additive. is_causal compares sequence indices.
+    With means of far groups the mask is boolean and one for all heads, and there is no causal order.
     stored: tensors, mask and output are in the stored order of these groups (runtime.recipe) instead of the layout's.
     Raises BadAttentionInput.
     """
     recipe = make_recipe(layout, pattern, query.device, stored)
     _check(query, key, value, attn_mask, is_causal, len(recipe.order), layout)
+    if recipe.unread and is_causal:
+        raise BadAttentionInput("is_causal with means of far groups", "Leave out far=mean.")
     mask = None if attn_mask is None else _key_mask(attn_mask, query)
     q, k, v = query, key, value
     if not stored:
         q, k, v = (x.index_select(2, recipe.order) for x in (q, k, v))
         mask = None if mask is None else mask.index_select(-1, recipe.order)
+    far = _Far.of(recipe, k, v, mask, layout) if recipe.unread else None
     out = query.new_empty(*query.shape[:3], value.shape[3])
     for batch in recipe.batches(1 if is_causal else ROWS.get(query.device.type, 1)):
         start, stop = batch[0][0][0], batch[-1][0][1]
         runs = tuple(run for _, keys in batch for run in keys)
+        keys, values = (_split(_take(x, runs, 2), len(batch)) for x in (k, v))
+        visible = _causal(recipe, (start, stop), runs) if is_causal else _split_mask(mask, runs, len(batch))
+        if far is not None:
+            keys, values, visible = far.beside(keys, values, visible, [recipe.unread[keys] for _, keys in batch])
         attended = F.scaled_dot_product_attention(
             _split(q[:, :, start:stop], len(batch)),
-            _split(_take(k, runs, 2), len(batch)),
-            _split(_take(v, runs, 2), len(batch)),
-            attn_mask=_causal(recipe, (start, stop), runs) if is_causal else _split_mask(mask, runs, len(batch)),
+            keys,
+            values,
+            attn_mask=visible,
             scale=scale,
             enable_gqa=enable_gqa,
         )
         out[:, :, start:stop] = attended.unflatten(0, (-1, len(batch))).transpose(1, 2).flatten(2, 3)
     return out if stored else out.index_select(2, recipe.place)
+
+
+@dataclass(frozen=True)
+class _Far:
+    """The means of all groups, and the logarithms of their sizes, (B or 1, groups)."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    sizes: torch.Tensor
+
+    @staticmethod
+    def of(recipe: Recipe, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, layout: str) -> _Far:
+        """From keys, values and mask in stored order."""
+        assert recipe.numbers is not None
+        start = TokenLayout.parse(layout).grid_start
+        at = slice(start, start + len(recipe.numbers))
+        seen = seen_keys(mask, len(k), k.shape[2])
+        groups = len(next(iter(recipe.unread.values())))
+        (keys, values), sizes = group_means(
+            [k[:, :, at], v[:, :, at]], recipe.numbers, groups, None if seen is None else seen[:, at]
+        )
+        return _Far(keys, values, sizes)
+
+    def beside(
+        self, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, unread: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys, values and mask of some groups' queries, with the means of what they do not read."""
+        keys, values = (
+            torch.cat([near, far.repeat_interleave(len(unread), 0)], 2)
+            for near, far in ((keys, self.keys), (values, self.values))
+        )
+        bias = torch.where(torch.stack(unread), self.sizes[:, None], float("-inf"))
+        bias = bias.expand(len(keys) // len(unread), -1, -1).reshape(len(keys), 1, 1, -1).to(keys.dtype)
+        near = keys.new_zeros(len(keys), 1, 1, keys.shape[2] - bias.shape[3])
+        if mask is not None:
+            near = near.masked_fill(~mask, float("-inf"))
+        return keys, values, torch.cat([near, bias], 3)
 
 
 def _split(x: torch.Tensor, groups: int) -> torch.Tensor:

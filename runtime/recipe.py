@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -35,12 +35,15 @@ class Recipe:
     """How to compute a pattern's attention with contiguous runs.
 
     order: sequence index of the token at each stored position, int64. place: the inverse.
-    work: what is to be attended, in stored order of the queries.
+    work: what is to be attended, in stored order of the queries. unread: with means of far groups, for the keys of each
+    piece of work which groups they leave out, (groups,); numbers: the group of each of the grid's tokens as stored.
     """
 
     order: torch.Tensor
     place: torch.Tensor
     work: tuple[Work, ...]
+    unread: Mapping[tuple[Run, ...], torch.Tensor] = field(default_factory=dict)
+    numbers: torch.Tensor | None = None
 
     def batches(self, rows: int) -> Iterator[tuple[Work, ...]]:
         """The work in order; consecutive pieces of one shape go together, up to so many query rows."""
@@ -69,10 +72,19 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device, store
     order = torch.cat([torch.arange(first), first + grid_order, torch.arange(last, tokens)])
     ends = ((0, first), (last, tokens))
     rows = dict[Run, tuple[Run, ...]]({end: ((0, tokens),) for end in ends if end[0] < end[1]})
+    places, unread = (
+        {coords: number for number, coords in enumerate(grid.coords())},
+        dict[tuple[Run, ...], torch.Tensor](),
+    )
     for coords, (start, stop) in runs.items():
         read = [runs[key] for key in key_groups(pattern, grid, coords)]
         keys = _merged([*((a + first, b + first) for a, b in read), *ends])
         rows[start + first, stop + first] = keys
+        if pattern.far:
+            unread[keys] = torch.ones(len(places), dtype=torch.bool, device=device)
+            unread[keys][[places[key] for key in key_groups(pattern, grid, coords)]] = False
+    if pattern.far:
+        unread.setdefault(((0, tokens),), torch.zeros(len(places), dtype=torch.bool, device=device))
     work = list[Work]()
     for queries, keys in sorted(rows.items()):
         # Neighbours in storage that read the same keys (windows held at an edge, rows of one group) are one batch.
@@ -80,7 +92,8 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device, store
             work[-1] = ((work[-1][0][0], queries[1]), keys)
         else:
             work.append((queries, keys))
-    return Recipe(order.to(device), order.argsort().to(device), tuple(work))
+    numbers = grid.numbers()[grid_order].to(device) if pattern.far else None
+    return Recipe(order.to(device), order.argsort().to(device), tuple(work), unread, numbers)
 
 
 def order_of(sizes: Sequence[int], nest: Nest) -> torch.Tensor:

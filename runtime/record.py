@@ -27,7 +27,7 @@ from planner.errors import BadEvidence, NothingRecorded
 from planner.evidence import Evidence, SiteEvidence
 from planner.layout import TokenLayout
 from planner.noise import NoiseLevel
-from planner.pattern import Pattern
+from planner.pattern import Pattern, parse_pattern
 from planner.plan import Decision, Plan
 from runtime.attention_calls import AttentionCalls
 from runtime.dispatch import attend
@@ -193,12 +193,18 @@ class _Recorder:
 
     @torch.no_grad()
     def _sensitivity(self, call: _Call, name: str) -> float:
-        """Mean squared change of the output over the error of the site under the candidate of median error."""
+        """Mean squared change of the output over the error of the site under a candidate.
+
+        That is the one of median error over all sites with these candidates, so that one kernel serves them all.
+        """
         model = self.model()
         assert model is not None
         assert self.plan is not None
         errors = call.scores[name][1].sum(1)
-        place = int(errors.argsort()[len(errors) // 2])
+        alike = [other for other, candidates in self.candidates.items() if candidates == self.candidates[name]]
+        total = torch.stack([call.scores[other][1].sum(1) for other in alike]).sum(0)
+        near = [place for place, text in enumerate(self.candidates[name]) if not parse_pattern(text).far]
+        place = sorted(near, key=lambda at: float(total[at]))[len(near) // 2]
         with _OneSite(self.plan, name, self.candidates[name][place]):
             changed = _first(model._call_impl(*call.args, **call.kwargs))
         change = float((changed.float() - call.output.float()).square().mean())

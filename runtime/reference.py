@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from planner.capture import Call
 from planner.layout import TokenLayout
 from planner.noise import NoiseLevel
-from planner.pattern import Dense, parse_pattern
+from planner.pattern import Dense, Pattern, parse_pattern
 from planner.plan import Decision, Plan
-from planner.rules import Rules
 from runtime.attention_calls import AttentionCalls
+from runtime.far import seen_keys
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -33,26 +33,59 @@ def masked_dense(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """What grouped_sdpa must equal; same arguments."""
-    index = torch.arange(query.shape[2], device=query.device)
-    mask = parse_pattern(pattern).mask_mod(TokenLayout.parse(layout))(index[:, None], index[None, :])
+    mask = pattern_mask(layout, pattern, query.device)
     if is_causal:
-        mask = mask & (index[:, None] >= index[None, :])
+        mask = mask & torch.ones_like(mask).tril()
     mask = _both(mask, attn_mask)
+    asked = parse_pattern(pattern)
+    if asked.far:
+        seen = seen_keys(attn_mask, key.shape[0], key.shape[2])
+        key, value, mask = _with_means(key, value, mask, layout, asked, seen)
+        mask = mask.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
 
 
-@lru_cache(maxsize=32)
-def rules_mask(layout: str, rules: str, level: float, heads: int, device: torch.device) -> torch.Tensor:
-    """What each head of a site reads at a noise level: (heads or 1, tokens, tokens)."""
-    place, asked = TokenLayout.parse(layout), Rules.parse(rules).at(level)
+@lru_cache(maxsize=64)
+def pattern_mask(layout: str, pattern: str, device: torch.device) -> torch.Tensor:
+    """What a pattern reads exactly, (tokens, tokens)."""
+    place = TokenLayout.parse(layout)
     index = torch.arange(place.tokens, device=device)
-    masks = [rule.pattern.mask_mod(place)(index[:, None], index[None, :]) for rule in asked]
-    if not asked[0].heads:
-        return masks[0][None]
-    mask = masks[0].new_empty(heads, place.tokens, place.tokens)
-    for rule, each in zip(asked, masks, strict=True):
-        mask[list(rule.heads)] = each
-    return mask
+    return parse_pattern(pattern).mask_mod(place)(index[:, None], index[None, :])
+
+
+def _with_means(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    layout: str,
+    pattern: Pattern,
+    seen: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Keys and values, followed by the means of all groups, and an additive mask over both."""
+    place, near = TokenLayout.parse(layout), pattern_mask(layout, str(pattern), key.device)
+    members = _members(layout, str(pattern), key.device).to(torch.promote_types(key.dtype, torch.float32))
+    shown = members.new_ones(1, place.tokens) if seen is None else seen.to(members.dtype)
+    weights = members * shown[:, None]  # (B or 1, groups, tokens)
+    counts = weights.sum(2)
+    key, value = (
+        torch.cat([x, (weights[:, None] @ x.to(weights.dtype) / counts.clamp(min=1)[:, None, :, None]).to(x.dtype)], 2)
+        for x in (key, value)
+    )
+    unread = torch.where(near[:, members.argmax(1)], float("-inf"), counts.log()[:, None, None])
+    exact = torch.where(mask, 0.0, float("-inf")).to(unread.dtype).expand(len(unread), 1, -1, -1)
+    pad = -key.shape[2] % 8  # torch's fastest kernel for masks wants rows of whole 16-byte pieces
+    key, value = (F.pad(x, (0, 0, 0, pad)) for x in (key, value))
+    return key, value, F.pad(torch.cat([exact, unread], 3), (0, pad), value=float("-inf"))
+
+
+@lru_cache(maxsize=16)
+def _members(layout: str, pattern: str, device: torch.device) -> torch.Tensor:
+    """Which tokens a group holds, (groups, tokens)."""
+    place = TokenLayout.parse(layout)
+    numbers = torch.full((place.tokens,), -1)
+    grid = parse_pattern(pattern).grid(place.grid.sizes).numbers()
+    numbers[place.grid_start : place.grid_start + place.grid.tokens] = grid
+    return (numbers == torch.arange(int(grid.max()) + 1)[:, None]).to(device)
 
 
 class MaskedDense(AttentionCalls):
@@ -66,17 +99,20 @@ class MaskedDense(AttentionCalls):
         self.level = level
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """Masked dense attention where the decision is sparse at this level."""
-        rules = decision.rules
-        if all(isinstance(rule.pattern, Dense) for rule in rules.at(self.level)):
+        """Masked dense attention where the decision is sparse at this level, head by head where heads differ."""
+        rules = decision.rules.at(self.level)
+        if all(isinstance(rule.pattern, Dense) for rule in rules):
             return F.scaled_dot_product_attention(**given)
-        above = max([0.0, *(edge for edge in rules.levels if edge < self.level)])
-        level = min([1.0, *(edge for edge in rules.levels if edge > above)])  # one mask for the whole range
-        mask = rules_mask(decision.layout, decision.pattern, level, decision.heads, given["query"].device)
-        if given.get("is_causal"):
-            mask = mask & torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).tril()
-        options: dict[str, Any] = {**given, "is_causal": False, "attn_mask": _both(mask, given.get("attn_mask"))}
-        return F.scaled_dot_product_attention(**options)
+        given.pop("dropout_p", None)
+        tensors = tuple(given.pop(name) for name in ("query", "key", "value"))
+        out = tensors[0].new_empty(*tensors[0].shape[:3], tensors[2].shape[3])
+        for rule in rules:
+            heads = list(rule.heads or range(decision.heads))
+            kv = [head * decision.kv_heads // decision.heads for head in heads]
+            mine = tensors[0][:, heads], tensors[1][:, kv], tensors[2][:, kv]
+            options: dict[str, Any] = {**given, "enable_gqa": False}
+            out[:, heads] = masked_dense(*mine, layout=decision.layout, pattern=str(rule.pattern), **options)
+        return out
 
 
 def masked_model(model: Model, plan: Plan) -> Model:

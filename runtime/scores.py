@@ -18,18 +18,25 @@ WORKING_SET = 2**26
 """Numbers to hold at once: 256 MiB of float32."""
 
 
+TINY = 1e-30
+"""Less softmax mass than this is none: what reads no key gives zeros, as in torch's own attention."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """Which keys lie in which cell, and which cells each candidate reads for each of the queries looked at.
 
     rows: (queries,) sequence indices. keys: (cells, size) sequence indices, real: the same shape, false where a cell is
-    smaller. reads: (queries, candidates, cells), 1 or 0.
+    smaller. reads: (queries, candidates, cells), 1 or 0. far: for each candidate with means of far groups the place in
+    ``groupings`` of its groups. groupings: (cells, groups), 1 where a cell lies in a group.
     """
 
     rows: torch.Tensor
     keys: torch.Tensor
     real: torch.Tensor
     reads: torch.Tensor
+    far: tuple[int | None, ...]
+    groupings: tuple[torch.Tensor, ...]
 
 
 @lru_cache(maxsize=32)
@@ -46,7 +53,16 @@ def make_cells(layout_text: str, candidates: tuple[str, ...], queries: int, devi
     keys[real] = cell.argsort(stable=True)
     first = keys[:, 0]
     reads = torch.stack([pattern.mask_mod(layout)(rows[:, None], first[None, :]) for pattern in patterns], dim=1)
-    return Cells(rows.to(device), keys.to(device), real.to(device), reads.float().to(device))
+    kinds = list(dict.fromkeys((pattern.group, pattern.offset) for pattern in patterns if pattern.far))
+    numbered = {(pattern.group, pattern.offset): _numbers(layout, pattern) for pattern in patterns}
+    groupings = tuple(_membership(numbered[kind][first]).to(device) for kind in kinds)
+    far = tuple(kinds.index((pattern.group, pattern.offset)) if pattern.far else None for pattern in patterns)
+    return Cells(rows.to(device), keys.to(device), real.to(device), reads.float().to(device), far, groupings)
+
+
+def _membership(groups: torch.Tensor) -> torch.Tensor:
+    """(cells, groups), 1 where a cell lies in a group; no group for cells of global tokens, which are numbered -1."""
+    return (groups[:, None] == torch.arange(int(groups.max()) + 1)).float()
 
 
 def _numbers(layout: TokenLayout, pattern: Pattern) -> torch.Tensor:
@@ -80,6 +96,8 @@ def score(
     for head in range(heads):
         k, v = (x[:, head // per_kv, cells.keys].float() for x in (key, value))  # (B, cells, size, D)
         hidden = _hidden(attn_mask, head, cells, query.device)
+        seen = (hidden > float("-inf"))[:, 0].float()  # (B or 1, cells, size)
+        means = [_means(members, k, v, seen) for members in cells.groupings]
         for at in range(0, len(cells.rows), step):
             rows, reads = cells.rows[at : at + step], cells.reads[at : at + step]
             scores = torch.einsum("bqd,bcsd->bqcs", query[:, head, rows].float() * factor, k) + hidden
@@ -88,11 +106,30 @@ def score(
             sums = torch.einsum("bqcs,bcsd->qcbd", weights, v) / weights.sum((2, 3)).T[:, None, :, None]
             kept = torch.einsum("qkc,bqc->qkb", reads, mass)
             dense = sums.sum(1)
-            read = torch.einsum("qkc,qcbd->qkbd", reads, sums) / kept[..., None]
+            read, total = torch.einsum("qkc,qcbd->qkbd", reads, sums), kept.clone()
+            shift = scores.amax((2, 3)) + weights.sum((2, 3)).log()
+            for number_of, (members, (keys, values, sizes)) in enumerate(zip(cells.groupings, means, strict=True)):
+                mine = [place for place, grouping in enumerate(cells.far) if grouping == number_of]
+                unread = 1 - torch.einsum("qkc,cg->qkg", reads[:, mine], members).clamp(max=1)
+                near = torch.einsum("bqd,bgd->bqg", query[:, head, rows].float() * factor, keys)
+                worth = (near + sizes.log()[:, None] - shift[..., None]).exp()
+                total[:, mine] += torch.einsum("qkg,bqg->qkb", unread, worth)
+                read[:, mine] += torch.einsum("qkg,bqg,bgd->qkbd", unread, worth, values)
             recall[:, head] += kept.mean(2).sum(0)
-            error[:, head] += (read - dense[:, None]).square().sum(3).mean(2).sum(0)
+            error[:, head] += (read / total.clamp(min=TINY)[..., None] - dense[:, None]).square().sum(3).mean(2).sum(0)
             power[head] += dense.square().sum(2).mean(1).sum()
     return recall / len(cells.rows), error / len(cells.rows), power / len(cells.rows)
+
+
+def _means(
+    members: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean keys and values of groups, (B, groups, D), and of how many tokens they are, (B or 1, groups)."""
+    sizes = seen.sum(2) @ members
+    keys, values = (
+        torch.einsum("cg,bcsd->bgd", members, x * seen[..., None]) / sizes.clamp(min=1)[..., None] for x in (k, v)
+    )
+    return keys, values, sizes
 
 
 def _hidden(mask: torch.Tensor | None, head: int, cells: Cells, device: torch.device) -> torch.Tensor:

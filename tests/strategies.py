@@ -4,6 +4,7 @@ All draw small values, so that brute force over pairs of tokens stays cheap: at 
 """
 
 import math
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -68,6 +69,11 @@ def patterns(group, offset=()):
     """Any pattern with a given group and offset."""
     crisscross = st.builds(CrissCross, st.just(group), st.sampled_from(["lines", "planes"]), st.just(offset))
     return st.one_of(neighborhoods(group, offset), crisscross)
+
+
+def readings(group, offset=()):
+    """Any pattern with a given group and offset, with or without means of far groups."""
+    return st.builds(replace, patterns(group, offset), far=st.booleans())
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from planner.errors import BadEvidence, BadOption, UnknownName, UnreachableQuali
 from planner.evidence import Evidence, SiteEvidence
 from planner.layout import TokenLayout
 from planner.plan import Plan
-from planner.quality import Certificate, Quality, prediction_bound, psnr
+from planner.quality import Certificate, Quality, psnr, tolerance_limit
 from planner.target import Target
 
 H100 = Target.named("h100")
@@ -101,8 +102,10 @@ def test_what_a_plan_is_predicted_to_do_can_be_told_of_the_plan_alone(share):
 def test_sites_without_evidence_stay_as_they_were():
     found = planner.allocate(EVIDENCE, density=0.3)
     assert found.decisions[-1] == EVIDENCE.plan.decisions[-1]
-    assert all(decision.is_sparse for decision in found.decisions[:-1])
-    assert {decision.reason for decision in found.decisions[:-1]} == {"chosen from evidence within density 0.3"}
+    for decision in found.decisions[:-1]:
+        chosen = "chosen from evidence" if decision.is_sparse else "evidence: no pattern is worth it"
+        assert decision.reason == f"{chosen} within density 0.3"
+    assert any(decision.is_sparse for decision in found.decisions)
     assert found.noise == "timestep"
 
 
@@ -260,10 +263,10 @@ def test_damaged_certificates_are_refused():
     assert "asked 30, measured 31.5 on average and 31 at worst in 2 cases" in str(good)
 
 
-def test_the_bound_covers_the_next_case_as_often_as_it_says():
-    draw = torch.Generator().manual_seed(0)
-    for count in (2, 3, 5, 16):
-        values = torch.randn(4000, count + 1, generator=draw, dtype=torch.float64)
-        kept = [row[-1] >= prediction_bound(row[:-1]) for row in values.tolist()]
-        assert sum(kept) / len(kept) == pytest.approx(0.95, abs=0.015)
-    assert prediction_bound([3.0]) == -math.inf
+def test_so_many_cases_keep_the_bound_as_often_as_it_says():
+    draw, least = torch.Generator().manual_seed(0), NormalDist().inv_cdf(0.05)
+    for count in (3, 6, 16, 64):
+        values = torch.randn(3000, count, generator=draw, dtype=torch.float64)
+        kept = [tolerance_limit(row) <= least for row in values.tolist()]
+        assert 0.87 < sum(kept) / len(kept) < 0.92
+    assert tolerance_limit([3.0, 4.0]) == -math.inf

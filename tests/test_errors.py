@@ -94,6 +94,24 @@ TEXTS = [
         "  Make it again with `planner build`, with the same version of the planner that loads it.",
     ),
     (
+        errors.UnreachableQuality("psnr 60 dB", "41.2, with every site dense"),
+        "UnreachableQuality: no plan reaches psnr 60 dB.\n"
+        "  The best that can be reached is 41.2, with every site dense.\n"
+        "  Ask for less, or widen the choice of candidates.",
+    ),
+    (
+        errors.BadEvidence("blocks.1.attn", "its recall holds values that are no numbers"),
+        "BadEvidence at blocks.1.attn: this evidence cannot be used.\n"
+        "  Its recall holds values that are no numbers.\n"
+        "  Record it again with planner.record or `planner calibrate`.",
+    ),
+    (
+        errors.NothingRecorded("Flux", "the sampler did not call the model that it was given"),
+        "NothingRecorded: nothing was recorded of Flux.\n"
+        "  The sampler did not call the model that it was given.\n"
+        "  Pass a sampler that runs the model it is given, and a model with attention over a grid.",
+    ),
+    (
         errors.DriverFailed("load x", "error 3: no"),
         "DriverFailed: the CUDA driver could not load x.\n"
         "  It said: error 3: no.\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layouts, patterns
+from strategies import layouts, readings
 from zoo import FAMILIES, FORCE
 
 import planner
@@ -31,7 +31,7 @@ def chosen(draw, options):
     return table, [*(level / 100 for level in levels), 1.0]
 
 
-some = st.one_of(st.just(Dense()), patterns((2, 3)))
+some = st.one_of(st.just(Dense()), readings((2, 3)))
 
 
 @given(chosen(some))

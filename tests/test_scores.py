@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layouts, patterns
+from strategies import layouts, readings
 
 from planner.choose import catalogue
 from planner.density import attended_pairs
@@ -24,7 +24,7 @@ def brute_force(q, k, v, layout, pattern, mask, rows):
     mass = (mass if additive is None else mass + additive).softmax(-1)
     index = torch.arange(layout.tokens)
     allowed = pattern.mask_mod(layout)(index[:, None], index[None, :])
-    dense, sparse = mass @ v, masked_dense(q, k, v, str(layout), str(pattern), attn_mask=additive)
+    dense, sparse = mass @ v, masked_dense(q, k, v, str(layout), str(pattern), attn_mask=mask)
     recall = (mass * allowed).sum(-1)[:, :, rows].mean((0, 2))
     error = (sparse - dense).square().sum(-1)[:, :, rows].mean((0, 2))
     return recall, error, dense.square().sum(-1)[:, :, rows].mean((0, 2))
@@ -33,7 +33,7 @@ def brute_force(q, k, v, layout, pattern, mask, rows):
 @settings(max_examples=40)
 @given(
     layouts((9, 10)),
-    st.lists(patterns((2, 3)) | patterns((4, 3)) | patterns((4, 5), (1, 2)), min_size=1, max_size=4),
+    st.lists(readings((2, 3)) | readings((4, 3)) | readings((4, 5), (1, 2)), min_size=1, max_size=4),
     st.sampled_from([1, 2]),
     st.booleans(),
     st.sampled_from([1, 2**26]),

@@ -13,7 +13,7 @@ from planner.errors import BadAttentionInput, PlannerError
 from planner.layout import TokenLayout
 from planner.pattern import Dense, parse_pattern
 from planner.rules import Rules
-from runtime import dispatch
+from runtime import dispatch, reference
 from runtime.kernels import attention, kernel_for
 from runtime.launch import Gate
 
@@ -253,6 +253,31 @@ def test_masks_for_each_query_fall_back_and_are_counted():
     torch.testing.assert_close(out.double(), judged, rtol=1e-4, atol=1e-4)
     with pytest.raises(BadAttentionInput):
         dispatch.attend(q, k, v, "h:10 w:21", "crisscross{axes=lines,group=2x5}")
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern", "head_dim"),
+    [
+        (FLUX, "neighborhood{radius=1,edge=clamp,group=16x16,far=mean}", 128),
+        ("text:5 | h:30 w:47", "crisscross{axes=lines,group=8x8,far=mean}", 64),
+        ("t:9 h:21 w:40 | text:77", "crisscross{axes=lines,group=4x8x8,far=mean}", 128),
+    ],
+)
+def test_means_of_far_groups_are_merged_in(layout, pattern, head_dim):
+    q, k, v = tensors(TokenLayout.parse(layout).tokens, head_dim=head_dim)
+    mask = torch.rand(1, 1, 1, q.shape[2], device="cuda") < 0.7
+    for shown in (None, mask):
+        ours = dispatch.attend(q, k, v, layout, pattern, attn_mask=shown)
+        exact = (x.float() for x in (q, k, v))
+        expected = reference.masked_dense(*exact, layout, pattern, attn_mask=shown)
+        assert (ours.float() - expected).norm() / expected.norm() < 5e-3
+    gated = str(Rules.uniform(parse_pattern(pattern), 0.5))
+    for level, rules in ((0.3, pattern), (0.8, "dense")):
+        ours = dispatch.attend(q, k, v, layout, gated, noise=torch.tensor(level, device="cuda"))
+        expected = dispatch.attend(q, k, v, layout, rules) if rules != "dense" else None
+        if expected is None:
+            expected, _ = attention(q, k, v, f"n:{q.shape[2]}", "dense")
+        assert torch.equal(ours, expected)
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
