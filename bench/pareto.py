@@ -3,11 +3,11 @@
     python -m bench.pareto emoji-flux --book prompts.safetensors
     python -m bench.pareto emoji-hunyuan --book prompts.safetensors --parts baselines,match
 
-Evidence is recorded on calibration prompts, quality is measured on others, all of emoji that training never saw: PSNR of
-each sample against the dense sample of the same seed. The cost of attention is its density: attended over all pairs, on
-average over sites, heads and steps. Plans run as masked dense attention (runtime.reference), in float16 on a GPU: what is
-compared is the choice, not the kernels. The book holds the embeddings of the empty prompt, of the calibration prompts and
-of the others, in this order (`--write-book`, which needs the text encoder and the emoji pictures).
+Evidence is recorded on calibration prompts, quality is measured on others, all of emoji that training never saw: PSNR
+of each sample against the dense sample of the same seed. The cost of attention is its density: attended over all
+pairs, on average over sites, heads and steps. Plans run as masked dense attention (runtime.reference), in float16 on a
+GPU: what is compared is the choice, not the kernels. The book holds the embeddings of the empty prompt, of the
+calibration prompts and of the others, in this order (`--write-book`: needs the text encoder and the emoji pictures).
 """
 
 from __future__ import annotations

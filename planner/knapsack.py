@@ -1,8 +1,9 @@
-"""The multiple-choice knapsack: one option of each item, the least cost whose losses stay within a budget. Exact.
+"""The multiple-choice knapsack: one option of each item, the least cost whose losses stay within a budget.
 
 After Dyer (1984) and Zemel (1984) for the relaxation and Pisinger (1995) for the rest. A price on losses splits the
 problem into items and bounds its cost from below; only options whose price is within the gap to the best solution known
 can be part of a better one. Few are, and they are combined item by item, dominated and hopeless combinations dropped.
+That is exact up to EXACT items; of more items the choice is proven to cost at most NEARLY more than the best.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ Whole = npt.NDArray[np.int64]
 
 RESOLUTION = 2.0**40
 """Losses are counted in units of their greatest sum over this, rounded up: the budget is never exceeded by rounding."""
+
+
+EXACT = 500
+NEARLY = 1e-5
+"""Of the cost of the least losses."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,9 @@ def _improved(hulls: Sequence[_Hull], limit: int, price: float, base: list[int])
     priced = [hull.costs + price * hull.losses for hull in hulls]
     cheapest = [int(each.argmin()) for each in priced]
     bound = math.fsum(float(each.min()) for each in priced) - price * limit
-    slack = 1e-12 * max(abs(bound), math.fsum(float(hull.costs[0]) for hull in hulls))
+    # A combination is dropped if it is worse than the best one by rounding, or not better by enough.
+    whole = max(abs(bound), math.fsum(float(hull.costs[0]) for hull in hulls))
+    slack = whole * (1e-12 if len(hulls) <= EXACT else -NEARLY)
 
     def cost_of(places: Sequence[int]) -> float:
         return math.fsum(float(hull.costs[at]) for hull, at in zip(hulls, places, strict=True))

@@ -242,7 +242,7 @@ def test_kernels_name_mistakes(run, saved, arguments, fault):
 
 def test_tuning_needs_a_gpu(run, saved, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, _, err = run("tune", saved)
+    code, _, err = run("autotune", saved)
     assert code == 2
     assert "a CUDA device is needed for tuning" in err
 
@@ -260,3 +260,32 @@ def test_the_cache_is_listed_verified_and_cleared(run, monkeypatch, tmp_path):
     assert code == 1
     assert "it has no header line" in out
     assert run("cache", "clear")[1] == "removed 1 kernels\n"
+
+
+def test_evidence_is_recorded_tuned_with_drawn_and_explained(run, tmp_path):
+    small = ("--size", "32x32", "--steps", 2, "--cases", 3)
+    evidence, plan = tmp_path / "evidence.safetensors", tmp_path / "plan.json"
+    code, out, _ = run("calibrate", "emoji-flux", *small, "-o", evidence)
+    assert (code, "10 sites" in out) == (0, True)
+    code, out, _ = run("tune", "emoji-flux", *small, "--psnr", 12, "--evidence", evidence, "-o", plan)
+    assert code == 0
+    assert "psnr: asked 12, measured" in out
+    assert "of cases like them keep" in run("show", plan)[1]
+    code, out, _ = run("pareto", evidence, "--target", "cpu", "-o", tmp_path / "pareto.png")
+    assert (code, out.count("chosen from evidence")) == (0, 12)
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    rows = json.loads(run("pareto", evidence, "--target", "cpu", "--json")[1])
+    ours = [row for row in rows if row["plan"] == "chosen from evidence"]
+    assert [row["error"] for row in ours] == sorted(row["error"] for row in ours)
+    site = "transformer_blocks.0.attn"
+    code, out, _ = run("explain", plan, site, "--evidence", evidence, "--json")
+    scores = json.loads(out)["evidence"]
+    assert code == 0
+    assert all(0 <= row["worst head"] <= row["recall"] <= 1 for row in scores)
+    assert "worst head" in run("explain", plan, site, "--evidence", evidence)[1]
+    code, _, err = run("tune", "emoji-flux", *small, "--psnr", 20, "--ssim", 0.9)
+    assert (code, "one of psnr, ssim, recall" in err) == (2, True)
+    code, _, err = run("tune", "flux.1-dev", "--psnr", 20)
+    assert (code, "emoji-flux" in err) == (2, True)
+    code, _, err = run("pareto", plan)
+    assert (code, "cannot be read" in err) == (2, True)

@@ -73,6 +73,7 @@ def explain(
     plan_file: PlanFile,
     site: Annotated[str, typer.Argument(help="A site of the plan, such as transformer_blocks.0.attn.")],
     index_map: Annotated[bool, typer.Option("--index-map", help="Print the closed form of the key list too.")] = False,
+    evidence: Annotated[Path | None, typer.Option(help="Say what this evidence says of each candidate.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why a site got its pattern, why every other candidate lost, and draw the pattern."""
@@ -86,7 +87,13 @@ def explain(
     if decision is None:
         raise UnknownName("site", site, [decision.site for decision in loaded.decisions])
     source = drawing.index_map(decision) if index_map and decision.is_sparse else None
-    render.explain(decision, candidates_of(decision, loaded), source, as_json)
+    scores = list[dict[str, Any]]()
+    if evidence is not None:
+        from planner.cli.tuning import show_site
+        from planner.evidence import Evidence
+
+        scores = show_site(Evidence.load(evidence), site)
+    render.explain(decision, candidates_of(decision, loaded), source, scores, as_json)
 
 
 @app.command()
@@ -168,8 +175,72 @@ def build(
     view.build(Plan.load(plan_file), output, target, key_mask)
 
 
+SampledModel = Annotated[str, typer.Argument(help="A model that ships with weights: emoji-flux, emoji-hunyuan.")]
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's own by default.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the sampler; the model's own by default.")]
+Cases = Annotated[int, typer.Option(help="Prompts and seeds to sample.")]
+EvidenceFile = Annotated[Path, typer.Argument(help="Evidence of `planner calibrate` or planner.record.")]
+
+
+@app.command()
+def calibrate(
+    model: SampledModel,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the evidence here, or go on with it.")],
+    size: Size = None,
+    steps: Steps = None,
+    cases: Cases = 12,
+) -> None:
+    """Record evidence of a model's attention while it samples: what each candidate keeps, and what it changes."""
+    from planner.cli import tuning
+    from planner.cli.planning import parse_size
+
+    sampler = tuning.Sampler.of(model, None if size is None else parse_size(size), steps, cases)
+    tuning.calibrate(sampler, output)
+
+
 @app.command()
 def tune(
+    model: SampledModel,
+    psnr: Annotated[float | None, typer.Option(help="Keep this PSNR against dense samples, in dB.")] = None,
+    ssim: Annotated[float | None, typer.Option(help="Keep this structural similarity, up to 1.")] = None,
+    recall: Annotated[float | None, typer.Option(help="Keep this share of every head's softmax mass.")] = None,
+    size: Size = None,
+    steps: Steps = None,
+    cases: Cases = 12,
+    evidence: Annotated[Path | None, typer.Option(help="Evidence recorded before.")] = None,
+    target: Annotated[str, typer.Option(help="Device to plan for; this one by default.")] = "auto",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the fastest plan that keeps a quality, and certify it by samples."""
+    from planner.cli import render, tuning
+    from planner.cli.planning import parse_size
+    from planner.quality import Quality
+
+    quality = Quality(psnr, ssim, recall).verify()
+    sampler = tuning.Sampler.of(model, None if size is None else parse_size(size), steps, cases)
+    made = tuning.tune_plan(sampler, quality, evidence, target, quiet=as_json)
+    if output is not None:
+        made.save(output)
+    render.show_plan(made, as_json)
+
+
+@app.command()
+def pareto(
+    evidence_file: EvidenceFile,
+    target: Annotated[str, typer.Option(help="Device to predict times for.")] = "h100",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predicted time against predicted error: uniform plans, and those chosen from evidence."""
+    from planner.cli import tuning
+    from planner.evidence import Evidence
+
+    tuning.pareto(Evidence.load(evidence_file), target, output, as_json)
+
+
+@app.command()
+def autotune(
     plan_file: PlanFile,
     seconds: Annotated[float, typer.Option(help="Time for each kernel.")] = 60.0,
     key_mask: KeyMask = False,
@@ -179,7 +250,7 @@ def tune(
     from planner.cli import kernels as view
     from planner.plan import Plan
 
-    view.tune(Plan.load(plan_file), seconds, key_mask, as_json)
+    view.autotune(Plan.load(plan_file), seconds, key_mask, as_json)
 
 
 cache_app = typer.Typer(help="Look at the compiled kernels that are kept on disk.", no_args_is_help=True)

@@ -70,7 +70,7 @@ def build(plan: Plan, folder: Path, target: str, key_mask: bool) -> None:
     typer.echo(f"set PLANNER_BUNDLE={folder.resolve()} where they are to run")
 
 
-def tune(plan: Plan, seconds: float, key_mask: bool, as_json: bool) -> None:
+def autotune(plan: Plan, seconds: float, key_mask: bool, as_json: bool) -> None:
     """Time the candidates of each of a plan's kernels on this machine's GPU; raises MissingDependency."""
     if not torch.cuda.is_available():
         raise MissingDependency("a CUDA device", "tuning", "Tune on the machine that runs the model.")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -89,7 +89,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             name,
             str(len(group)),
             first.layout,
-            first.pattern,
+            summary(first),
             f"{first.density:.3f}",
             f"{sum(d.dense_flops for d in group) / 1e12:.2f}",
             f"{sum(d.flops for d in group) / 1e12:.2f}",
@@ -98,6 +98,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             f"{dense_seconds / seconds:.2f}x",
         )
     out.print(sites)
+    if plan.certificate is not None:
+        out.print(f"\n{plan.certificate}", soft_wrap=True)
     if any(decision.is_gated for decision in plan.decisions):
         out.print(f"\npatterns depend on the noise level, {plan.noise}: densities and times are means over it")
     reasons = {name: group[0].reason for name, group in grouped(plan.decisions) if not group[0].is_sparse}
@@ -114,6 +116,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         )
     elif layout:
         out.print(f"\nwarning: some grid tokens of {layout} never influence each other directly", soft_wrap=True)
+
+
+def summary(decision: Decision) -> str:
+    """A decision's pattern, or how many it has where its heads differ."""
+    count = len(decision.rules.patterns)
+    by = " and noise level" if decision.is_gated else ""
+    return f"{count} patterns, by head{by}" if count > 1 else decision.pattern
 
 
 def totals(plan: Plan) -> Table:
@@ -145,8 +154,17 @@ def grouped(decisions: Sequence[Decision]) -> list[tuple[str, list[Decision]]]:
     return [(key[0] if len(group) > 1 else group[0].site, group) for key, group in groups.items()]
 
 
-def explain(decision: Decision, candidates: Sequence[Candidate], index_map: str | None, as_json: bool) -> None:
-    """One site: its decision, its candidates with what each lost to, the pattern around one query group, its source."""
+def explain(
+    decision: Decision,
+    candidates: Sequence[Candidate],
+    index_map: str | None,
+    scores: Sequence[Mapping[str, Any]],
+    as_json: bool,
+) -> None:
+    """One site: its decision, its candidates with what each lost to, the pattern around one query group, its source.
+
+    scores: what evidence says of candidates, a row each.
+    """
     if as_json:
         rows = [
             {
@@ -158,18 +176,31 @@ def explain(decision: Decision, candidates: Sequence[Candidate], index_map: str 
             for c in candidates
         ]
         site = {"site": decision.site, "pattern": decision.pattern, "reason": decision.reason, "candidates": rows}
-        print_json(site if index_map is None else {**site, "index_map": index_map})
+        site |= {} if index_map is None else {"index_map": index_map}
+        print_json(site | ({"evidence": list(scores)} if scores else {}))
         return
     out = console()
     out.print(decision.site, style="bold")
     out.print(f"{decision.layout}, {decision.heads} heads of {decision.head_dim}", soft_wrap=True)
-    out.print(f"{decision.pattern}: {decision.reason}\n", soft_wrap=True)
+    if decision.rules.pattern is None:
+        out.print(f"{decision.reason}:", soft_wrap=True)
+        for rule in decision.rules.rules:
+            out.print(f"  {rule}", soft_wrap=True, markup=False)
+        out.print()
+    else:
+        out.print(f"{decision.pattern}: {decision.reason}\n", soft_wrap=True)
     if candidates:
         made = table("candidate", ">density", ">ms", ">speed-up", "verdict")
         for c in candidates:
             verdict = "chosen" if c.lost is None else str(c.lost)
             speedup = f"{decision.dense_seconds / c.seconds:.2f}x"
             made.add_row(str(c.pattern), f"{c.density:.3f}", f"{c.seconds * 1e3:.2f}", speedup, verdict)
+        out.print(made)
+    if scores:
+        made = table("evidence of", *(f">{name}" for name in list(scores[0])[1:]))
+        for row in scores:
+            name, *values = row.values()
+            made.add_row(str(name), *(f"{value:.3f}" for value in values))
         out.print(made)
     if decision.is_sparse:
         from planner.cli.drawing import draw

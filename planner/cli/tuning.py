@@ -1,0 +1,183 @@
+"""Recording evidence, tuning a plan for a quality, and looking at what evidence says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.reference import load
+from models.sampling import Pipeline
+from models.text import PromptBook
+from planner.allocation import Allocation, Allocator, Budget
+from planner.api import record, tune
+from planner.cli import render
+from planner.errors import BadOption, MissingDependency, UnknownName
+from planner.evidence import Evidence
+from planner.pattern import CrissCross, Neighborhood, Pattern, parse_pattern
+from planner.plan import Plan
+from planner.quality import Quality
+from planner.target import Target
+
+POINTS = 12
+"""Points of the curve of our plans."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A model that ships with weights, and how its cases are sampled."""
+
+    pipeline: Pipeline
+    cases: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(model: str, size: tuple[int, int] | None, steps: int | None, count: int) -> Sampler:
+        """The shipped prompts, with seeds from 0, on a GPU if there is one; raises NoWeights or UnknownName."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        pipeline = load(model, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32).pipeline
+        if size is not None:
+            pipeline = replace(pipeline, shape=(*pipeline.shape[:-2], size[1], size[0]))
+        assert isinstance(pipeline.embed, PromptBook)
+        prompts = [prompt for prompt in pipeline.embed.prompts if prompt]
+        if count < 3:
+            raise BadOption("cases", count, "a number of at least 3")
+        cases = tuple((prompts[number % len(prompts)], number) for number in range(count))
+        return Sampler(replace(pipeline, steps=steps or pipeline.steps), cases)
+
+    def __call__(self, model: torch.nn.Module) -> torch.Tensor:
+        """Samples of all cases by a model."""
+        prompts, seeds = zip(*self.cases, strict=True)
+        return self.pipeline.using(model)(prompts, seeds=seeds)
+
+    @property
+    def named(self) -> list[str]:
+        """Its cases, spelled."""
+        return [f"{prompt}, seed {seed}" for prompt, seed in self.cases]
+
+
+def calibrate(sampler: Sampler, output: Path) -> None:
+    """Record evidence into a file, or go on with one that was broken off."""
+    with render.progress("recording"):
+        found = record(sampler.pipeline.transformer, sampler, path=output)
+    render.console().print(describe(found), soft_wrap=True)
+    render.console().print(f"written to {output}", soft_wrap=True)
+
+
+def describe(evidence: Evidence) -> str:
+    """What evidence is of, in a sentence."""
+    sites, calls = len(evidence.sites), len(evidence.recorded)
+    most = max(len(site.candidates) for site in evidence.sites.values())
+    return (
+        f"evidence of {evidence.plan.model}: {sites} sites, up to {most} candidates each, at {calls} of "
+        f"{len(evidence.steps)} calls, recorded {evidence.made_by['date']} on {evidence.made_by['device']}"
+    )
+
+
+def tune_plan(sampler: Sampler, quality: Quality, evidence: Path | None, target: str, quiet: bool) -> Plan:
+    """The fastest plan found that keeps a quality; says on the way what it measures, unless quiet."""
+    out = render.console()
+    known = None if evidence is None else Evidence.load(evidence)
+    with render.progress("tuning"):
+        return tune(
+            sampler.pipeline.transformer,
+            sampler,
+            quality,
+            cases=sampler.named,
+            evidence=known,
+            target=target,
+            note=lambda text: None if quiet else out.print(text, soft_wrap=True),
+        )
+
+
+def pareto(evidence: Evidence, target: str, output: Path | None, as_json: bool) -> None:
+    """Predicted time against predicted error: every uniform plan, and ours from dense to the fastest there is."""
+    allocator = Allocator(evidence, Target.named(target))
+    dense, fastest = allocator.predicted(evidence.plan), allocator.within(Budget(recall=0.0))
+    shared = set.intersection(*({str(pattern) for pattern in each[1:]} for each in allocator.patterns))
+    uniform = {text: allocator.uniform(text) for text in sorted(shared) if _is_grat(parse_pattern(text))}
+    most = dense.seconds / fastest.seconds * (1 - 1e-6)
+    ours = [allocator.within(Budget(speedup=most ** (number / (POINTS - 1)))) for number in range(POINTS)]
+    rows = [_row(text, found, dense) for text, found in uniform.items()]
+    rows += [_row("chosen from evidence", found, dense) for found in ours]
+    if output is not None:
+        _draw(rows, describe(evidence), target, output)
+    if as_json:
+        render.print_json(rows)
+        return
+    out = render.console()
+    out.print(describe(evidence), soft_wrap=True)
+    made = render.table("plan", ">density", ">ms", ">attention", ">predicted error")
+    for row in rows:
+        made.add_row(
+            str(row["plan"]),
+            f"{row['density']:.3f}",
+            f"{row['ms']:.3f}",
+            f"{row['speedup']:.2f}x",
+            f"{row['error']:.3g}",
+        )
+    out.print(made)
+    if output is not None:
+        out.print(f"drawn in {output}", soft_wrap=True)
+
+
+def show_site(evidence: Evidence, site: str) -> list[dict[str, Any]]:
+    """What evidence says of each candidate of a site: recall of its mean and its worst head, relative error."""
+    if site not in evidence.sites:
+        raise UnknownName("site with evidence", site, evidence.sites)
+    found = evidence.sites[site]
+    recall, error = found.recall.mean(0), found.error.mean(0)
+    return [
+        {
+            "candidate": text,
+            "recall": float(recall[at].mean()),
+            "worst head": float(recall[at].min()),
+            "relative error": float((error[at] / found.power.mean(0)).mean()),
+        }
+        for at, text in enumerate(found.candidates)
+    ]
+
+
+def _is_grat(pattern: Pattern) -> bool:
+    """Whether a pattern is one of GRAT's: the criss-cross, or the nearest groups all around."""
+    is_near = isinstance(pattern, Neighborhood) and set(pattern.radius) == {1}
+    return is_near or isinstance(pattern, CrissCross)
+
+
+def _row(name: str, found: Allocation, dense: Allocation) -> dict[str, Any]:
+    return {
+        "plan": name,
+        "density": found.density,
+        "ms": found.seconds * 1e3,
+        "speedup": dense.seconds / found.seconds,
+        "error": found.error,
+    }
+
+
+def _draw(rows: Sequence[dict[str, Any]], title: str, target: str, output: Path) -> None:
+    """A PNG of predicted time against predicted error; raises MissingDependency."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependency("matplotlib", "drawing", "Install grat-planner[train], or leave out -o.") from None
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "chosen from evidence": lambda row: row["plan"] == "chosen from evidence",
+        "uniform GRAT-X": lambda row: row["plan"].startswith("crisscross") and "far" not in row["plan"],
+        "uniform GRAT-B": lambda row: row["plan"].startswith("neighborhood") and "far" not in row["plan"],
+        "uniform, with means of far groups": lambda row: "far" in row["plan"],
+    }
+    for (label, belongs), marker in zip(kinds.items(), "os^x", strict=True):
+        points = [(row["ms"], max(row["error"], 1e-12)) for row in rows if belongs(row) and row["error"] > 0]
+        line = "solid" if label == "chosen from evidence" else "none"
+        across, up = zip(*points, strict=True) if points else ((), ())
+        axes.plot(across, up, linestyle=line, marker=marker, label=label)
+    axes.set(xlabel=f"predicted ms of attention a step, {target}", ylabel="predicted error of the model's output")
+    axes.set_yscale("log")
+    axes.set_title(title, fontsize=7)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(output, dpi=120, metadata={"Software": None})
