@@ -2,6 +2,7 @@
 
     python -m bench.pareto emoji-flux --book prompts.safetensors
     python -m bench.pareto emoji-hunyuan --book prompts.safetensors --parts baselines,match
+    python -m bench.pareto emoji-flux --draw      the results again as a picture
 
 Evidence is recorded on calibration prompts, quality is measured on others, all of emoji that training never saw: PSNR
 of each sample against the dense sample of the same seed. The cost of attention is its density: attended over all
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import statistics
 import time
@@ -22,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import planner
@@ -119,7 +122,8 @@ class Study:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(SHIPPED))
-    parser.add_argument("--book", type=Path, required=True, help="embeddings of all prompts")
+    parser.add_argument("--book", type=Path, default=Path("prompts.safetensors"), help="embeddings of all prompts")
+    parser.add_argument("--draw", action="store_true", help="draw the results that there are and end")
     parser.add_argument("--write-book", action="store_true", help="write the book and end")
     parser.add_argument("--parts", default="baselines,match,curve,alone,budgets")
     parser.add_argument("--batch", type=int, default=16)
@@ -129,6 +133,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side in pixels, in place of the model's own")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.draw:
+        draw(options.model, options.out)
+        return
     if options.write_book:
         write_book(options.model, options.book, options.calibration, options.held)
         return
@@ -247,6 +254,42 @@ PARTS: dict[str, Callable[..., None]] = {
     "alone": alone,
     "budgets": budgets,
 }
+
+
+def draw(model: str, folder: Path) -> None:
+    """PSNR over density, uniform and ours, and budgets asked and delivered, as a PNG beside the results."""
+    from matplotlib.figure import Figure
+
+    rows = json.loads((folder / f"pareto-{model}.json").read_text())["rows"]
+    asked = [row for row in rows if row["run"].startswith("asked")]
+    ours = [row for row in rows if row["run"].startswith("ours at")]
+    kinds = {
+        "ours": sorted(ours, key=lambda row: row["density"]),
+        "ours without means of far groups": [row for row in rows if row["run"].startswith("ours without")],
+        "uniform": [
+            row for row in rows if row["run"].startswith("GRAT") and not row["run"].endswith(("far", "shifted"))
+        ],
+        "uniform with means of far groups": [row for row in rows if row["run"].endswith("far")],
+    }
+    figure = Figure(figsize=(12 if asked else 7, 5), layout="constrained")
+    plot, *budgets = np.atleast_1d(figure.subplots(1, 2 if asked else 1))
+    for (label, points), marker in zip(kinds.items(), "oDs^", strict=True):
+        line = "solid" if label == "ours" else "none"
+        plot.plot(
+            [row["density"] for row in points], [row["psnr"] for row in points], marker=marker, ls=line, label=label
+        )
+    plot.set(xlabel="density of attention", ylabel="PSNR against dense, dB, mean of held-out cases", title=model)
+    for axes in budgets:
+        levels = [float(row["run"].split()[1]) for row in asked]
+        axes.plot(levels, levels, color="gray", label="asked")
+        axes.plot(levels, [row["psnr_p5"] for row in asked], "o-", label="5th percentile of held-out cases")
+        axes.plot(levels, [row["psnr"] for row in asked], "s-", label="mean of held-out cases")
+        axes.plot(levels, [row["promised"] for row in asked], "x", label="promised: 95 % of cases keep it")
+        axes.set(xlabel="PSNR asked, dB", ylabel="PSNR delivered, dB", title="budgets")
+    for axes in (plot, *budgets):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(folder / f"pareto-{model}.png", dpi=90, metadata={"Software": None})
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
