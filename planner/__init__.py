@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from planner.api import compile as compile
     from planner.api import make_plan as make_plan
     from planner.api import record as record
+    from planner.api import transfer as transfer
     from planner.api import tune as tune
     from planner.choose import Options as Options
     from planner.errors import PlannerError as PlannerError
@@ -37,6 +38,7 @@ _HOMES = {
     "compile": "planner.api",
     "make_plan": "planner.api",
     "record": "planner.api",
+    "transfer": "planner.api",
     "tune": "planner.api",
     "Options": "planner.choose",
     "PlannerError": "planner.errors",

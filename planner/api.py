@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 from planner import __version__
 from planner.allocation import Allocator, Budget, Budgets
 from planner.capture import Call, capture_module
+from planner.carry import carry_over
 from planner.certify import certify
 from planner.choose import Options, PlanOptions, catalogue
-from planner.errors import BadOption, NotAModule
+from planner.errors import BadOption, NotAModule, PlanMismatch
 from planner.evidence import Evidence
 from planner.pipeline import follow_plan, plan_capture, plan_dense
 from planner.plan import Plan
@@ -112,6 +114,21 @@ def allocate(evidence: Evidence, *, target: str = "h100", **budget: Unpack[Budge
     Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
     """
     return Allocator(evidence, Target.named(target)).within(Budget(**budget)).plan
+
+
+def transfer(
+    plan: Plan, model: torch.nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> Plan:
+    """A plan carried over to other inputs of its model, of another size say; reasons say what was extrapolated.
+
+    What the plan keeps there was not measured: its certificate is left behind. Raises what make_plan raises, and
+    PlanMismatch for another model.
+    """
+    if type(require_module(model)).__name__ != plan.model:
+        raise PlanMismatch(f"a {plan.model}", f"a {type(model).__name__}")
+    options = replace(plan.options, pattern="dense", group=None, density=None, speedup=None)
+    dense = make_plan(model, args, kwargs, target=plan.target, **asdict(options))
+    return carry_over(plan, dense)
 
 
 def tune(
