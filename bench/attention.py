@@ -24,7 +24,7 @@ from models.reference import SHIPPED, load
 from models.sampling import VELOCITIES
 from models.text import TextEncoder
 from planner.pattern import parse_request
-from runtime.evidence import RecordEvidence, SiteEvidence
+from runtime.locality import RecordLocality, SiteLocality
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -55,9 +55,9 @@ def main() -> None:
     ]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
     plan = _plan(model, velocity, x[:1], text)
-    by_sigma = dict[float, list[SiteEvidence]]()
+    by_sigma = dict[float, list[SiteLocality]]()
     for sigma in SIGMAS:
-        with RecordEvidence(plan, patterns) as record:
+        with RecordLocality(plan, patterns) as record:
             velocity(model, (1 - sigma) * x + sigma * noise, torch.full((len(x),), sigma, device=device), text)
         by_sigma[sigma] = record.found
     _draw(options.out / f"attention-{options.model}.png", by_sigma)
@@ -72,22 +72,22 @@ def _plan(model: torch.nn.Module, velocity: Any, x: torch.Tensor, text: Any) -> 
     return planner.report(compiled).plans[0]
 
 
-def _rows(by_sigma: dict[float, list[SiteEvidence]], patterns: list[str]) -> list[dict[str, Any]]:
+def _rows(by_sigma: dict[float, list[SiteLocality]], patterns: list[str]) -> list[dict[str, Any]]:
     """For each pattern and noise level: the mass kept, mean over layers and heads, and by the worst of them."""
     rows = list[dict[str, Any]]()
     for pattern in patterns:
         for sigma, found in by_sigma.items():
-            kept = torch.stack([evidence.recall[pattern] for evidence in found])
+            kept = torch.stack([locality.recall[pattern] for locality in found])
             rows.append({"pattern": pattern, "sigma": sigma, "mean": float(kept.mean()), "worst": float(kept.min())})
     return rows
 
 
-def _draw(path: Path, by_sigma: dict[float, list[SiteEvidence]]) -> None:
+def _draw(path: Path, by_sigma: dict[float, list[SiteLocality]]) -> None:
     """A panel a layer: cumulative mass within a distance, a line a head and noise level, dashed if mass were even."""
-    sites = defaultdict[str, list[tuple[float, SiteEvidence]]](list)
+    sites = defaultdict[str, list[tuple[float, SiteLocality]]](list)
     for sigma, found in by_sigma.items():
-        for evidence in found:
-            sites[evidence.site].append((sigma, evidence))
+        for locality in found:
+            sites[locality.site].append((sigma, locality))
     columns = 5 if len(sites) > 6 else 3
     rows = -(-len(sites) // columns)
     figure, axes = plt.subplots(
@@ -95,8 +95,8 @@ def _draw(path: Path, by_sigma: dict[float, list[SiteEvidence]]) -> None:
     )
     colours = matplotlib.colormaps["viridis"]
     for panel, (site, found) in zip(axes.flat, sites.items(), strict=False):
-        for order, (sigma, evidence) in enumerate(found):
-            for head, mass in enumerate(evidence.by_distance):
+        for order, (sigma, locality) in enumerate(found):
+            for head, mass in enumerate(locality.by_distance):
                 label = f"noise {sigma:g}" if head == 0 else None
                 panel.plot(mass.cumsum(0), color=colours(order / max(1, len(found) - 1)), linewidth=0.7, label=label)
         panel.plot(found[0][1].uniform.cumsum(0), color="black", linestyle="--", linewidth=1, label="even")

@@ -240,7 +240,7 @@ def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocat
 
     for asked in BUDGETS:
         quality, start = Quality(psnr=asked), time.perf_counter()
-        plan = certify(evidence, target, quality, cases, study.dense_calibration, calibrate, "bench", "", print)
+        plan = certify(evidence, target, quality, cases, study.dense_calibration, calibrate, "bench", "", note=print)
         taken = time.perf_counter() - start
         assert plan.certificate is not None
         found = allocator.predicted(plan)

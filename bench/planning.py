@@ -1,4 +1,8 @@
-"""What planning costs: whole commands, one site as its tokens grow, capture with provenance, FlexAttention's mask."""
+"""What planning costs: whole commands, one site as its tokens grow, capture with provenance, FlexAttention's mask.
+
+python -m bench.planning                  everything
+python -m bench.planning allocations      from evidence of FLUX's size to plans
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,14 @@ import torch
 from bench.protocol import publish
 from models.catalogue import build, load_config
 from models.inputs import example_inputs
+from planner.allocation import Allocator, Budget
 from planner.capture import Call, capture_module
-from planner.choose import Options
+from planner.choose import Options, catalogue
 from planner.decide import decide
+from planner.density import density
+from planner.evidence import Evidence, SiteEvidence
 from planner.layout import TokenLayout
+from planner.plan import Plan
 from planner.provenance import trace_provenance
 from planner.sites import AttentionSite, find_sites
 from planner.target import Target
@@ -89,6 +97,37 @@ def captures() -> list[dict[str, Any]]:
     return rows
 
 
+def allocations() -> list[dict[str, Any]]:
+    """From evidence of 57 sites of 24 heads at 4096², with scores drawn at random, to plans within budgets."""
+    layout = TokenLayout.parse("text:512 | h:256 w:256")
+    patterns, draw, calls, heads = catalogue(layout), torch.Generator().manual_seed(0), 6, 24
+    sites = [
+        AttentionSite(f"blocks.{n}", 1, heads, heads, layout.tokens, layout.tokens, 128, "bfloat16", layout, layout)
+        for n in range(57)
+    ]
+    h100, dense = Target.named("h100"), Options(pattern="dense")
+    plan = Plan("Flux", "", "h100", dense, decide(sites, dense, h100), "timestep", 0, 0.0).verify()
+    shares = torch.tensor([density(pattern, layout) for pattern in patterns])[None, :, None]
+    found = dict[str, SiteEvidence]()
+    for site in sites:
+        recall = shares ** torch.rand(calls, len(patterns), heads, generator=draw)
+        error, power = (1 - recall) ** 2, torch.ones(calls, heads)
+        found[site.name] = SiteEvidence(
+            tuple(map(str, patterns)), recall, error, power, torch.rand(calls, generator=draw)
+        )
+    steps = tuple(1 - n / 28 for n in range(28))
+    evidence = Evidence(plan, steps, tuple(range(0, 28, 5)), found, {}).verify()
+    start = time.perf_counter()
+    allocator, rows = Allocator(evidence, h100), list[dict[str, Any]]()
+    ready = time.perf_counter() - start
+    for budget in (Budget(density=0.3), Budget(density=0.1), Budget(speedup=4.0), Budget(recall=0.8)):
+        start = time.perf_counter()
+        allocator.within(budget)
+        row = {"budget": str(budget), "choices": len(allocator.choices), "candidates": len(patterns)}
+        rows.append(row | {"ready_s": ready, "plan_s": time.perf_counter() - start})
+    return rows
+
+
 def block_masks() -> list[dict[str, Any]]:
     """FlexAttention's create_block_mask for the same pattern, in a process of its own each, compiled and not."""
     rows = []
@@ -130,7 +169,10 @@ if __name__ == "__main__":
         # The widest masks do not fit in memory: fail instead of taking the machine down.
         resource.setrlimit(resource.RLIMIT_AS, (40 * 2**30, 40 * 2**30))
         block_mask(int(sys.argv[1]), sys.argv[2] == "1")
+    elif sys.argv[1:] == ["allocations"]:
+        publish("planning_allocations", allocations())
     else:
+        publish("planning_allocations", allocations())
         publish("planning_sites", sites())
         publish("planning_captures", captures())
         publish("planning_commands", commands())

@@ -143,7 +143,11 @@ class Allocator:
         """
         budget.verify()
         if budget.recall is not None:
-            taken = [_cheapest(choice, budget.recall) for choice in self.choices]
+            taken = [
+                place
+                for alike in self.together
+                for place in [_cheapest([self.choices[at] for at in alike], budget.recall)] * len(alike)
+            ]
         else:
             taken = self._solved(budget)
         return self._allocation(taken, budget)
@@ -271,7 +275,8 @@ def _seconds(site: AttentionSite, pattern: Pattern, target: Target) -> float:
     return dense_seconds(site, target) if isinstance(pattern, Dense) else sparse_seconds(site, pattern, target)
 
 
-def _cheapest(choice: Choice, recall: float) -> int:
-    """The fastest option that keeps so much of the softmax mass; of equals the one that keeps more."""
-    kept = [place for place, share in enumerate(choice.recalls) if share >= recall or place == 0]
-    return min(kept, key=lambda place: (choice.seconds[place], -choice.recalls[place]))
+def _cheapest(choices: Sequence[Choice], recall: float) -> int:
+    """The fastest option with which all of some heads keep so much softmax mass; of equals the one that keeps more."""
+    options = range(len(choices[0].seconds))
+    kept = [place for place in options if place == 0 or all(choice.recalls[place] >= recall for choice in choices)]
+    return min(kept, key=lambda place: (choices[0].seconds[place], -sum(choice.recalls[place] for choice in choices)))

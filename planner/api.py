@@ -107,13 +107,14 @@ def record(
     return record_evidence(require_module(model), sample, partial(plan_dense, options), catalogue, calls, queries, kept)
 
 
-def allocate(evidence: Evidence, *, target: str = "h100", **budget: Unpack[Budgets]) -> Plan:
+def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, **budget: Unpack[Budgets]) -> Plan:
     """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
-    budget: one of ``recall``, ``error``, ``density`` and ``speedup``, as in planner.allocation.Budget.
+    by_head: whether heads of one site may differ; if not, a GPU runs fewer kernels. budget: one of ``recall``,
+    ``error``, ``density`` and ``speedup``, as in planner.allocation.Budget.
     Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
     """
-    return Allocator(evidence, Target.named(target)).within(Budget(**budget)).plan
+    return Allocator(evidence, Target.named(target), by_head=by_head).within(Budget(**budget)).plan
 
 
 def transfer(
@@ -140,13 +141,15 @@ def tune(
     evidence: Evidence | None = None,
     target: str = "auto",
     backend: str = "eager",
+    by_head: bool = True,
     note: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """The fastest plan found that keeps a quality, measured on samples, with a certificate of what was measured.
 
     sample: samples of all cases with a given model, (cases, 3, [frames,] height, width) in [0, 1], the same for the
     same model. cases: what they are, a prompt and its seed each. evidence: of this model and these input shapes;
-    recorded if it is not given. target, backend: as in planner.compile. note: is told how it goes on.
+    recorded if it is not given. target, backend: as in planner.compile. by_head: as in allocate. note: is told how it
+    goes on.
     Raises what record and compile raise, and UnreachableQuality with the best that was reached.
     """
     quality.verify()
@@ -154,7 +157,7 @@ def tune(
     if evidence is None:
         evidence = record(model, sample)
     if quality.recall is not None:
-        return allocate(evidence, target=place.name, recall=quality.recall)
+        return allocate(evidence, target=place.name, by_head=by_head, recall=quality.recall)
     made_by = f"planner {__version__}, torch {torch.__version__}, {place.name}"
 
     def sample_plan(plan: Plan) -> torch.Tensor:
@@ -162,7 +165,7 @@ def tune(
         return sample(compile(model, plan=plan, backend=backend))
 
     today = date.today().isoformat()
-    return certify(evidence, place, quality, cases, sample(model), sample_plan, made_by, today, note)
+    return certify(evidence, place, quality, cases, sample(model), sample_plan, made_by, today, by_head, note)
 
 
 def require_module(model: Model) -> Model:

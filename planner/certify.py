@@ -64,6 +64,7 @@ def certify(
     sample: SamplePlan,
     made_by: str,
     date: str,
+    by_head: bool = True,
     note: Note = lambda _: None,
 ) -> Plan:
     """The fastest plan found whose measured quality is kept, with its certificate.
@@ -75,7 +76,8 @@ def certify(
         raise BadOption("quality", quality, "psnr or ssim: a recall is kept without sampling, by planner.make_plan")
     if len(cases) != len(dense) or len(cases) < 3:
         raise BadOption("cases", len(cases), f"one for each of the {len(dense)} samples, at least three")
-    allocator = Allocator(evidence, target, measured_gains(evidence, target, dense, sample, note))
+    gains = measured_gains(evidence, target, dense, sample, note)
+    allocator = Allocator(evidence, target, gains, by_head=by_head)
     tried = dict[tuple[str, ...], Certificate]()
 
     def measure(found: Allocation) -> Certificate:

@@ -100,6 +100,9 @@ def test_what_a_plan_is_predicted_to_do_can_be_told_of_the_plan_alone(share):
 
 
 def test_sites_without_evidence_stay_as_they_were():
+    for budget in ({"density": 0.3}, {"recall": 0.5}):
+        tied = planner.allocate(EVIDENCE, by_head=False, **budget)
+        assert all(not rule.heads for decision in tied.decisions for rule in decision.rules.rules)
     found = planner.allocate(EVIDENCE, density=0.3)
     assert found.decisions[-1] == EVIDENCE.plan.decisions[-1]
     for decision in found.decisions[:-1]:

@@ -5,13 +5,21 @@ from hypothesis import strategies as st
 
 from models.quality import as_pictures, compare, flicker, frechet, side_by_side
 from models.scorer import Scorer, retrieval
-from planner.quality import psnr, ssim
+from planner.quality import Quality, psnr, ssim
 
 
 def test_psnr_is_that_of_the_error():
     black = torch.zeros(2, 3, 8, 8)
     assert psnr(black, black + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)).tolist() == pytest.approx([20, 40], abs=1e-3)
     assert psnr(black, black).tolist() == [100, 100]
+
+
+def test_clips_are_judged_as_wholes():
+    a, b = torch.rand(2, 3, 4, 32, 32), torch.rand(2, 3, 4, 32, 32)
+    frames = torch.stack([ssim(a[:, :, t], b[:, :, t]) for t in range(4)]).mean(0)
+    torch.testing.assert_close(ssim(a, b), frames)
+    assert Quality(ssim=0.9).of(a, a) == pytest.approx([1, 1], abs=1e-5)
+    assert Quality(psnr=30).of(a, b) == pytest.approx((-10 * (a - b).square().flatten(1).mean(1).log10()).tolist())
 
 
 def test_ssim_of_equal_and_of_unlike_pictures():

@@ -5,7 +5,7 @@ from models.catalogue import build
 from models.inputs import example_inputs
 from planner.api import make_plan
 from planner.layout import TokenLayout
-from runtime.evidence import RecordEvidence, site_evidence
+from runtime.locality import RecordLocality, site_locality
 
 LAYOUT = TokenLayout.parse("text:3 | h:6 w:8")
 
@@ -25,13 +25,13 @@ def brute_force(query, key, layout):
 def test_mass_by_distance_is_that_of_the_pairs():
     torch.manual_seed(0)
     query, key = torch.randn(2, 3, 51, 16), torch.randn(2, 3, 51, 16)
-    found = site_evidence("attn", query, key, LAYOUT, ())
+    found = site_locality("attn", query, key, LAYOUT, ())
     assert torch.allclose(found.by_distance, brute_force(query, key, LAYOUT), atol=1e-5)
 
 
 def test_even_attention_is_uniform():
     query, key = torch.zeros(1, 2, 51, 16), torch.randn(1, 1, 51, 16)
-    found = site_evidence("attn", query, key, LAYOUT, ())
+    found = site_locality("attn", query, key, LAYOUT, ())
     assert torch.allclose(found.by_distance, found.uniform.expand(2, -1) * 48 / 51, atol=1e-6)
     assert float(found.uniform.sum()) == pytest.approx(1)
 
@@ -40,7 +40,7 @@ def test_recall_is_the_mass_under_the_mask():
     torch.manual_seed(0)
     query, key = torch.randn(1, 2, 51, 16), torch.randn(1, 2, 51, 16)
     spelling = "crisscross{axes=lines,group=2x2}"
-    found = site_evidence("attn", query, key, LAYOUT, (spelling, "neighborhood{radius=9,edge=clamp,group=2x2}"))
+    found = site_locality("attn", query, key, LAYOUT, (spelling, "neighborhood{radius=9,edge=clamp,group=2x2}"))
     everything = found.recall["neighborhood{radius=9,edge=clamp,group=2x2}"]
     assert torch.allclose(everything, torch.ones(2))
     kept = found.recall[spelling]
@@ -56,11 +56,11 @@ def test_masked_keys_have_no_mass(rows, additive):
     mask[..., :3] = False
     if additive:
         mask = torch.where(mask, 0.0, float("-inf"))
-    found = site_evidence("attn", query, key, LAYOUT, (), attn_mask=mask)
+    found = site_locality("attn", query, key, LAYOUT, (), attn_mask=mask)
     assert float(found.by_distance.sum()) == pytest.approx(1)
 
 
-def test_a_model_leaves_evidence_of_every_site_and_computes_the_same():
+def test_a_model_tells_of_every_site_and_computes_the_same():
     config = {
         "_class_name": "FluxTransformer2DModel",
         "in_channels": 12,
@@ -78,7 +78,7 @@ def test_a_model_leaves_evidence_of_every_site_and_computes_the_same():
     plan = make_plan(model, kwargs=inputs, pattern="dense")
     with torch.inference_mode():
         expected = model(**inputs)[0]
-        with RecordEvidence(plan, ("crisscross{axes=lines,group=2x2}",)) as record:
+        with RecordLocality(plan, ("crisscross{axes=lines,group=2x2}",)) as record:
             for _ in range(2):
                 assert torch.equal(model(**inputs)[0], expected)
     assert [found.site for found in record.found] == [decision.site for decision in plan.decisions] * 2

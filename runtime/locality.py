@@ -1,4 +1,4 @@
-"""Evidence: where the softmax mass of a model's own attention lies, by distance and under candidate patterns."""
+"""Locality: where the softmax mass of a model's own attention lies, by distance and under candidate patterns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUERIES = 512
 
 
 @dataclass(frozen=True)
-class SiteEvidence:
+class SiteLocality:
     """The attention of one call of a site, means over batch and queries of the grid.
 
     site: its name. by_distance: (heads, distances), mass on the grid's keys by Chebyshev distance in tokens; what is
@@ -34,8 +34,8 @@ class SiteEvidence:
     recall: dict[str, torch.Tensor]
 
 
-class RecordEvidence(AttentionCalls):
-    """While entered, every attention call of an eager model leaves its evidence; its results do not change.
+class RecordLocality(AttentionCalls):
+    """While entered, every attention call of an eager model leaves what was found; its results do not change.
 
     plan: any plan of the model for the same inputs: it tells the layouts, in the order of the calls. patterns:
     spellings of the patterns whose recall is wanted. Sites without a grid of their own leave nothing.
@@ -44,19 +44,19 @@ class RecordEvidence(AttentionCalls):
     def __init__(self, plan: Plan, patterns: Sequence[str] = ()) -> None:
         super().__init__(cycle(plan.decisions))
         self.patterns = tuple(patterns)
-        self.found = list[SiteEvidence]()
+        self.found = list[SiteLocality]()
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """Dense attention, as asked, with its evidence put down."""
+        """Dense attention, as asked, with what was found put down."""
         _, layout = decision.parsed()
         if layout is not None and len(layout.grids) == 1 and layout.tokens == decision.keys:
             query, key, mask = given["query"], given["key"], given.get("attn_mask")
-            self.found.append(site_evidence(decision.site, query, key, layout, self.patterns, mask, given.get("scale")))
+            self.found.append(site_locality(decision.site, query, key, layout, self.patterns, mask, given.get("scale")))
         return F.scaled_dot_product_attention(**given)
 
 
 @torch.no_grad()
-def site_evidence(
+def site_locality(
     site: str,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -64,7 +64,7 @@ def site_evidence(
     patterns: Sequence[str],
     attn_mask: torch.Tensor | None = None,
     scale: float | None = None,
-) -> SiteEvidence:
+) -> SiteLocality:
     """Evidence of query and key (batch, heads, tokens, head_dim) under a layout with one grid.
 
     attn_mask: boolean or additive, broadcast to (batch, heads, tokens, tokens). Memory: 512 rows of attention.
@@ -91,4 +91,4 @@ def site_evidence(
     for spelling in patterns:
         allowed = parse_pattern(spelling).mask_mod(layout)(rows[:, None], keys[None, :])
         recall[spelling] = (mass * allowed).sum(-1).mean(-1).cpu()
-    return SiteEvidence(site, (by_distance[:, :-1] / len(rows)).cpu(), (counts / counts.sum()).cpu(), recall)
+    return SiteLocality(site, (by_distance[:, :-1] / len(rows)).cpu(), (counts / counts.sum()).cpu(), recall)
