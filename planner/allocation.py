@@ -136,10 +136,11 @@ class Allocator:
             places = range(len(self.choices))
             self.together = [list(alike) for _, alike in groupby(places, key=lambda at: self.choices[at].of_range)]
 
-    def within(self, budget: Budget) -> Allocation:
+    def within(self, budget: Budget, only: int | None = None) -> Allocation:
         """The plan that costs least within an error or a recall, or loses least within a density or a speed-up.
 
-        Raises BadOption, and UnreachableQuality with the best that can be reached.
+        only: a range of noise levels, by its number; everything is dense in the others. Raises BadOption, and
+        UnreachableQuality with the best that can be reached.
         """
         budget.verify()
         if budget.recall is not None:
@@ -149,7 +150,7 @@ class Allocator:
                 for place in [_cheapest([self.choices[at] for at in alike], budget.recall)] * len(alike)
             ]
         else:
-            taken = self._solved(budget)
+            taken = self._solved(budget, only)
         return self._allocation(taken, budget)
 
     def uniform(self, pattern: str) -> Allocation:
@@ -175,7 +176,7 @@ class Allocator:
             seconds.append(choice.seconds[0] * _seconds(site, pattern, self.target) / dense_seconds(site, self.target))
         return Allocation(plan, sum(error), math.fsum(pairs), math.fsum(seconds))
 
-    def _solved(self, budget: Budget) -> list[int]:
+    def _solved(self, budget: Budget, only: int | None) -> list[int]:
         if budget.error is not None:
             costs, spent = "seconds", "losses"
             limit, least = budget.error, math.fsum(min(choice.losses) for choice in self.choices)
@@ -188,15 +189,22 @@ class Allocator:
             dense = math.fsum(choice.seconds[0] for choice in self.choices)
             limit = dense / max(budget.speedup, 1e-9)
             least = dense / math.fsum(min(choice.seconds) for choice in self.choices)
-        found = solve([Item(self._sums(alike, costs), self._sums(alike, spent)) for alike in self.together], limit)
+        items = [self._item(alike, costs, spent, only) for alike in self.together]
+        found = solve(items, limit)
         if found is None:
             best = replace(budget, **{name: least for name, value in vars(budget).items() if value is not None})
             raise UnreachableQuality(str(budget), str(best))
         return [place for alike, place in zip(self.together, found, strict=True) for _ in alike]
 
-    def _sums(self, alike: Sequence[int], of: str) -> list[float]:
-        """What the options of some choices that are made together come to."""
-        return [math.fsum(values) for values in zip(*(getattr(self.choices[at], of) for at in alike), strict=True)]
+    def _item(self, alike: Sequence[int], costs: str, spent: str, only: int | None) -> Item:
+        """What the options of some choices that are made together come to; the dense one alone outside one range."""
+        choices = [self.choices[at] for at in alike]
+        sums = (
+            [math.fsum(values) for values in zip(*(getattr(choice, what) for choice in choices), strict=True)]
+            for what in (costs, spent)
+        )
+        is_dense = only is not None and choices[0].range != only
+        return Item(*(values[:1] if is_dense else values for values in sums))
 
     def _patterns(self, decision: Decision, wanted: Sequence[str] | None) -> list[Pattern]:
         known = self.evidence.sites[decision.site].candidates

@@ -30,25 +30,20 @@ TRIES = 8
 CLOSE = {"psnr": 0.3, "ssim": 0.003}
 """How near above what is asked the bound of a plan has to be for the search to end."""
 
-GAIN_DENSITY = 0.6
-"""Density, within its range, of the plans that measure what an error in one range of noise levels does."""
-
 
 def measured_gains(
     evidence: Evidence, target: Target, dense: torch.Tensor, sample: SamplePlan, note: Note
 ) -> list[float]:
     """What an error of the model's output in each range of noise levels adds to the mean squared error of samples.
 
-    One sampling run for each range, planned there and dense elsewhere.
+    One sampling run for each range, there at a density halfway to the sparsest, and dense elsewhere.
     """
-    plain = Allocator(evidence, target)
-    gains = list[float]()
-    for number, (_, share, _) in enumerate(plain.levels):
-        if len(plain.levels) == 1:
-            return [1.0]
-        alone = [1.0 if at == number else 1e12 for at in range(len(plain.levels))]
-        density = 1 - share * (1 - GAIN_DENSITY)
-        found = Allocator(evidence, target, alone).within(Budget(density=density))
+    plain, gains = Allocator(evidence, target), list[float]()
+    if len(plain.levels) == 1:
+        return [1.0]
+    for number in range(len(plain.levels)):
+        saved = math.fsum(choice.pairs[0] - min(choice.pairs) for choice in plain.choices if choice.range == number)
+        found = plain.within(Budget(density=1 - saved / 2), only=number)
         error = float((sample(found.plan) - dense).square().mean())
         gains.append(error / found.error if found.error > 0 else 1.0)
         note(f"range {number + 1} of {len(plain.levels)}: an error of 1 there makes one of {gains[-1]:.3g}")
@@ -73,7 +68,7 @@ def certify(
     dense does not keep it, BadOption for a quality that is not measured on samples.
     """
     if quality.metric == "recall":
-        raise BadOption("quality", quality, "psnr or ssim: a recall is kept without sampling, by planner.make_plan")
+        raise BadOption("quality", quality, "psnr or ssim: a recall is kept without sampling, by planner.allocate")
     if len(cases) != len(dense) or len(cases) < 3:
         raise BadOption("cases", len(cases), f"one for each of the {len(dense)} samples, at least three")
     gains = measured_gains(evidence, target, dense, sample, note)
@@ -117,10 +112,10 @@ def certify(
 
 
 def _first_error(quality: Quality, allocator: Allocator) -> float:
-    """Where to begin: the mean squared error of the asked PSNR, less what spread between cases takes; or a middle."""
+    """Where to begin: the mean squared error of the asked PSNR, less what spread between cases takes; or a tenth."""
     if quality.metric == "psnr":
         return 10 ** (-(quality.asked + 3) / 10)
-    return allocator.within(Budget(density=0.5)).error if allocator.choices else 0.0
+    return allocator.within(Budget(error=math.inf)).error / 10
 
 
 def _next(quality: Quality, passing: tuple[float, float] | None, failing: tuple[float, float] | None) -> float | None:
