@@ -59,22 +59,24 @@ class Rules:
 
     @staticmethod
     def of(chosen: Sequence[Sequence[Pattern]], levels: Sequence[float]) -> Rules:
-        """Rules from a pattern for each range of noise levels and each head, the fewest that say so.
+        """Rules from a pattern for each range of noise levels and each head.
 
-        levels: the ends of the ranges, ascending, the last of them 1. Heads that choose alike at every level share
-        their rules, and neighbouring ranges in which a head keeps its pattern are one.
+        levels: the ends of the ranges, ascending, the last of them 1. Neighbouring ranges in which a head keeps its
+        pattern are one, and heads that follow a pattern over the same levels share a rule.
         """
-        heads = range(len(chosen[0]))
-        courses = [tuple(patterns[head] for patterns in chosen) for head in heads]
-        rules = list[Rule]()
-        for course in dict.fromkeys(courses):
-            alike = tuple(head for head in heads if courses[head] == course)
+        shared = dict[tuple[Pattern, float, float], list[int]]()
+        for head in range(len(chosen[0])):
             above = 0.0
-            for number, (pattern, level) in enumerate(zip(course, levels, strict=True)):
-                up_to = round(level, DIGITS)
-                if number + 1 == len(course) or course[number + 1] != pattern:
-                    rules.append(Rule(pattern, () if len(alike) == len(heads) else alike, above, up_to))
+            for number, level in enumerate(levels):
+                pattern = chosen[number][head]
+                if number + 1 == len(levels) or chosen[number + 1][head] != pattern:
+                    up_to = round(level, DIGITS)
+                    shared.setdefault((pattern, above, up_to), []).append(head)
                     above = up_to
+        rules = (
+            Rule(pattern, () if len(heads) == len(chosen[0]) else tuple(heads), above, up_to)
+            for (pattern, above, up_to), heads in shared.items()
+        )
         return Rules(tuple(sorted(rules, key=_order)))
 
     @staticmethod

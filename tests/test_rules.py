@@ -16,6 +16,7 @@ from planner.layout import TokenLayout
 from planner.pattern import CrissCross, Dense, Neighborhood
 from planner.plan import Plan
 from planner.rules import Rule, Rules
+from runtime.bundle import specs_of
 from runtime.dispatch import attend
 from runtime.reference import MaskedDense, masked_dense
 
@@ -43,9 +44,12 @@ def test_rules_say_what_was_chosen_and_survive_their_spelling(drawn):
         found = {head: rule.pattern for rule in rules.at((above + up_to) / 2) for head in rule.heads or range(heads)}
         assert [found[head] for head in range(heads)] == row
     assert sum(share for _, share in rules.shares(heads)) == pytest.approx(1)
-    courses = {tuple(row[head] for row in table) for head in range(heads)}
-    changes = sum(1 + sum(a != b for a, b in itertools.pairwise(course)) for course in courses)
-    assert len(rules.rules) == changes
+    kept = [(rule.pattern, rule.above, rule.up_to) for rule in rules.rules]
+    assert len(set(kept)) == len(kept)
+    for head in range(heads):
+        mine = [rule for rule in rules.rules if head in (rule.heads or range(heads))]
+        mine.sort(key=lambda rule: rule.above)
+        assert all(a.up_to == b.above and a.pattern != b.pattern for a, b in itertools.pairwise(mine))
 
 
 @given(chosen(some), layouts((7, 8)))
@@ -139,3 +143,15 @@ def mixed(plan):
             decision = replace(decision, pattern=str(rules), density=rules_density(rules, layout, decision.heads))
         decisions.append(decision)
     return replace(plan, decisions=tuple(decisions)).verify()
+
+
+def test_the_kernels_of_a_mixed_plan_are_known_ahead():
+    model, kwargs = FAMILIES["flux"]()
+    call = {**kwargs, "return_dict": False}
+    plan = mixed(planner.make_plan(model, kwargs=call, group="3x5", sparse_below=0.5, **FORCE))
+    found = {(spec.parsed_pattern, spec.heads, spec.gated) for spec in specs_of(plan, planner.Target.named("h100"))}
+    rules = [(rule, d.heads) for d in plan.decisions for rule in d.rules.rules]
+    assert found == {
+        (rule.pattern, len(rule.heads) or heads, (rule.above, rule.up_to) != (0, 1)) for rule, heads in rules
+    }
+    assert {heads for _, heads, _ in found} == {1}
