@@ -40,6 +40,7 @@ from planner.evidence import Evidence
 from planner.pattern import parse_pattern
 from planner.plan import Decision, Plan
 from planner.quality import Quality, psnr
+from planner.rules import Rules
 from planner.target import Target
 from runtime.reference import masked_model
 
@@ -97,12 +98,10 @@ class Study:
         """Samples of the calibration cases by a plan."""
         return self.sample(masked_model(self.pipeline.transformer, plan), self.calibration)
 
-    def measure(
-        self, name: str, found: Allocation, model: torch.nn.Module | None = None, asked: float = math.nan, **more: Any
-    ) -> None:
-        """Quality of a plan, or of a model that does something else at its density, on the held-out cases."""
+    def measure(self, name: str, found: Allocation, asked: float = math.nan, **more: Any) -> None:
+        """Quality of a plan on the held-out cases."""
         start = time.perf_counter()
-        made = self.sample(model or masked_model(self.pipeline.transformer, found.plan), self.held)
+        made = self.sample(masked_model(self.pipeline.transformer, found.plan), self.held)
         values = psnr(made, self.dense)
         row = {
             "run": name,
@@ -221,7 +220,7 @@ def shifted(plan: Plan) -> Plan:
     for decision in plan.decisions:
         sparse += decision.is_sparse
         if decision.is_sparse and sparse % 2 == 0:
-            rules = decision.rules.mapped([(pattern, pattern.shifted()) for pattern in decision.rules.patterns])
+            rules = Rules(tuple(replace(rule, pattern=rule.pattern.shifted()) for rule in decision.rules.rules))
             decision = replace(decision, pattern=str(rules))
         decisions.append(decision)
     return replace(plan, decisions=tuple(decisions))

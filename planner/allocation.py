@@ -15,9 +15,9 @@ from typing import TypedDict
 
 import torch
 
-from planner.cost import attention_flops, dense_seconds, rules_seconds, sparse_seconds
+from planner.cost import costs_under, dense_seconds, sparse_seconds
 from planner.decide import site_of
-from planner.density import density, rules_density
+from planner.density import density
 from planner.errors import BadEvidence, BadOption, UnknownName, UnreachableQuality
 from planner.evidence import Evidence, SiteEvidence, mean_over
 from planner.knapsack import Item, solve
@@ -25,7 +25,6 @@ from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern, parse_pattern
 from planner.plan import Decision, Plan
 from planner.rules import Rules
-from planner.sites import AttentionSite
 from planner.target import Target
 
 RANGES = 3
@@ -129,6 +128,7 @@ class Allocator:
         if len(self.gains) != len(self.levels):
             raise BadOption("gains", self.gains, f"{len(self.levels)} numbers, one for each range of noise levels")
         self.decisions = [decision for decision in evidence.plan.decisions if decision.site in evidence.sites]
+        self.every = sum(each.heads * each.batch * each.queries**2 for each in self.decisions)
         self.patterns = [self._patterns(decision, patterns) for decision in self.decisions]
         self.choices = [choice for number in range(len(self.decisions)) for choice in self._choices(number)]
         self.together = [[at] for at in range(len(self.choices))]
@@ -173,7 +173,8 @@ class Allocator:
             assert isinstance(site.layout, TokenLayout)
             error.append(math.nan if place is None else choice.losses[place])
             pairs.append(choice.pairs[0] * density(pattern, site.layout))
-            seconds.append(choice.seconds[0] * _seconds(site, pattern, self.target) / dense_seconds(site, self.target))
+            faster = sparse_seconds(site, pattern, self.target) / dense_seconds(site, self.target)
+            seconds.append(choice.seconds[0] * faster)
         return Allocation(plan, sum(error), math.fsum(pairs), math.fsum(seconds))
 
     def _solved(self, budget: Budget, only: int | None) -> list[int]:
@@ -216,9 +217,8 @@ class Allocator:
         layout = site.layout
         assert isinstance(layout, TokenLayout)
         kept = [found.candidates.index(str(pattern)) for pattern in patterns[1:]]
-        every = sum(each.heads * each.batch * each.queries**2 for each in self.decisions)
-        share_of_pairs = site.batch * site.queries**2 / every
-        seconds = [_seconds(site, pattern, self.target) / site.heads for pattern in patterns]
+        share_of_pairs = site.batch * site.queries**2 / self.every
+        seconds = [sparse_seconds(site, pattern, self.target) / site.heads for pattern in patterns]
         pairs = [density(pattern, layout) * share_of_pairs for pattern in patterns]
         for at, ((_, share, calls), gain) in enumerate(zip(self.levels, self.gains, strict=True)):
             weight = share * gain * self._sensitivity(found, calls, decision.site)
@@ -263,24 +263,13 @@ class Allocator:
         )
 
     def _decided(self, decision: Decision, rules: Rules, budget: Budget) -> Decision:
-        site = site_of(decision)
-        assert isinstance(site.layout, TokenLayout)
         asked = f" within {budget}" if any(value is not None for value in vars(budget).values()) else ""
-        kept = rules_density(rules, site.layout, site.heads)
         return replace(
             decision,
             pattern=str(rules),
             reason=f"chosen from evidence{asked}" if rules.patterns else f"evidence: no pattern is worth it{asked}",
-            density=kept,
-            flops=round(kept * decision.dense_flops),
-            seconds=rules_seconds(site, rules, self.target),
-            dense_flops=attention_flops(site, site.queries * site.keys),
-            dense_seconds=dense_seconds(site, self.target),
+            **costs_under(rules, site_of(decision), self.target),
         )
-
-
-def _seconds(site: AttentionSite, pattern: Pattern, target: Target) -> float:
-    return dense_seconds(site, target) if isinstance(pattern, Dense) else sparse_seconds(site, pattern, target)
 
 
 def _cheapest(choices: Sequence[Choice], recall: float) -> int:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.cost import rules_seconds
+from planner.cost import costs_under
 from planner.decide import site_of
-from planner.density import rules_density
 from planner.layout import TokenLayout
 from planner.plan import Decision, Plan
 from planner.rules import Rules
@@ -41,15 +40,11 @@ def _carried(source: Decision | None, decision: Decision, target: Target) -> Dec
     fault = _why_not(rules, source, decision, old, new)
     if fault is not None or new is None:
         return replace(decision, reason=f"not carried over from {source.layout}: {fault}")
-    site, density = site_of(decision), rules_density(rules, new, decision.heads)
     return replace(
         decision,
         pattern=str(rules),
         reason=f"extrapolated from {source.layout}: {source.reason}",
-        density=density,
-        flops=round(density * decision.dense_flops),
-        seconds=rules_seconds(site, rules, target),
-        dense_seconds=rules_seconds(site, Rules.parse("dense"), target),
+        **costs_under(rules, site_of(decision), target),
     )
 
 

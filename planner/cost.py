@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
-from planner.density import attended_pairs
+from planner.density import attended_pairs, rules_density
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
 from planner.rules import Rules
@@ -58,9 +58,33 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     return seconds
 
 
-def rules_seconds(site: AttentionSite, rules: Rules, target: Target) -> float:
-    """Predicted time of the site under rules, on average over the noise levels."""
-    return sum(share * sparse_seconds(site, rule.pattern, target) for rule, share in rules.shares(site.heads))
+class Costs(TypedDict):
+    """What a site costs under rules, on average over heads and noise levels, and as dense attention: see Decision."""
+
+    density: float
+    flops: int
+    seconds: float
+    dense_flops: int
+    dense_seconds: float
+
+
+def costs_under(rules: Rules, site: AttentionSite, target: Target) -> Costs:
+    """What a site costs under rules on a target."""
+    layout, shares, every = site.layout, rules.shares(site.heads), site.queries * site.keys
+    pairs = sum(share * _pairs(site, rule.pattern) for rule, share in shares)
+    return Costs(
+        density=rules_density(rules, layout, site.heads) if isinstance(layout, TokenLayout) else 1.0,
+        flops=round(attention_flops(site, 1) * pairs),
+        seconds=sum(share * sparse_seconds(site, rule.pattern, target) for rule, share in shares),
+        dense_flops=attention_flops(site, every),
+        dense_seconds=dense_seconds(site, target),
+    )
+
+
+def _pairs(site: AttentionSite, pattern: Pattern) -> int:
+    if isinstance(pattern, Dense) or not isinstance(site.layout, TokenLayout):
+        return site.queries * site.keys
+    return attended_pairs(pattern, site.layout)
 
 
 def rest_of_step(nodes: Iterable[torch.fx.Node], target: Target) -> tuple[int, float]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from planner.choose import Candidate, Loss, Options, rank, why_dense
+from planner.cost import costs_under
 from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
 from planner.layout import TokenLayout
 from planner.pattern import Dense
@@ -27,7 +28,7 @@ def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> 
         ranked.append((site, rank(site, options, target, is_shifted)))
         seen[str(site.layout)] += site.why_not() is None
     _check_request(ranked, options)
-    return tuple(_decision(site, candidates, options) for site, candidates in ranked)
+    return tuple(_decision(site, candidates, options, target) for site, candidates in ranked)
 
 
 def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
@@ -56,10 +57,9 @@ def site_of(decision: Decision) -> AttentionSite:
     )
 
 
-def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options) -> Decision:
+def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options, target: Target) -> Decision:
     best = ranked[0]
-    dense = next(candidate for candidate in ranked if isinstance(candidate.pattern, Dense))
-    rules, share = Rules.uniform(best.pattern, options.sparse_below), 1.0 if best is dense else options.sparse_below
+    is_dense, rules = isinstance(best.pattern, Dense), Rules.uniform(best.pattern, options.sparse_below)
     return Decision(
         site=site.name,
         layout=str(site.layout),
@@ -71,12 +71,8 @@ def _decision(site: AttentionSite, ranked: Sequence[Candidate], options: Options
         head_dim=site.head_dim,
         dtype=site.dtype,
         pattern=str(rules),
-        reason=why_dense(site, options, ranked) if best is dense else _why(options),
-        density=share * best.density + (1 - share) * dense.density,
-        flops=round(share * best.flops + (1 - share) * dense.flops),
-        seconds=share * best.seconds + (1 - share) * dense.seconds,
-        dense_flops=dense.flops,
-        dense_seconds=dense.seconds,
+        reason=why_dense(site, options, ranked) if is_dense else _why(options),
+        **costs_under(rules, site, target),
     )
 
 

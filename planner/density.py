@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from planner.arithmetic import INTS, Arithmetic, Number
 from planner.layout import TokenLayout
@@ -25,6 +26,7 @@ def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic
     )
 
 
+@lru_cache(maxsize=4096)
 def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
     """Pairs attended at a site: the pattern's on the grid, and every pair with a global token.
 

@@ -104,7 +104,7 @@ class Evidence:
         tensors = {
             f"{name}/{what}": getattr(site, what).float().contiguous()
             for name, site in self.sites.items()
-            for what in ("recall", "error", "power", "sensitivity")
+            for what in _TABLES
         }
         tensors["steps"] = torch.tensor(self.steps, dtype=torch.float64)
         tensors["recorded"] = torch.tensor(self.recorded, dtype=torch.int64)

@@ -85,6 +85,13 @@ class Decision:
         """Rules and layout as values; raises BadSpelling or MalformedValue."""
         return self.rules, None if self.layout == "unknown" else TokenLayout.parse(self.layout)
 
+    @property
+    def own_grid(self) -> TokenLayout | None:
+        """Its layout, if it attends among the tokens of one grid and of global tokens; None of other sites."""
+        _, layout = self.parsed()
+        fits = layout is not None and len(layout.grids) == 1 and self.queries == self.keys == layout.tokens
+        return layout if fits else None
+
     def verify(self) -> None:
         """Raises MalformedValue or BadSpelling."""
         rules, layout = self.parsed()
@@ -164,16 +171,12 @@ class Plan:
         That is at the noise levels where it takes longest. None if they never do; an empty layout where no site has a
         grid.
         """
-        gridded = list[tuple[Decision, Rules, TokenLayout]]()
-        for decision in self.decisions:
-            rules, layout = decision.parsed()
-            if layout is not None and len(layout.grids) == 1 and decision.queries == decision.keys == layout.tokens:
-                gridded.append((decision, rules, layout))
+        gridded = [(decision.rules, layout) for decision in self.decisions if (layout := decision.own_grid) is not None]
         if not gridded:
             return "", None
-        longest = max(gridded, key=lambda entry: entry[0].queries)[2]
+        longest = max((layout for _, layout in gridded), key=lambda layout: layout.tokens)
         sizes = longest.grid.sizes
-        sites = [rules for _, rules, layout in gridded if layout == longest]
+        sites = [rules for rules, layout in gridded if layout == longest]
         edges = sorted({0.0, 1.0}.union(*(rules.levels for rules in sites)))
         reaches = [
             plan_reach([_farthest(rules, (above + up_to) / 2, sizes) for rules in sites])

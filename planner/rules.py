@@ -10,8 +10,8 @@ separated by semicolons, and every head has exactly one at every level::
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -52,7 +52,7 @@ class Rules:
     @staticmethod
     def uniform(pattern: Pattern, sparse_below: float = 1.0) -> Rules:
         """One pattern for all heads at noise levels up to one, dense attention above it."""
-        level = round(sparse_below, DIGITS)
+        level = max(round(sparse_below, DIGITS), 10**-DIGITS)
         if level == 1 or isinstance(pattern, Dense):
             return Rules((Rule(pattern),))
         return Rules((Rule(pattern, up_to=level), Rule(Dense(), above=level)))
@@ -123,11 +123,6 @@ class Rules:
                 fault = f"noise={_spell(rule.above)}:{_spell(rule.up_to)} is no range within 0 and 1"
                 raise MalformedValue(str(self), fault, f"Write it like {EXAMPLE!r}.")
         return self
-
-    def mapped(self, patterns: Iterable[tuple[Pattern, Pattern]]) -> Rules:
-        """The same rules with other patterns, by pairs of old and new."""
-        others = dict(patterns)
-        return Rules(tuple(replace(rule, pattern=others.get(rule.pattern, rule.pattern)) for rule in self.rules))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.rules))

@@ -48,8 +48,8 @@ class RecordLocality(AttentionCalls):
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
         """Dense attention, as asked, with what was found put down."""
-        _, layout = decision.parsed()
-        if layout is not None and len(layout.grids) == 1 and layout.tokens == decision.keys:
+        layout = decision.own_grid
+        if layout is not None:
             query, key, mask = given["query"], given["key"], given.get("attn_mask")
             self.found.append(site_locality(decision.site, query, key, layout, self.patterns, mask, given.get("scale")))
         return F.scaled_dot_product_attention(**given)

@@ -72,19 +72,15 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device, store
     order = torch.cat([torch.arange(first), first + grid_order, torch.arange(last, tokens)])
     ends = ((0, first), (last, tokens))
     rows = dict[Run, tuple[Run, ...]]({end: ((0, tokens),) for end in ends if end[0] < end[1]})
-    places, unread = (
-        {coords: number for number, coords in enumerate(grid.coords())},
-        dict[tuple[Run, ...], torch.Tensor](),
-    )
+    unread = dict[tuple[Run, ...], torch.Tensor]()
+    if pattern.far:
+        unread[((0, tokens),)] = torch.zeros(len(runs), dtype=torch.bool, device=device)
     for coords, (start, stop) in runs.items():
-        read = [runs[key] for key in key_groups(pattern, grid, coords)]
-        keys = _merged([*((a + first, b + first) for a, b in read), *ends])
+        read = set(key_groups(pattern, grid, coords))
+        keys = _merged([*((a + first, b + first) for a, b in (runs[key] for key in read)), *ends])
         rows[start + first, stop + first] = keys
         if pattern.far:
-            unread[keys] = torch.ones(len(places), dtype=torch.bool, device=device)
-            unread[keys][[places[key] for key in key_groups(pattern, grid, coords)]] = False
-    if pattern.far:
-        unread.setdefault(((0, tokens),), torch.zeros(len(places), dtype=torch.bool, device=device))
+            unread[keys] = torch.tensor([key not in read for key in runs], device=device)
     work = list[Work]()
     for queries, keys in sorted(rows.items()):
         # Neighbours in storage that read the same keys (windows held at an edge, rows of one group) are one batch.

@@ -133,11 +133,10 @@ class _Recorder:
     def _begin(self, model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> None:
         self.plan = self.dense_plan(capture_module(model, args, kwargs), call, type(model).__name__)
         for decision in self.plan.decisions:
-            _, layout = decision.parsed()
-            if layout is not None and len(layout.grids) == 1 and decision.queries == decision.keys == layout.tokens:
-                patterns = tuple(map(str, self.catalogue(layout)))
-                if patterns:
-                    self.candidates[decision.site] = patterns
+            layout = decision.own_grid
+            patterns = () if layout is None else tuple(map(str, self.catalogue(layout)))
+            if patterns:
+                self.candidates[decision.site] = patterns
         if self.known is not None and (
             self.known.plan != self.plan
             or {name: site.candidates for name, site in self.known.sites.items()} != self.candidates

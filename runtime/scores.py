@@ -45,8 +45,8 @@ def make_cells(layout_text: str, candidates: tuple[str, ...], queries: int, devi
     layout, patterns = TokenLayout.parse(layout_text), [parse_pattern(text) for text in candidates]
     drawn = torch.randperm(layout.grid.tokens, generator=torch.Generator().manual_seed(0))[:queries]
     rows = layout.grid_start + drawn.sort().values
-    numbers = torch.stack([_numbers(layout, pattern) for pattern in patterns])
-    _, cell = numbers.unique(dim=1, return_inverse=True)
+    numbered = {(pattern.group, pattern.offset): _numbers(layout, pattern) for pattern in patterns}
+    _, cell = torch.stack(list(numbered.values())).unique(dim=1, return_inverse=True)
     sizes = cell.bincount()
     keys = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
     real = torch.arange(keys.shape[1]) < sizes[:, None]
@@ -54,7 +54,6 @@ def make_cells(layout_text: str, candidates: tuple[str, ...], queries: int, devi
     first = keys[:, 0]
     reads = torch.stack([pattern.mask_mod(layout)(rows[:, None], first[None, :]) for pattern in patterns], dim=1)
     kinds = list(dict.fromkeys((pattern.group, pattern.offset) for pattern in patterns if pattern.far))
-    numbered = {(pattern.group, pattern.offset): _numbers(layout, pattern) for pattern in patterns}
     groupings = tuple(_membership(numbered[kind][first]).to(device) for kind in kinds)
     far = tuple(kinds.index((pattern.group, pattern.offset)) if pattern.far else None for pattern in patterns)
     return Cells(rows.to(device), keys.to(device), real.to(device), reads.float().to(device), far, groupings)

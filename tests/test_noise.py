@@ -80,6 +80,14 @@ def test_dense_above_and_sparse_below_without_a_compilation(backend):
     assert planner.report(compiled).calls == (7,)
 
 
+@pytest.mark.parametrize("level", [1 / 3, 0.123456789, 1e-9])
+def test_levels_may_have_any_number_of_decimals(level):
+    model, kwargs = FAMILIES["flux"]()
+    call = {**kwargs, "return_dict": False}
+    plan = planner.make_plan(model, kwargs=call, group="3x5", sparse_below=level, **FORCE)
+    assert all(decision.rules.levels[0] == pytest.approx(level, abs=1e-6) for decision in plan.decisions)
+
+
 def test_a_gated_plan_is_saved_read_and_followed():
     model, kwargs = flux()
     plan = planner.make_plan(
