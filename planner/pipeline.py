@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from planner.noise import find_noise_level
 from planner.plan import Decision, Plan
 from planner.provenance import Memory, Provenance, trace_provenance
 from planner.shadow_rules import Shadow
-from planner.sites import find_sites
+from planner.sites import AttentionSite, find_sites
 from planner.target import Target
 
 
@@ -23,10 +24,11 @@ from planner.target import Target
 class PlannedGraph:
     """The plan of one graph: a decision for each attention node, in order; and the provenance of its outputs.
 
-    relied_on: arguments whose values the plan depends on.
+    sites: what was decided about, in the same order. relied_on: arguments whose values the plan depends on.
     """
 
     plan: Plan
+    sites: tuple[AttentionSite, ...]
     outputs: tuple[Shadow, ...]
     relied_on: frozenset[str]
 
@@ -46,16 +48,18 @@ def plan_capture(
     noise = str(find_noise_level(capture, call, options.noise)) if gated else None
     flops, seconds = rest_of_step(capture.graph.graph.nodes, target)
     plan = Plan(model, call.signature(), target.name, options, decisions, noise, flops, seconds)
-    return _planned(plan.verify(), capture, provenance)
+    return _planned(plan.verify(), sites, capture, provenance)
 
 
-def plan_dense(options: Options, capture: Capture, call: Call, model: str) -> Plan:
+def plan_dense(options: Options, capture: Capture, call: Call, model: str) -> tuple[Plan, frozenset[str]]:
     """A plan that leaves every site of a captured graph dense, with what tells the noise level; what recording needs.
 
-    Raises what find_sites and find_noise_level raise.
+    And the sites whose candidates can be scored: those that can take a pattern and attend in no causal order. Raises
+    what find_sites and find_noise_level raise.
     """
-    planned = plan_capture(options, None, capture, call, model=model).plan
-    return replace(planned, noise=str(find_noise_level(capture, call, options.noise)))
+    planned = plan_capture(options, None, capture, call, model=model)
+    scored = frozenset(site.name for site in planned.sites if site.why_not() is None and not site.is_causal)
+    return replace(planned.plan, noise=str(find_noise_level(capture, call, options.noise))), scored
 
 
 def follow_plan(
@@ -68,20 +72,20 @@ def follow_plan(
         raise PlanMismatch(f"inputs {plan.inputs}", call.signature())
     provenance = trace_provenance(capture, call, memory)
     planned = {decision.site: decision for decision in plan.decisions}
-    decisions = list[Decision]()
-    for site in find_sites(capture, provenance, call, plan.options.layout):
+    decisions, sites = list[Decision](), find_sites(capture, provenance, call, plan.options.layout)
+    for site in sites:
         decision = planned.get(site.name)
         if decision is None or decision.shape != site.shape:
             raise PlanMismatch(f"{decision.shape if decision else 'no site'} at {site.name}", f"{site.shape}")
         if decision.is_sparse and decision.layout != str(site.layout):
             raise PlanMismatch(f'"{decision.layout}" at {site.name}', f'"{site.layout}"')
         decisions.append(decision)
-    return _planned(replace(plan, decisions=tuple(decisions)), capture, provenance)
+    return _planned(replace(plan, decisions=tuple(decisions)), sites, capture, provenance)
 
 
-def _planned(plan: Plan, capture: Capture, provenance: Provenance) -> PlannedGraph:
+def _planned(plan: Plan, sites: Sequence[AttentionSite], capture: Capture, provenance: Provenance) -> PlannedGraph:
     output = next(iter(reversed(capture.graph.graph.nodes)))
-    return PlannedGraph(plan, _flat(provenance.of(output.args[0])), frozenset(provenance.relied_on))
+    return PlannedGraph(plan, tuple(sites), _flat(provenance.of(output.args[0])), frozenset(provenance.relied_on))
 
 
 def _flat(shadows: object) -> tuple[Shadow, ...]:

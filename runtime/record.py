@@ -38,9 +38,9 @@ Sample = Callable[[torch.nn.Module], Any]
 
 
 class DensePlan(Protocol):
-    """A plan of one captured call that leaves every site dense, its noise level named; what planning raises."""
+    """A plan of one captured call that leaves every site dense, its noise level named; and the sites to be scored."""
 
-    def __call__(self, capture: Capture, call: Call, model: str) -> Plan:
+    def __call__(self, capture: Capture, call: Call, model: str) -> tuple[Plan, frozenset[str]]:
         """Raises what planning raises."""
         ...
 
@@ -131,9 +131,9 @@ class _Recorder:
         return result
 
     def _begin(self, model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> None:
-        self.plan = self.dense_plan(capture_module(model, args, kwargs), call, type(model).__name__)
+        self.plan, scored = self.dense_plan(capture_module(model, args, kwargs), call, type(model).__name__)
         for decision in self.plan.decisions:
-            layout = decision.own_grid
+            layout = decision.own_grid if decision.site in scored else None
             patterns = () if layout is None else tuple(map(str, self.catalogue(layout)))
             if patterns:
                 self.candidates[decision.site] = patterns

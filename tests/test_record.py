@@ -155,6 +155,29 @@ def test_what_leaves_nothing_says_so(case):
         planner.record(model, two_shapes)
 
 
+class Masked(torch.nn.Module):
+    """Three attentions over a grid: one free, one with a mask that differs from query to query, one causal."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(8, 8)
+        self.register_buffer("mask", torch.ones(256, 256, dtype=torch.bool).tril())
+
+    def forward(self, x, timestep):
+        t = self.project(x.flatten(2).mT) + torch.sin(timestep * 1000)[:, None, None]
+        for options in ({}, {"attn_mask": self.mask}, {"is_causal": True}):
+            q = t.unflatten(2, (2, 4)).transpose(1, 2)
+            t = t + torch.nn.functional.scaled_dot_product_attention(q, q, q, **options).transpose(1, 2).flatten(2)
+        return (t.mT.unflatten(2, x.shape[2:]),)
+
+
+def test_sites_that_cannot_be_scored_leave_no_evidence():
+    model, x = Masked().eval(), torch.randn(1, 8, 16, 16)
+    found = planner.record(model, lambda twin: [twin(x, torch.full((1,), level)) for level in (1.0, 0.5)], queries=16)
+    assert len(found.plan.decisions) == 3
+    assert list(found.sites) == [found.plan.decisions[0].site]
+
+
 def test_a_tuned_plan_keeps_what_was_asked_when_it_runs(case, evidence):
     model, inputs = case
     notes = []
