@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import enum
+import gc
 import hashlib
 import inspect
 import logging
 import re
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
+import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch._guards import tracing
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from planner.errors import CannotCapture, times
+from planner.known_values import KnownValues
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 """The node of an attention site."""
@@ -81,12 +86,20 @@ class Call:
 class Capture:
     """An ATen graph and, for each of its placeholders, the tensor it stands for (None for what is no tensor).
 
-    device: where attention runs; the CPU for a graph without any.
+    device: where attention runs; the CPU for a graph without any. read: inputs on whose values the graph depends.
     """
 
     graph: torch.fx.GraphModule
     inputs: tuple[torch.Tensor | None, ...]
     device: torch.device
+    read: tuple[torch.Tensor, ...] = ()
+
+    @staticmethod
+    def empty() -> Capture:
+        """A graph of nothing."""
+        graph = torch.fx.Graph()
+        graph.output(())
+        return Capture.of(torch.fx.GraphModule({}, graph), ())
 
     @staticmethod
     def of(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
@@ -99,35 +112,56 @@ class Capture:
         return [node for node in self.graph.graph.nodes if node.target is ATTENTION]
 
 
-def capture_module(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capture:
+def capture_module(
+    model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], runs: bool = False
+) -> Capture:
     """Trace a module, on the meta device or any other, without running it; raises CannotCapture.
 
-    Tensors on the meta device are traced as if they were on the CPU.
+    Tensors on the meta device are traced as if they were on the CPU. runs: run it after all, on the tensors themselves,
+    so that a graph that depends on the model's own values can be traced too.
     """
     model = copy.copy(model)
     model._compiled_call_impl = None  # trace the model itself, also where it has been compiled
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     leaves, spec = pytree.tree_flatten((weights, tuple(args), dict(kwargs)))
+    leaves = apart(leaves)
     at = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     tensors = [leaves[index] for index in at]
+    known = KnownValues([None if n < len(weights) or x.device.type == "meta" else x for n, x in enumerate(tensors)])
 
     def run(*traced: torch.Tensor) -> Any:
         values = list(leaves)
         for index, value in zip(at, traced, strict=True):
             values[index] = value
         traced_weights, traced_args, traced_kwargs = pytree.tree_unflatten(values, spec)
-        return torch.func.functional_call(model, traced_weights, traced_args, traced_kwargs)
+        with known:
+            return torch.func.functional_call(model, traced_weights, traced_args, traced_kwargs)
 
-    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model):
-        graph = _trace(run, tensors, type(model).__name__, keep_known=True)
-    return Capture.of(graph, tensors)
+    hooked = [module for module in model.modules() if vars(module).keys() & {"_hf_hook", "_diffusers_hook"}]
+    device = _execution_device(tensors[len(weights) :]) if hooked else None
+    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked):
+        graph = _trace(run, tensors, type(model).__name__, lambda x: runs or is_known(x), device)
+    return replace(Capture.of(graph, tensors), read=tuple(tensors[place] for place in sorted(known.read)))
 
 
 def capture_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
     """Lower a graph that Dynamo captured to ATen, keeping the module paths of its nodes; raises CannotCapture."""
     interpreter = torch.fx.Interpreter(graph)
-    traced = _trace(lambda *values: interpreter.run(*values), list(inputs), "this model", keep_known=False)
+    traced = _trace(lambda *values: interpreter.run(*values), list(inputs), "this model", lambda _: False, None)
     return Capture.of(traced, inputs)
+
+
+def why_not_lower(graph: torch.fx.GraphModule) -> str | None:
+    """Why a graph of Dynamo's cannot be lowered to ATen, None if it can."""
+    if any(getattr(node.target, "__module__", "").startswith("torch._functorch") for node in graph.graph.nodes):
+        return "its graph holds a vmap, such as FlexAttention's of a mask, which cannot be lowered"
+    return None
+
+
+def attention_calls(graph: torch.fx.GraphModule) -> list[str]:
+    """Module paths of all attention in a graph of Dynamo's, FlexAttention too."""
+    called = (F.scaled_dot_product_attention, torch.ops.higher_order.flex_attention)
+    return [module_path(node) or "attention" for node in graph.graph.nodes if node.target in called]
 
 
 def module_path(node: torch.fx.Node) -> str:
@@ -142,9 +176,16 @@ def module_path(node: torch.fx.Node) -> str:
     return re.sub(r"^L\.?(_*self_*|fn|args|model)?\.?|_orig_mod\.", "", path).strip(".")
 
 
-def _trace(run: Callable[..., Any], inputs: list[Any], model: str, keep_known: bool) -> torch.fx.GraphModule:
+def _trace(
+    run: Callable[..., Any],
+    inputs: list[Any],
+    model: str,
+    stays_real: Callable[[torch.Tensor], bool],
+    device: torch.device | None,
+) -> torch.fx.GraphModule:
+    """device: where all tensors are taken to be, where it is not where they are."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fakes = [_fake(x, mode, keep_known) if isinstance(x, torch.Tensor) else x for x in inputs]
+    fakes = [x if not isinstance(x, torch.Tensor) or stays_real(x) else _fake(x, mode, device) for x in inputs]
     try:
         # A tracing context of our own: sizes must not become symbols of Dynamo's.
         with tracing(None), fx_traceback.preserve_node_meta(), _quiet():
@@ -155,13 +196,58 @@ def _trace(run: Callable[..., Any], inputs: list[Any], model: str, keep_known: b
         ) from error
 
 
-def _fake(tensor: torch.Tensor, mode: FakeTensorMode, keep_known: bool) -> torch.Tensor:
-    if keep_known and is_known(tensor):
-        return tensor
-    if tensor.device.type != "meta":
+def holds_caches(arguments: Any) -> bool:
+    """Whether arguments hold objects that a model may write to."""
+    return any(map(_is_cache, pytree.tree_leaves(arguments)))
+
+
+def apart(arguments: Any) -> Any:
+    """Arguments with their caches copied, so that a model may be run for a look; tensors and modules are shared."""
+    return pytree.tree_map(lambda leaf: _copied(leaf) if _is_cache(leaf) else leaf, arguments)
+
+
+def _is_cache(leaf: Any) -> bool:
+    plain = bool | int | float | complex | str | bytes | torch.dtype | torch.device | torch.Generator | enum.Enum
+    return not (leaf is None or isinstance(leaf, plain | _SHARED))
+
+
+_SHARED = torch.Tensor | torch.nn.Module | type | types.FunctionType | types.ModuleType
+
+
+def _copied(cache: Any) -> Any:
+    """A deep copy that shares tensors, modules and functions."""
+    found, seen, memo = [cache], set[int](), dict[int, Any]()
+    while found:
+        each = found.pop()
+        if isinstance(each, _SHARED):
+            memo[id(each)] = each
+        elif id(each) not in seen:
+            seen.add(id(each))
+            found += gc.get_referents(each)
+    return copy.deepcopy(cache, memo)
+
+
+def _fake(tensor: torch.Tensor, mode: FakeTensorMode, device: torch.device | None) -> torch.Tensor:
+    if tensor.device.type != "meta" and device in (None, tensor.device):
         return mode.from_tensor(tensor, static_shapes=True)
-    fake = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+    fake = FakeTensor(mode, tensor.detach().to("meta"), device or torch.device("cpu"))
     return fake.requires_grad_(tensor.requires_grad)
+
+
+def _execution_device(inputs: Sequence[torch.Tensor]) -> torch.device:
+    """Where a model runs whose weights are elsewhere until they are needed."""
+    return next((x.device for x in inputs if x.device.type not in ("cpu", "meta")), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def _without_hooks(hooked: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """While tracing, leave out what accelerate and diffusers wrap around the forward of modules."""
+    wrapped = {module: vars(module).pop("forward") for module in hooked if "forward" in vars(module)}
+    try:
+        yield
+    finally:
+        for module, forward in wrapped.items():
+            vars(module)["forward"] = forward
 
 
 def is_known(tensor: torch.Tensor) -> bool:

@@ -190,10 +190,13 @@ class CannotCapture(PlannerError, RuntimeError):
     """A model whose graph cannot be captured."""
 
     def __init__(self, model: str, cause: str) -> None:
+        self.fault = f"Tracing stopped with: {cause}."
         super().__init__(
             f"cannot capture the graph of {model}.",
-            found=f"Tracing stopped with: {cause}.",
-            remedy="Check that the model runs with these inputs. Masks and position ids must be real tensors.",
+            found=self.fault,
+            remedy="Check that the model runs with these inputs. Masks and position ids must be real tensors. A graph "
+            "that depends on the model's own values (experts that tokens are routed to) is planned as it runs: "
+            "use planner.compile.",
         )
 
 

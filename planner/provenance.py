@@ -1,8 +1,8 @@
 """Provenance: which input token every element of every tensor came from, and so where the tokens of a sequence sit.
 
 Beside each tensor of a captured graph we carry a *shadow*: an int64 tensor of the same shape, of stride 0 along the
-dimensions in which provenance does not vary, that holds the id of an input element, or -1 where it is unknown.
-None stands for a shadow that is unknown everywhere (weights, timesteps, masks).
+dimensions in which provenance does not vary, that holds the id of an input element, or -1 where it is lost.
+None stands for what was made of no input's tokens: weights, timesteps, masks, pooled text.
 
 Every result is remembered by what it was computed from, so a layer that repeats costs nothing: time and memory are
 those of one layer of each kind, O(tokens).
@@ -10,6 +10,7 @@ those of one layer of each kind, O(tokens).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from planner import shadow_rules
 from planner.capture import Call, Capture, is_known, is_same
 from planner.shadow_rules import SOURCE_STRIDE, Shadow, ShadowTree, Unsupported
 
-LEARNED = "learned"
-"""Source of the tokens that are weights of the model: class and register tokens."""
+CHANNEL_STRIDE = 2**20
+"""Elements of a (tokens, channels) input whose rows follow each other lie so far apart, however many channels it has:
+so inputs of as many tokens agree about which is which."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,24 @@ class Source:
 
     name: str
     shape: tuple[int, ...]
+
+    @property
+    def id_shape(self) -> tuple[int, ...]:
+        """The shape that ids count through."""
+        return (self.shape[0], CHANNEL_STRIDE) if len(self.shape) == 2 else self.shape
+
+    def ids(self) -> torch.Tensor:
+        """Ids of the elements, from 0, in the source's shape."""
+        if len(self.shape) != 2:
+            return torch.arange(math.prod(self.shape)).view(self.shape)
+        return torch.arange(self.shape[0])[:, None] * CHANNEL_STRIDE + torch.arange(self.shape[1])
+
+
+LEARNED = Source("learned", ())
+"""Tokens that are weights of the model: class and register tokens."""
+
+CONDITIONING = Source("conditioning", ())
+"""Tokens made of no input's: of the timestep, of pooled text, or zeros."""
 
 
 @dataclass
@@ -57,7 +77,7 @@ class Provenance:
 class Memory:
     """What one call of a model has shown so far; graphs after a graph break go on from the tensors of those before."""
 
-    sources: list[Source] = field(default_factory=lambda: [Source(LEARNED, ())])
+    sources: list[Source] = field(default_factory=lambda: [LEARNED, CONDITIONING])
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
 
@@ -65,6 +85,10 @@ def trace_provenance(capture: Capture, call: Call, memory: Memory | None = None)
     """Follow the input tokens of a call through a captured graph."""
     memory = memory or Memory()
     provenance = Provenance(memory.sources)
+    read = [
+        name for tensor in capture.read if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
+    ]
+    provenance.relied_on.update(read)
     walker = _Walker(provenance, capture, call, memory)
     for node in capture.graph.graph.nodes:
         provenance.shadows[node] = walker.shadow(node)
@@ -118,8 +142,7 @@ class _Walker:
         if source not in self.provenance.sources:
             self.provenance.sources.append(source)
         first = self.provenance.sources.index(source) * SOURCE_STRIDE
-        ids = torch.arange(first, first + tensor[0].numel())
-        return ids.view(1, *source.shape).expand(tensor.shape)
+        return (first + source.ids())[None].expand(tensor.shape)
 
     def _call(self, node: torch.fx.Node) -> ShadowTree:
         if not any(self.provenance.shadows[parent] is not None for parent in node.all_input_nodes):
@@ -148,19 +171,19 @@ class _Walker:
         name = shadow_rules.op_name(node.target)
         if rule is None:
             self.provenance.unhandled[name] += 1
-            return None
+            return shadow_rules.lost(value)
         try:
             return rule(arguments, options, value)
-        except Unsupported as reason:
-            self.provenance.unhandled[f"{name}: {reason}"] += 1
-            return None
+        except (Unsupported, RuntimeError, IndexError) as reason:
+            self.provenance.unhandled[f"{name}: {str(reason).partition(chr(10))[0]}"] += 1
+            return shadow_rules.lost(value)
 
     def _argument(self, node: torch.fx.Node, argument: Any) -> Any:
         """What a rule sees of an argument: the shadow of a tensor, or its known values where it steers the result."""
         if isinstance(argument, torch.fx.Node):
             shadow = self.provenance.shadows[argument]
-            if shadow is None and argument in self.constant and shadow_rules.op_name(node.target) == "cat":
-                return self._learned(argument)
+            if shadow is None and shadow_rules.op_name(node.target) == "cat":
+                return self._of_no_input(argument)
             if shadow is None and shadow_rules.is_steered(node.target):
                 return _Lazy(lambda: self._known(argument))
             return _Nothing(argument.meta.get("val")) if shadow is None else shadow
@@ -168,11 +191,14 @@ class _Walker:
             return [self._argument(node, item) for item in argument]
         return argument
 
-    def _learned(self, node: torch.fx.Node) -> Any:
+    def _of_no_input(self, node: torch.fx.Node) -> Any:
+        """Ids of tokens that are learned, or made of no input's."""
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor) or value.dim() < 2:
             return _Nothing(value)
-        return torch.arange(value[0].numel()).view(1, *value.shape[1:]).expand(value.shape)
+        first = 0 if node in self.constant else shadow_rules.UNTOUCHED
+        ids = torch.arange(first, first + math.prod(value.shape[1:]))
+        return ids.view(1, *value.shape[1:]).expand(value.shape)
 
     def _known(self, node: torch.fx.Node) -> Any:
         """Values, on the CPU, of a tensor that follows from known values alone; raises Unsupported."""
@@ -202,7 +228,7 @@ class _Walker:
         base = self.bases[target]
         for view in self.views[base]:
             if view is not base:
-                self.provenance.shadows[view] = None
+                self.provenance.shadows[view] = shadow_rules.lost(view.meta.get("val"))
         while True:
             self.provenance.shadows[target] = written
             if target is base:

@@ -18,10 +18,17 @@ ShadowTree = Any
 
 Rule = Callable[[list[Any], dict[str, Any], Any], ShadowTree]
 
-SOURCE_STRIDE = 2**40
+SOURCE_STRIDE = 2**44
 """Ids of the k-th source begin at k * SOURCE_STRIDE."""
 
 UNKNOWN = -1
+"""Where an element came from is lost."""
+
+UNTOUCHED = SOURCE_STRIDE
+"""The first id of tokens that were made of no input's, such as zeros."""
+
+INPUTS = 2 * SOURCE_STRIDE
+"""Ids from here on are of the call's inputs; below are tokens that are weights, and tokens made of no input's."""
 
 MAX_ELEMENTS = 2**27
 """The largest shadow that is written out (1 GiB); the pixels of any picture or video stay far below."""
@@ -54,7 +61,7 @@ def find(target: Any) -> Rule | None:
 
 def is_steered(target: Any) -> bool:
     """Whether the values of an argument, not only its shadow, decide what goes where."""
-    return op_name(target) in ("index", "index_select", "gather", "take_along_dim")
+    return op_name(target) in _STEERED
 
 
 def is_pure(target: Any) -> bool:
@@ -84,8 +91,15 @@ def compress(shadow: torch.Tensor) -> torch.Tensor:
     return shadow
 
 
+def lost(value: Any) -> ShadowTree:
+    """Shadow of a result, or a nest of them, of which nothing is known."""
+    if isinstance(value, list | tuple):
+        return [lost(item) for item in value]
+    return torch.tensor(UNKNOWN).expand(value.shape) if isinstance(value, torch.Tensor) else None
+
+
 def merge(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Provenance of an element made from two: unknown yields; two different inputs give unknown.
+    """Provenance of an element made from two: what is no input's yields; two different inputs give unknown.
 
     Elements at the same place of two inputs of one shape (a picture and its control residual) keep the first.
     """
@@ -96,25 +110,28 @@ def merge(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if one.numel() == 1 and other.numel() > 1:
             return other
     agree = (a == b) | (a % SOURCE_STRIDE == b % SOURCE_STRIDE)
-    return torch.where(a == UNKNOWN, b, torch.where(b == UNKNOWN, a, torch.where(agree, torch.minimum(a, b), UNKNOWN)))
+    yields = (a < INPUTS) | (b < INPUTS)
+    return torch.where(yields, torch.maximum(a, b), torch.where(agree, torch.minimum(a, b), UNKNOWN))
 
 
 def write_back(target: Any, arguments: list[Any], written: ShadowTree, whole: Any) -> Shadow:
-    """Shadow of a whole tensor after a view of it was overwritten; None if the view is no slice or selection.
+    """Shadow of a whole tensor after a view of it was overwritten; lost if the view is no slice or selection.
 
-    What was not overwritten keeps its shadow. Along a sliced dimension in which the new shadow does not vary, the rest
-    of the tensor, if unknown, takes it too: a rotation that writes odd and even channels keeps its tokens.
+    What was not overwritten keeps its shadow, or is of no input. Along a sliced dimension in which the new shadow does
+    not vary, the rest of the tensor, if unknown, takes it too: a rotation that writes odd and even channels keeps its
+    tokens.
     """
     name = op_name(target)
     if name not in ("slice", "select") or not isinstance(written, torch.Tensor):
-        return None
+        return lost(whole)
+    old = arguments[0]
+    untouched = UNKNOWN if isinstance(old, torch.Tensor) else UNTOUCHED
     new, dim = compress(written), (arguments[1] if len(arguments) > 1 else 0) % len(whole.shape)
     if name == "select" or new.size(dim) > 1:
         after = dim if name == "select" else dim + 1
-        filled = torch.full([*new.shape[:dim], whole.shape[dim], *new.shape[after:]], UNKNOWN)
+        filled = torch.full([*new.shape[:dim], whole.shape[dim], *new.shape[after:]], untouched)
         target(filled, *arguments[1:]).copy_(new)
         new = filled
-    old = arguments[0]
     return (merge(compress(old), new) if isinstance(old, torch.Tensor) else new).expand(whole.shape)
 
 
@@ -133,14 +150,30 @@ def _first(arguments: list[Any]) -> torch.Tensor:
 
 
 def _contract(shadow: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
-    """Drop provenance along dimensions: the element at index 0 stands for all."""
+    """Drop provenance along dimensions: the first element that came from an input stands for all."""
     for dim in dims:
-        shadow = shadow.narrow(dim, 0, min(1, shadow.size(dim)))
+        first = shadow.narrow(dim, 0, min(1, shadow.size(dim)))
+        if shadow.size(dim) > 1 and shadow.stride(dim) != 0 and bool((first < INPUTS).any()):
+            shadow = compress(shadow)
+            first = shadow.gather(dim, (shadow >= INPUTS).to(torch.int8).argmax(dim, keepdim=True))
+        shadow = first
     return shadow
 
 
 def _same(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
-    return _first(arguments).expand(value.shape)
+    """The tokens of the first argument, in their places; of no input where it is of none."""
+    shadow = arguments[0]
+    return shadow.expand(value.shape) if isinstance(shadow, torch.Tensor) else None
+
+
+def _pad_sequence(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """Sequences one below the other, the short ones followed by tokens of no input."""
+    batch_first = arguments[1] if len(arguments) > 1 else options.get("batch_first", False)
+    made = torch.full(value.shape, UNTOUCHED)
+    for row, part in zip(made if batch_first else made.transpose(0, 1), arguments[0], strict=True):
+        if isinstance(part, torch.Tensor):
+            row[: len(part)] = part
+    return made
 
 
 def _pointwise(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
@@ -162,10 +195,29 @@ def _channels_mixed(arguments: list[Any], options: dict[str, Any], value: Any) -
 
 
 def _matmul(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """Rows are those of the left factor; of no input where that is of none."""
     rows = arguments[0]
-    if not isinstance(rows, torch.Tensor):
-        raise Unsupported("its left factor has no provenance")
-    return _contract(rows, [-1]).expand(value.shape)
+    return _contract(rows, [-1]).expand(value.shape) if isinstance(rows, torch.Tensor) else None
+
+
+def _einsum(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """Tokens are those of the first factor that has any."""
+    equation = str(arguments[0]).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    if not arrow or "." in equation:
+        raise Unsupported(f"equation {equation!r}")
+    for labels, factor in zip(inputs.split(","), arguments[1], strict=True):
+        if isinstance(factor, torch.Tensor) and len(set(labels)) == len(labels):
+            summed = [at for at, label in enumerate(labels) if label not in output]
+            kept = [at for at, label in enumerate(labels) if label in output]
+            shadow = _contract(factor, summed).permute(*kept, *summed).flatten(len(kept)) if summed else factor
+            shadow = shadow.squeeze(-1) if summed else factor.permute(*kept)
+            order = sorted(range(len(kept)), key=lambda at: output.index(labels[kept[at]]))
+            shadow = shadow.permute(*order)
+            for at, label in enumerate(output):
+                shadow = shadow if label in labels else shadow.unsqueeze(at)
+            return shadow.expand(value.shape)
+    return None
 
 
 def _addmm(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
@@ -178,7 +230,9 @@ def _layer_norm(arguments: list[Any], options: dict[str, Any], value: Any) -> Sh
 
 
 def _attention(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
-    return _contract(_first(arguments), [-1]).expand(value.shape)
+    """Each query's result is its own, whatever it reads; of no input where the query is of none."""
+    query = arguments[0]
+    return _contract(query, [-1]).expand(value.shape) if isinstance(query, torch.Tensor) else None
 
 
 def _convolution(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
@@ -212,8 +266,8 @@ def _embedding(arguments: list[Any], options: dict[str, Any], value: Any) -> Sha
 def _reduction(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     """Along a reduced dimension that holds one token provenance stays; otherwise the result belongs to no one."""
     shadow = _first(arguments)
-    dims = arguments[1] if len(arguments) > 1 else options.get("dim")
-    keep = arguments[2] if len(arguments) > 2 else options.get("keepdim", False)
+    given = dict(zip(("dim", "keepdim"), arguments[1:], strict=False)) | options
+    dims, keep = given.get("dim"), given.get("keepdim", False)
     if dims is None or isinstance(dims, bool) or not isinstance(value, torch.Tensor):
         return None
     dims = [dims] if isinstance(dims, int) else list(dims)
@@ -223,6 +277,11 @@ def _reduction(arguments: list[Any], options: dict[str, Any], value: Any) -> Sha
     for dim in sorted((dim % shadow.dim() for dim in dims), reverse=True):
         shadow = shadow if keep else shadow.squeeze(dim)
     return shadow.expand(value.shape)
+
+
+def _norm(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """A reduction whose second argument is the order of the norm."""
+    return _reduction([arguments[0], *arguments[2:]], options, value)
 
 
 def _view(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
@@ -286,6 +345,50 @@ def _index_select(arguments: list[Any], options: dict[str, Any], value: Any) -> 
     return kept.index_select(dim, _steering(arguments[2])).expand(value.shape)
 
 
+def _index_put(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """What is written where the indices say; tokens of no input where nothing was and nothing is written."""
+    return _written(arguments[0], _steering(arguments[1]), arguments[2], value)
+
+
+def _index_copy(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    before = [None] * (arguments[1] % len(value.shape))
+    return _written(arguments[0], [*before, _steering(arguments[2])], arguments[3], value)
+
+
+def _masked_scatter(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    mask = _steering(arguments[1]).expand(value.shape)
+    source = arguments[2].reshape(-1) if isinstance(arguments[2], torch.Tensor) else arguments[2]
+    written = source[: int(mask.sum())] if isinstance(source, torch.Tensor) else source
+    return _written(arguments[0], [mask], written, value)
+
+
+def _written(whole: Any, indices: Sequence[Any], values: Any, value: Any) -> Shadow:
+    """A shadow after values were written into it: it varies along the indexed dimensions, and where the values do."""
+    if value.numel() > MAX_ELEMENTS:
+        raise Unsupported(f"its shadow would hold {value.numel()} elements")
+    made = whole if isinstance(whole, torch.Tensor) else torch.tensor(UNTOUCHED).expand(value.shape)
+    made = made.clone(memory_format=torch.contiguous_format)
+    held = values if isinstance(values, torch.Tensor) else torch.tensor(UNTOUCHED)
+    aten.index_put_(made, list(indices), held)
+    for dim in range(made.dim()):  # channels, most often, do not vary
+        first = made.narrow(dim, 0, min(1, made.size(dim)))
+        made = first if torch.equal(first.expand(made.shape), made) else made
+    return made.expand(value.shape)
+
+
+def _where(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
+    """A choice between tokens by a mask that is known; a mask that is not merges them."""
+    mask, *choices = arguments
+    chosen = [choice for choice in choices if isinstance(choice, torch.Tensor)]
+    if len(chosen) < 2 or not hasattr(mask, "get"):
+        return _pointwise(chosen, {}, value)
+    try:
+        mask = mask.get()
+    except Unsupported:
+        return _pointwise(chosen, {}, value)
+    return torch.where(mask, *(compress(choice) for choice in chosen)).expand(value.shape)
+
+
 def _repeat(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     kept, times = compress(_first(arguments)), list(arguments[1])
     kept = kept.view(*[1] * (len(times) - kept.dim()), *kept.shape)
@@ -332,10 +435,15 @@ _MOVES = frozenset(
     split_with_sizes tensor_split chunk unbind flatten unflatten repeat_interleave tile gather take_along_dim flip roll
     pixel_shuffle pixel_unshuffle unfold diagonal""".split()
 )
-_REDUCTIONS = "mean sum amax amin max min var std norm linalg_vector_norm prod any all".split()
+_STEERED = frozenset(
+    """index index_select gather take_along_dim repeat_interleave index_put index_put_ index_copy index_copy_
+    masked_scatter where""".split()
+)
+_REDUCTIONS = "mean sum amax amin max min var std prod any all".split()
 _FRESH = "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full".split()
-_UNMOVED = """to _to_copy contiguous clone detach alias dropout feature_dropout lift_fresh lift_fresh_copy type_as float
-    half bfloat16 softmax _softmax log_softmax group_norm instance_norm batch_norm gelu silu""".split()
+_UNMOVED = """scatter_add index_add to _to_copy contiguous clone detach alias dropout feature_dropout lift_fresh
+    lift_fresh_copy type_as float half bfloat16 softmax _softmax log_softmax group_norm instance_norm batch_norm
+    gelu silu""".split()
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
@@ -343,6 +451,16 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_FRESH, _fresh),
     "getitem": _getitem,
     "copy_": _copy,
+    "norm": _norm,
+    "linalg_vector_norm": _norm,
+    "einsum": _einsum,
+    "index_put": _index_put,
+    "index_put_": _index_put,
+    "index_copy": _index_copy,
+    "index_copy_": _index_copy,
+    "masked_scatter": _masked_scatter,
+    "where": _where,
+    "pad_sequence": _pad_sequence,
     "scaled_dot_product_attention": _attention,
     "linear": _channels_mixed,
     "rms_norm": _layer_norm,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from planner.capture import Call, Capture, module_path
 from planner.errors import LayoutMismatch
 from planner.layout import GlobalTokens, Grid, Segment, TokenLayout
-from planner.packed import grids_of
+from planner.masks import Kind, kind_of
+from planner.packed import segments_of
 from planner.provenance import Provenance, Source
 from planner.shadow_rules import SOURCE_STRIDE, compress
 
@@ -43,6 +44,7 @@ class AttentionSite:
     layout: TokenLayout | Unreadable
     key_layout: TokenLayout | Unreadable
     mask: tuple[int, ...] | None = None
+    mask_kind: Kind | None = None
     is_causal: bool = False
     dropout: float = 0.0
 
@@ -65,7 +67,7 @@ class AttentionSite:
             return f"no grid in {self.layout}: text, or a packed input whose grid only layout= can tell"
         if len(self.layout.grids) > 1:
             return f"{len(self.layout.grids)} grids in {self.layout}: one is supported"
-        if self.mask is not None and self.mask[-2] != 1:
+        if self.mask is not None and self.mask[-2] != 1 and self.mask_kind is None:
             return f"its mask of shape {self.mask} differs from query to query"
         return None
 
@@ -103,6 +105,7 @@ def _site(node: torch.fx.Node, name: str, reader: _Reader, provenance: Provenanc
         layout=reader.read(provenance.of(arguments["query"]), query) if rank4 else unusual,
         key_layout=reader.read(provenance.of(arguments["key"]), key) if rank4 else unusual,
         mask=None if mask is None else (1,) * (2 - mask.meta["val"].dim()) + tuple(mask.meta["val"].shape),
+        mask_kind=None if mask is None else kind_of(mask),
         is_causal=bool(arguments.get("is_causal", False)),
         dropout=float(arguments.get("dropout_p", 0.0)),
     )
@@ -122,6 +125,8 @@ class _Reader:
         """Layout of the sequence of a (batch, heads, tokens, channels) tensor."""
         if not isinstance(shadow, torch.Tensor):
             return Unreadable(self._lost())
+        if not value.shape[2]:
+            return Unreadable("it is empty")
         rows = compress(shadow[:, 0, :, 0])
         key = (rows.data_ptr(), tuple(rows.shape), rows.stride(), value.shape[2])
         if key not in self.memo:
@@ -136,50 +141,57 @@ class _Reader:
         bounds = [0, *itertools.accumulate(lengths.tolist())]
         segments = list[Segment]()
         for index, (start, stop) in zip(source.tolist(), itertools.pairwise(bounds), strict=True):
-            steps = rows[:, start:stop].diff(dim=1)
-            if not bool((steps == steps[:1]).all()):
-                return Unreadable("the rows of the batch are laid out differently")
-            segment = self._segment(self.sources[index], ids[start:stop] % SOURCE_STRIDE)
+            segment = self._segment(self.sources[index], ids[start:stop] % SOURCE_STRIDE, start, rows.shape[1])
             if isinstance(segment, Unreadable):
                 return segment
+            steps = rows[:, start:stop].diff(dim=1)
+            if any(isinstance(part, Grid) for part in segment) and not bool((steps == steps[:1]).all()):
+                return Unreadable("the rows of the batch are laid out differently")
             segments.extend(segment)
-        return TokenLayout(tuple(segments)).verify()
+        return TokenLayout(_with_one_grid(segments)).verify()
 
-    def _segment(self, source: Source, ids: torch.Tensor) -> list[Segment] | Unreadable:
+    def _segment(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
+        """The tokens of one source, which begin at ``start`` of a sequence of ``total``."""
         coordinates, rest = dict[int, torch.Tensor](), ids
         for dim in reversed(range(len(source.shape))):
-            along = rest % source.shape[dim]
-            rest = rest // source.shape[dim]
+            along = rest % source.id_shape[dim]
+            rest = rest // source.id_shape[dim]
             if bool((along != along[0]).any()):
                 coordinates[dim] = along
         name, tokens = source.name.replace("-", "_"), len(ids)
-        if not coordinates or (len(source.shape) < 2):
+        if not coordinates:
             return [GlobalTokens(name, tokens)]
+        if list(coordinates) == [0]:
+            return self._sequence(source, name, coordinates[0], start, total)
         if len(source.shape) == 2:
-            return self._sequence(source, name, coordinates, tokens)
+            return [Grid((("n", tokens),), name)] if 0 not in coordinates else Unreadable("tokens mix two dimensions")
         axes = raster_axes(coordinates, tokens)
+        if axes is None and not tokens % 2 and torch.equal(*ids.chunk(2)):
+            return self._twice(source, ids[: tokens // 2], start, total)
         if axes is None:
             return Unreadable(f"the tokens of {source.name} are not in raster order")
-        from_end = {len(source.shape) - 1: "w", len(source.shape) - 2: "h"}
-        return [Grid(tuple((from_end.get(dim, "t"), extent) for dim, extent in axes), name)]
+        names = _axis_names(source.shape, coordinates)
+        return [Grid(tuple((names[dim], extent) for dim, extent in axes), name)]
+
+    def _twice(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
+        """The segments of tokens that are followed by as many of the same places."""
+        once = self._segment(source, ids, start, total)
+        return once if isinstance(once, Unreadable) else [*once, *once]
 
     def _sequence(
-        self, source: Source, name: str, coordinates: dict[int, torch.Tensor], tokens: int
+        self, source: Source, name: str, places: torch.Tensor, start: int, total: int
     ) -> list[Segment] | Unreadable:
-        """Tokens of a (batch, tokens, channels) or (batch, channels, length) input."""
-        if 1 in coordinates:
-            return [Grid((("n", tokens),), name)] if 0 not in coordinates else Unreadable("tokens mix two dimensions")
-        if bool((coordinates[0].diff() <= 0).any()):
-            return Unreadable(f"the tokens of {source.name} are not in their own order")
-        if tokens != source.shape[0] or not self._is_first(source):
+        """Tokens of a (batch, tokens, …) input."""
+        tokens = len(places)
+        if tokens != source.shape[0] or bool((places.diff() <= 0).any()) or not self._is_first(source):
             return [GlobalTokens(name, tokens)]
-        grids, read = grids_of(self.call, tokens)
+        found, read = segments_of(self.call, name, tokens, start, total)
         self.relied_on.update(read)
-        return [replace(grid, name=name) for grid in grids] or [GlobalTokens(name, tokens)]
+        return found
 
     def _is_first(self, source: Source) -> bool:
         """Of several inputs of one length the first of the call is the picture."""
-        same = [other for other in self.sources if len(other.shape) == 2 and other.shape[0] == source.shape[0]]
+        same = [other for other in self.sources[2:] if other.shape[0] == source.shape[0]]
         order = [name for name, _ in self.call.tensors]
         return source.name == min((other.name for other in same), key=order.index)
 
@@ -206,6 +218,24 @@ def _is_line(raster: torch.Tensor, axis: int) -> bool:
     """Whether a coordinate changes along one axis only, and always ascends."""
     line = raster[tuple(slice(None) if a == axis else slice(0, 1) for a in range(raster.dim()))]
     return bool((line.diff(dim=axis) > 0).all()) and torch.equal(raster, line.expand(raster.shape))
+
+
+def _axis_names(shape: Sequence[int], coordinates: Container[int]) -> dict[int, str]:
+    """Names of the dimensions of a picture or video; its channels may stand before, behind or within the grid."""
+    fixed = [dim for dim in range(len(shape)) if dim not in coordinates]
+    channels = next((dim for dim in fixed if shape[dim] > 1), fixed[0] if fixed else None)
+    grid = [dim for dim in range(len(shape)) if dim != channels]
+    return {dim: {0: "w", 1: "h"}.get(from_end, "t") for from_end, dim in enumerate(reversed(grid))}
+
+
+def _with_one_grid(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Of several grids, a picture and those it is edited from, the first of the largest; the others' are global."""
+    grids = [place for place, segment in enumerate(segments) if isinstance(segment, Grid)]
+    kept = max(grids, key=lambda place: segments[place].tokens, default=None)
+    return tuple(
+        GlobalTokens(segment.name or "others", segment.tokens) if place in grids and place != kept else segment
+        for place, segment in enumerate(segments)
+    )
 
 
 def _apply_layout(sites: Sequence[AttentionSite], layout: TokenLayout) -> list[AttentionSite]:

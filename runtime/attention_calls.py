@@ -22,6 +22,10 @@ class AttentionCalls(TorchFunctionMode, ABC):
         super().__init__()
         self._decisions = iter(decisions)
 
+    def decision(self) -> Decision:
+        """The decision that the call under way meets: the next."""
+        return next(self._decisions)
+
     @abstractmethod
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
         """The result of one call; given: its arguments by name."""
@@ -33,6 +37,9 @@ class AttentionCalls(TorchFunctionMode, ABC):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        options = kwargs or {}
+        if func is F.multi_head_attention_forward and not options.get("need_weights", True):
+            self.decision()  # of the attention within, which is out of reach
         if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return self.attend(next(self._decisions), {**dict(zip(_NAMES, args, strict=False)), **(kwargs or {})})
+            return func(*args, **options)
+        return self.attend(self.decision(), {**dict(zip(_NAMES, args, strict=False)), **options})

@@ -13,7 +13,16 @@ import torch
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 
-from planner.capture import Call, Capture, capture_graph, capture_module, module_path
+from planner.capture import (
+    Call,
+    Capture,
+    apart,
+    attention_calls,
+    capture_graph,
+    capture_module,
+    holds_caches,
+    why_not_lower,
+)
 from planner.errors import BadOption, CannotCapture, NotCompiled, OutOfMemory, PlannerError
 from planner.pipeline import PlannedGraph
 from planner.plan import Decision, Plan
@@ -25,6 +34,7 @@ from runtime.measure import Laps
 from runtime.operator import WithoutBackward
 from runtime.repeats import compile_blocks
 from runtime.rewrite import rewrite
+from runtime.stepping import OutOfStep, PlannedCalls, is_hooked, module_paths
 
 MAX_VARIANTS = 256
 """Sets of inputs for which one model is kept compiled; more is an error, never a silent return to dense."""
@@ -44,31 +54,36 @@ class PlanGraph(Protocol):
 class Report:
     """What a compiled model has done so far: one plan per set of inputs, how often each was called, what stays dense.
 
-    unplanned: for each plan, attention sites that were left out of the captured graphs. fallbacks: how often planned
-    attention ran on a GPU without an emitted kernel in this process, by reason. startup: for each plan, the seconds of
-    each stage of its first call. hoistings: for each plan, what is left of bringing tokens into group order; nothing
-    where kernels read the model's own.
+    unplanned: for each plan, attention that was left out of it, by site, with the reason. stepped: for each plan,
+    whether the model runs as it is written and is stepped into at its attention. fallbacks: how often planned attention
+    ran on a GPU without an emitted kernel in this process, by reason. startup: for each plan, the seconds of each stage
+    of its first call. hoistings: for each plan, what is left of bringing tokens into group order; nothing where kernels
+    read the model's own.
     """
 
     plans: tuple[Plan, ...]
     calls: tuple[int, ...]
-    unplanned: tuple[tuple[str, ...], ...]
+    unplanned: tuple[Mapping[str, str], ...]
     fallbacks: tuple[tuple[str, int], ...] = ()
     startup: tuple[Mapping[str, float], ...] = ()
     hoistings: tuple[tuple[Hoisting, ...], ...] = ()
+    stepped: tuple[bool, ...] = ()
 
     def __str__(self) -> str:
         lines = list[str]()
-        rows = zip(self.plans, self.calls, self.unplanned, self.startup, self.hoistings, strict=True)
-        for plan, calls, unplanned, startup, hoistings in rows:
+        rows = zip(self.plans, self.calls, self.unplanned, self.startup, self.hoistings, self.stepped, strict=True)
+        for plan, calls, unplanned, startup, hoistings, stepped in rows:
             sparse = sum(decision.is_sparse for decision in plan.decisions)
             lines.append(f"{plan.inputs}: {calls} calls, {sparse} of {len(plan.decisions)} attention sites sparse")
             stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in startup.items())
             lines.append(f"  first call {sum(startup.values()):.1f} s: {stages}")
+            lines += ["  stepped into: graph breaks or hooks keep the model from being captured whole"] * stepped
             lines += [f"  {hoisting}" for hoisting in hoistings]
             dense = [decision for decision in plan.decisions if not decision.is_sparse]
             lines += [f"  dense {decision.site}: {decision.reason}" for decision in dense]
-            lines += [f"  dense {site}: not in a captured graph, because of a graph break" for site in unplanned]
+            if not plan.decisions and not unplanned:
+                lines.append("  no call of scaled_dot_product_attention: there is nothing to plan")
+            lines += [f"  dense {site}: {reason}" for site, reason in unplanned.items()]
         lines += [f"without an emitted kernel, {count} times: {reason}" for reason, count in self.fallbacks]
         return "\n".join(lines) or "not called yet"
 
@@ -96,13 +111,15 @@ def report(model: torch.nn.Module) -> Report:
         tuple(fallbacks.items()),
         tuple(variant.startup.seconds for variant, plan in planned if plan is not None),
         tuple(tuple(variant.hoistings) for variant, plan in planned if plan is not None),
+        tuple(variant.stepped is not None for variant, plan in planned if plan is not None),
     )
 
 
 class _Session:
     """All that is compiled for one model.
 
-    That is a variant for each set of input shapes and devices and each grid of that many tokens.
+    That is a variant for each set of input shapes and devices and each grid of that many tokens, for the model as it
+    stands and for when its modules are hooked.
     """
 
     def __init__(
@@ -118,14 +135,16 @@ class _Session:
         model = self.twin()
         assert model is not None
         call = Call.of(model, args, kwargs)
-        variants = self.variants.setdefault((call.signature(), *call.devices()), [])
+        hooks = is_hooked(model)
+        variants = self.variants.setdefault((call.signature(), *call.devices(), "hooked" * hooks), [])
         variant = next((variant for variant in variants if variant.holds_for(call)), None)
-        if variant is not None:
-            return variant.run(call, args, kwargs)
-        variant = _Variant(model, self.plan_graph, self.backend, self.fullgraph)
-        result = variant.run(call, args, kwargs)
-        variant.note_unplanned(model, args, kwargs)
-        variants.append(variant)
+        if variant is None:
+            variant = _Variant(model, self.plan_graph, self.backend, self.fullgraph)
+            result = variant.begin(model, call, args, kwargs, hooks)
+            variants.append(variant)
+        else:
+            result = variant.run(call, args, kwargs)
+        variant.calls += 1
         return result
 
 
@@ -140,11 +159,13 @@ class _Variant:
         self.hoistings = list[Hoisting]()
         self.plan: Plan | None = None
         self.calls = 0
+        self.is_first = True
         self.graphs = 0
-        self.unplanned: tuple[str, ...] = ()
+        self.unplanned = dict[str, str]()
         self.digests = dict[str, bytes]()
         self.seen = dict[str, tuple[weakref.ref[torch.Tensor], int]]()
         self.local = threading.local()
+        self.stepped: _Stepped | None = None
         self.compiled = torch.compile(model._call_impl, backend=self._compile_graph, dynamic=False, fullgraph=fullgraph)
 
     def holds_for(self, call: Call) -> bool:
@@ -155,8 +176,11 @@ class _Variant:
         )
 
     def run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if self.stepped is not None:
+            return self._step(call, args, kwargs)
         self.local.current, loaded = _Current(call), load_seconds()
-        if not self.calls:
+        is_first, self.is_first = self.is_first, False
+        if is_first:
             self.startup.start()
         try:
             with torch._dynamo.config.patch(
@@ -173,20 +197,69 @@ class _Variant:
             raise
         finally:
             self.local.current = None
-        if not self.calls:
+        if is_first:
             self.startup.lap("run")
             self.startup.stop()
             self.startup.move("run", "kernels", load_seconds() - loaded)
-        self.calls += 1
         return result
 
-    def note_unplanned(self, model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """After a graph break, name the attention that Dynamo left out of its graphs: it runs dense."""
-        if self.graphs == 1:
+    def begin(
+        self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], is_hooked: bool
+    ) -> Any:
+        """The first call: plan while Dynamo captures, or step in where the model is hooked or falls into pieces."""
+        if is_hooked:
+            self._require_whole("its modules are hooked")
+            self._step_into(model, self._plan_whole(model, call, args, kwargs), call)
+            return self.run(call, args, kwargs)
+        own_args, own_kwargs = apart((args, kwargs))
+        result = self.run(call, own_args, own_kwargs)
+        if self.graphs != 1:
+            self._look_at_whole(model, call, args, kwargs)
+        if self.stepped is not None or holds_caches((args, kwargs)):
+            result = self.run(call, args, kwargs)
+        return result
+
+    def _look_at_whole(
+        self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        """After a graph break, step in where that plans more attention than Dynamo's pieces do.
+
+        Or as much, where nothing else is gained by the pieces. What stays out of sight is named.
+        """
+        planned = self._plan_whole(model, call, args, kwargs)
+        gain = _sparse(planned.plan) - _sparse(self.plan)
+        if gain > 0 or (gain == 0 and self.backend == "eager"):
+            self._step_into(model, planned, call)
             return
-        planned = {decision.site for decision in self.plan.decisions} if self.plan else set[str]()
-        nodes = capture_module(model, args, kwargs).attention_nodes()
-        self.unplanned = tuple(sorted({module_path(node) for node in nodes} - planned))
+        seen = {decision.site for decision in self.plan.decisions} if self.plan else set[str]()
+        left_out = {decision.site for decision in planned.plan.decisions} - seen - self.unplanned.keys()
+        self.unplanned |= dict.fromkeys(sorted(left_out), "not in a captured graph, because of a graph break")
+
+    def _require_whole(self, fault: str) -> None:
+        if self.fullgraph:
+            raise CannotCapture(self.name, f"fullgraph=True, and {fault}")
+
+    def _step_into(self, model: torch.nn.Module, planned: PlannedGraph, call: Call) -> None:
+        self._adopt(planned, call)
+        self.stepped = _Stepped(model, planned, module_paths(model))
+
+    def _plan_whole(
+        self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> PlannedGraph:
+        try:
+            capture = capture_module(model, args, kwargs)
+        except CannotCapture:
+            capture = capture_module(model, args, kwargs, runs=True)
+        return self.plan_graph(capture, call, Memory(), self.name)
+
+    def _step(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run the model as it is written, its attention as planned; a call that goes another way is planned anew."""
+        assert self.stepped is not None
+        try:
+            return self.stepped.run(call, args, kwargs)
+        except OutOfStep:
+            self._step_into(self.stepped.model, self._plan_whole(self.stepped.model, call, args, kwargs), call)
+            return self.stepped.run(call, args, kwargs)
 
     def _explain(self, error: BaseException, call: Call) -> None:
         """Raise what torch says of a call as an error of ours, where there is one."""
@@ -207,24 +280,37 @@ class _Variant:
         """The torch.compile backend: plan a graph, rewrite it, hand it on."""
         current: _Current = self.local.current
         self.startup.lap("capture")
+        reason = why_not_lower(graph)
+        if reason is not None:
+            self.unplanned |= dict.fromkeys(attention_calls(graph), reason)
+            self._note(self.plan_graph(Capture.empty(), current.call, current.memory, self.name))
+            return graph.forward if self.backend == "eager" else lookup_backend(self.backend)(graph, list(inputs))
         capture = capture_graph(graph, inputs)
         self.startup.lap("lower")
         planned = self.plan_graph(capture, current.call, current.memory, self.name)
-        rewrite(capture, planned.plan, current.call)
+        rewrite(capture, planned, current.call)
         if not has_kernels(capture.device):
             self.hoistings += filter(None, [hoist(capture, planned.plan)])
-        self.graphs += 1
-        current.plan = planned.plan if current.plan is None else _joined(current.plan, planned.plan)
-        self.plan = current.plan
-        for name in planned.relied_on:
-            self.digests[name] = current.call.digest(name)
-            self._remember(name, dict(current.call.tensors)[name])
+        self._note(planned)
         self.startup.lap("plan")
         run = capture.graph.forward
         if self.backend != "eager":
             run = _refusing_gradients(compile_blocks(capture.graph, lookup_backend(self.backend)).run)
             self.startup.lap(self.backend)
         return self._carrying(run, planned)
+
+    def _note(self, planned: PlannedGraph) -> None:
+        """Add what was planned of one graph to what was planned of the call."""
+        current: _Current = self.local.current
+        self.graphs += 1
+        current.plan = planned.plan if current.plan is None else _joined(current.plan, planned.plan)
+        self._adopt(replace(planned, plan=current.plan), current.call)
+
+    def _adopt(self, planned: PlannedGraph, call: Call) -> None:
+        self.plan = planned.plan
+        for name in planned.relied_on:
+            self.digests[name] = call.digest(name)
+            self._remember(name, dict(call.tensors)[name])
 
     def _carrying(self, run: Callable[..., Any], planned: PlannedGraph) -> Callable[..., Any]:
         """After a graph break the next graph's inputs are this one's outputs: note which tokens they hold."""
@@ -259,6 +345,11 @@ class _Variant:
         return True
 
 
+def _sparse(plan: Plan | None) -> int:
+    """How many sites of a plan are sparse."""
+    return 0 if plan is None else sum(decision.is_sparse for decision in plan.decisions)
+
+
 def _refusing_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
     """What a backend lowered knows no gradients: where they are asked for, asking is an error."""
 
@@ -273,6 +364,20 @@ def _refusing_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
         ]
 
     return refuse
+
+
+@dataclass
+class _Stepped:
+    """A model as it is written, and what was planned of it."""
+
+    model: torch.nn.Module
+    planned: PlannedGraph
+    paths: dict[int, str]
+
+    def run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Raises OutOfStep."""
+        with PlannedCalls(self.planned, self.paths, call):
+            return self.model._call_impl(*args, **kwargs)
 
 
 @dataclass

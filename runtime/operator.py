@@ -50,6 +50,16 @@ def _attend(
     )
 
 
+def mask_of_keys(mask: torch.Tensor) -> torch.Tensor:
+    """What a mask (…, queries, keys), alike for all heads, says of the keys, (…, 1, keys); see planner.masks."""
+    return (mask[:, :1] if mask.dim() == 4 else mask).any(-2, keepdim=True)
+
+
+def mask_of_queries(mask: torch.Tensor) -> torch.Tensor:
+    """The queries that a mask (…, queries, keys), alike for all heads, lets in, (…, queries, 1)."""
+    return (mask[:, :1] if mask.dim() == 4 else mask).any(-1, keepdim=True)
+
+
 def _fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> torch.Tensor:
     return empty_output(query, value)
 

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from planner.capture import Call, Capture
+from planner.masks import Kind
 from planner.noise import NoiseLevel, placeholder_of
+from planner.pipeline import PlannedGraph
 from planner.plan import Plan
-from runtime.operator import grouped_attention
+from runtime.operator import grouped_attention, mask_of_keys, mask_of_queries
 
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _DEFAULTS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
 
 
-def rewrite(capture: Capture, plan: Plan, call: Call) -> int:
+def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
     """Put the plan's operators into the captured graph of a call, in place; return how many."""
-    graph, rewritten = capture.graph.graph, 0
+    graph, rewritten, plan = capture.graph.graph, 0, planned.plan
     noise = _noise(capture, plan, call)
-    for node, decision in zip(capture.attention_nodes(), plan.decisions, strict=True):
+    for node, decision, site in zip(capture.attention_nodes(), plan.decisions, planned.sites, strict=True):
         if not decision.is_sparse:
             continue
-        given = _DEFAULTS | dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+        given: dict[str, Any] = _DEFAULTS | dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
         order = ("query", "key", "value", "attn_mask", "is_causal", "scale", "enable_gqa")
-        arguments = (*(given[name] for name in order), decision.layout, decision.pattern)
-        if decision.is_gated:
-            arguments = (*arguments, noise)
         with graph.inserting_before(node):
-            planned = graph.call_function(grouped_attention, arguments)
-        planned.meta = dict(node.meta)
-        node.replace_all_uses_with(planned)
+            keys, queries = _masks(given["attn_mask"], site.mask_kind)
+            arguments = [{**given, "attn_mask": keys}[name] for name in order]
+            arguments += [decision.layout, decision.pattern, *[noise] * decision.is_gated]
+            made = graph.call_function(grouped_attention, tuple(arguments))
+            made.meta = dict(node.meta)
+            if queries is not None:
+                made = _call(torch.where, queries, made, 0.0)
+                made.meta = dict(node.meta)
+        node.replace_all_uses_with(made)
         graph.erase_node(node)
         rewritten += 1
     capture.graph.recompile()
     return rewritten
+
+
+def _masks(mask: Node | None, kind: Kind | None) -> tuple[Node | None, Node | None]:
+    """Nodes of the mask of keys, and of the mask of queries where it is one of both."""
+    if mask is None or kind is None or mask.meta["val"].shape[-2] == 1:
+        return mask, None
+    return _call(mask_of_keys, mask), _call(mask_of_queries, mask) if kind == "both" else None
+
+
+def _call(target: Callable[..., torch.Tensor], *args: Any) -> Node:
+    """A node for a call, with what it gives."""
+    graph = next(arg.graph for arg in args if isinstance(arg, Node))
+    made = graph.call_function(target, args)
+    made.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args))
+    return made
 
 
 def _noise(capture: Capture, plan: Plan, call: Call) -> Node | None:
@@ -45,6 +67,4 @@ def _noise(capture: Capture, plan: Plan, call: Call) -> Node | None:
     timestep = placeholder_of(capture, call, level.argument)
     first = next(node for node in capture.graph.graph.nodes if node.op != "placeholder")
     with capture.graph.graph.inserting_before(first):
-        made = capture.graph.graph.call_function(level.of, (timestep,))
-    made.meta["val"] = level.of(timestep.meta["val"])
-    return made
+        return _call(level.of, timestep)

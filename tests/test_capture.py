@@ -90,7 +90,7 @@ def test_a_capture_knows_where_attention_runs_also_once_it_is_rewritten():
     for node in traced.attention_nodes():
         node.meta["val"] = torch.empty(node.meta["val"].shape, device="meta")
     capture, call = Capture.of(traced.graph, traced.inputs), Call.of(model, (), kwargs)
-    plan = plan_capture(Options(group="3x5", min_speedup=0.0), Target.named("h100"), traced, call).plan
-    assert rewrite(capture, plan, call) > 0
+    planned = plan_capture(Options(group="3x5", min_speedup=0.0), Target.named("h100"), traced, call)
+    assert rewrite(capture, planned, call) > 0
     assert not capture.attention_nodes()
     assert capture.device.type == "meta"

@@ -1,5 +1,6 @@
 import copy
 import gc
+import types
 import weakref
 
 import pytest
@@ -392,11 +393,60 @@ def test_running_out_of_memory_while_planning_names_the_inputs(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_attention_that_no_graph_holds_is_reported():
+def test_a_model_that_dynamo_cannot_capture_whole_is_stepped_into():
     model, kwargs = mochi()
-    compiled = planner.compile(model, **FORCE)
-    torch.testing.assert_close(output(compiled, kwargs), output(model, kwargs), rtol=1e-5, atol=1e-5)
-    assert "dense transformer_blocks.0.attn1: not in a captured graph" in str(planner.report(compiled))
+    compiled = planner.compile(model, group="1x3x5", **FORCE)
+    ours = output(compiled, kwargs)
+    (plan,) = planner.report(compiled).plans
+    assert sum(decision.is_sparse for decision in plan.decisions) == 4
+    with MaskedDense(plan):
+        torch.testing.assert_close(ours, output(model, kwargs), rtol=1e-5, atol=1e-5)
+    shorter = kwargs | {"encoder_attention_mask": torch.ones(2, 16, dtype=torch.bool).tril(6)}
+    ours = output(compiled, shorter)
+    assert planner.report(compiled).calls == (1, 1)
+    assert planner.report(compiled).stepped == (True, True)
+    with MaskedDense(planner.report(compiled).plans[1]):
+        torch.testing.assert_close(ours, output(model, shorter), rtol=1e-5, atol=1e-5)
+
+
+class Switching(torch.nn.Module):
+    """The order of two attentions depends on a value that no shape shows, and no mask tells."""
+
+    def forward(self, x, y):
+        short, long = (t.flatten(2).transpose(1, 2)[:, None] for t in (x, y))
+        pair = (short, long) if bool(x.mean() > 0) else (long, short)
+        return torch.cat([F.scaled_dot_product_attention(q, q, q).flatten() for q in pair])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_call_that_goes_another_way_is_planned_anew():
+    model, x, y = Switching(), torch.randn(1, 8, 6, 5).abs(), torch.randn(1, 8, 8, 10)
+    compiled = planner.compile(model, group="3x5", **FORCE)
+    for first in (x, -x, x):
+        ours = compiled(first, y)
+        (plan,) = planner.report(compiled).plans
+        assert [d.queries for d in plan.decisions] == ([30, 80] if first is x else [80, 30])
+        assert all(d.is_sparse for d in plan.decisions)
+        with MaskedDense(plan):
+            torch.testing.assert_close(ours, model(first, y), rtol=1e-5, atol=1e-5)
+
+
+class Cached(torch.nn.Module):
+    """Writes to a cache that is no tensor, behind a graph break."""
+
+    def forward(self, x, cache):
+        torch._dynamo.graph_break()
+        q = x.flatten(2).transpose(1, 2)[:, None]
+        cache.kept.append(q)
+        return F.scaled_dot_product_attention(q, q, q)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_look_at_a_model_leaves_its_cache_as_one_call_does():
+    cache, picture = types.SimpleNamespace(kept=[]), torch.randn(1, 8, 6, 5)
+    planner.compile(Cached(), group="3x5", **FORCE)(picture, cache)
+    (kept,) = cache.kept
+    torch.testing.assert_close(kept, picture.flatten(2).transpose(1, 2)[:, None])
 
 
 def test_an_inductor_like_backend_lowers_the_rest():

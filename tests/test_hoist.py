@@ -319,7 +319,7 @@ def test_random_networks_compute_the_same(steps, text, size, group, alternate):
     options = Options(pattern="crisscross", group=group, min_speedup=0.0, alternate_offsets=alternate)
     capture, call = capture_module(model, inputs, {}), Call.of(model, inputs, {})
     planned = plan_capture(options, Target.named("cpu"), capture, call)
-    rewrite(capture, planned.plan, call)
+    rewrite(capture, planned, call)
     plain = capture.graph(*capture.inputs)
     hoisting = hoist(capture, planned.plan)
     torch.testing.assert_close(capture.graph(*capture.inputs), plain, rtol=1e-4, atol=1e-5)

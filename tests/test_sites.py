@@ -33,7 +33,8 @@ def test_layouts_of_the_families(name, device):
 
 def test_mochi_is_planned_with_its_data_dependent_text():
     found = described(sites_of(*mochi()))
-    assert found["transformer_blocks.0.attn1#1"] == "hidden_states[t:2 h:6 w:8] | encoder_hidden_states:16"
+    assert found["transformer_blocks.0.attn1"] == "hidden_states[t:2 h:6 w:8] | encoder_hidden_states:16"
+    assert found["transformer_blocks.0.attn1#1"] == "hidden_states[t:2 h:6 w:8] | encoder_hidden_states:12"
     assert found["time_embed.pooler"].startswith("one token")
 
 
@@ -135,9 +136,10 @@ def test_writing_in_place_moves_tokens_too():
     assert sites_of(Toy(overwritten), {}, (PICTURE,))[0].why_not().startswith("layout unknown")
 
 
-def test_two_pictures_in_one_sequence_stay_dense():
-    (site,) = sites_of(Toy(lambda m, x, y: torch.cat([flat(x), flat(y)], 1)), {}, (PICTURE, PICTURE + 1))
-    assert site.why_not() == "2 grids in x[h:6 w:5] | y[h:6 w:5]: one is supported"
+def test_of_two_pictures_in_one_sequence_the_larger_is_the_grid():
+    both = Toy(lambda m, x, y: torch.cat([flat(x), flat(y)], 1))
+    assert str(sites_of(both, {}, (PICTURE, PICTURE + 1))[0].layout) == "x[h:6 w:5] | y:30"
+    assert str(sites_of(both, {}, (PICTURE[..., :4], PICTURE))[0].layout) == "x:24 | y[h:6 w:5]"
 
 
 def test_a_control_residual_keeps_the_first_inputs_layout():

@@ -1,0 +1,99 @@
+"""Stepping into a model that runs as it is written: each attention call meets the decision that was made for it.
+
+Dynamo captures no model whole whose graph depends on values (experts that tokens are routed to, lengths of prompts), nor
+one whose modules are hooked (weights that are brought in when they are needed, blocks that are skipped). Its attention
+calls are known by the modules that make them, and follow the plan all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from planner.capture import Call
+from planner.noise import NoiseLevel
+from planner.pipeline import PlannedGraph
+from planner.plan import Decision
+from runtime.attention_calls import AttentionCalls
+from runtime.operator import grouped_attention, mask_of_keys, mask_of_queries
+
+_OPTIONS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
+_MODULE_CALL = torch.nn.Module._call_impl.__code__
+
+
+class OutOfStep(Exception):
+    """A model's attention calls are not those that were planned."""
+
+
+class PlannedCalls(AttentionCalls):
+    """While entered, the attention calls of a model follow what was planned; raises OutOfStep.
+
+    paths: the model's modules by identity. call: the call of the model under way, which tells the noise level where the
+    plan depends on it.
+    """
+
+    def __init__(self, planned: PlannedGraph, paths: dict[int, str], call: Call) -> None:
+        plan = planned.plan
+        super().__init__(())
+        self._planned = {d.site: (d, site.mask_kind) for d, site in zip(plan.decisions, planned.sites, strict=True)}
+        self._paths, self._made = paths, Counter[str]()
+        self._noise = None if plan.noise is None else _noise(NoiseLevel.parse(plan.noise), call)
+
+    def decision(self) -> Decision:
+        """That of the module whose call is under way, for as many times as it has attended."""
+        name = _innermost(self._paths) or "attention"
+        number = self._made[name]
+        self._made[name] += 1
+        self._site = f"{name}#{number}" if number else name
+        if self._site not in self._planned:
+            raise OutOfStep
+        return self._planned[self._site][0]
+
+    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
+        """Attention under the decision's rules, dense where it is dense."""
+        query, key, kind = given["query"], given["key"], self._planned[self._site][1]
+        is_alike = query.dim() == 4 and decision.shape == (
+            *(*query.shape[:2], key.shape[1]),
+            *(query.shape[2], key.shape[2], query.shape[3]),
+        )
+        if query.dim() == 4 and not is_alike:
+            raise OutOfStep
+        if not decision.is_sparse:
+            return F.scaled_dot_product_attention(**given)
+        options = _OPTIONS | given
+        if kind is not None:
+            options["attn_mask"] = mask_of_keys(given["attn_mask"])
+        arguments = [query, key, given["value"], *(options[name] for name in _OPTIONS)]
+        noise = self._noise if decision.is_gated else None
+        made = grouped_attention(*arguments, decision.layout, decision.pattern, noise)
+        return made if kind != "both" else torch.where(mask_of_queries(given["attn_mask"]), made, 0.0)
+
+
+def module_paths(model: torch.nn.Module) -> dict[int, str]:
+    """The paths of a model's modules, by identity."""
+    return {id(module): path for path, module in model.named_modules()}
+
+
+def is_hooked(model: torch.nn.Module) -> bool:
+    """Whether accelerate or diffusers do something before or after modules of a model run."""
+    return any("_hf_hook" in vars(module) or "_diffusers_hook" in vars(module) for module in model.modules())
+
+
+def _innermost(paths: dict[int, str]) -> str | None:
+    """Path of the module whose call is under way on this thread, the innermost of those that have one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _MODULE_CALL:
+            path = paths.get(id(frame.f_locals["self"]))
+            if path is not None:
+                return path
+        frame = frame.f_back
+    return None
+
+
+def _noise(level: NoiseLevel, call: Call) -> torch.Tensor:
+    return level.of(dict(call.tensors)[level.argument])

@@ -1,0 +1,74 @@
+"""What the zoo's files share: the register of its members, and inputs that many of them take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.inputs import flux_ids
+
+Case = tuple[torch.nn.Module, dict[str, Any]]
+Build = Callable[..., Case]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A class of diffusers' in a small configuration: ``build(*size)`` gives it with inputs of a size.
+
+    sizes: two sizes of what it makes, as its patches see it: (height, width) of a picture, (frames, height, width) of
+    a video, (tokens,) of anything else.
+    """
+
+    build: Build
+    sizes: tuple[tuple[int, ...], ...]
+
+    def case(self, size: tuple[int, ...]) -> Case:
+        """The model with weights that leave no part of it out, and inputs: the same at every call.
+
+        A gate whose weights begin at zero would hide all that comes before it.
+        """
+        torch.manual_seed(0)
+        model, inputs = self.build(*size)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not (parameter.isfinite().all() and parameter.any()):
+                    parameter.normal_(std=0.1)
+        return model.eval(), inputs
+
+
+ZOO = dict[str, Member]()
+"""Every class by name."""
+
+
+def member(name: str, *sizes: tuple[int, ...]) -> Callable[[Build], Build]:
+    """Register the function that builds a class."""
+
+    def register(build: Build) -> Build:
+        assert name not in ZOO
+        ZOO[name] = Member(build, sizes)
+        return build
+
+    return register
+
+
+def text(tokens: int = 10, channels: int = 16) -> torch.Tensor:
+    """Embedded text of a batch of two."""
+    return torch.randn(2, tokens, channels)
+
+
+def text_mask(tokens: int = 10) -> torch.Tensor:
+    """Which tokens of the text are there: all of the first, some of the second."""
+    return torch.tensor([[1] * tokens, [1] * (tokens - 4) + [0] * 4])
+
+
+def packed(channels: int, *size: int) -> dict[str, torch.Tensor]:
+    """A packed picture with its coordinates, as FLUX takes it."""
+    return {
+        "hidden_states": torch.randn(2, math.prod(size), channels),
+        "img_ids": flux_ids(*size),
+        "txt_ids": torch.zeros(10, 3),
+    }

@@ -1,0 +1,75 @@
+"""The table of docs/models.md: what is found in every class of diffusers. ``python -m zoo.table`` writes it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import diffusers
+import torch
+
+import planner
+from planner.plan import Decision
+from runtime.compiled import Report
+from zoo import FORCE, ZOO
+
+GROUPS = {1: "5", 2: "3x5", 3: "1x3x5"}
+"""Groups by the number of axes, which divide no grid of the zoo."""
+
+BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
+
+
+def plan_of(model: torch.nn.Module, size: tuple[int, ...]) -> torch.nn.Module:
+    """A model compiled with a sparse pattern wherever one goes."""
+    pattern = "neighborhood{radius=1}" if len(size) == 1 else "crisscross"
+    group = "2x3" if type(model).__name__ == "LatteTransformer3DModel" else GROUPS[len(size)]
+    return planner.compile(model, pattern=pattern, group=group, **FORCE)
+
+
+def row(name: str, report: Report) -> str:
+    """A line of the table."""
+    (plan,) = report.plans
+    sparse = [decision for decision in plan.decisions if decision.is_sparse]
+    layouts = dict.fromkeys(decision.layout for decision in sparse)
+    dense = dict[str, list[str]]()
+    for decision in plan.decisions:
+        if not decision.is_sparse:
+            dense.setdefault(_reason(decision), []).append(decision.site)
+    for site, reason in report.unplanned[0].items():
+        dense.setdefault(reason, []).append(site)
+    reasons = [f"{', '.join(dict.fromkeys(map(_any_block, sites)))}: {reason}" for reason, sites in dense.items()]
+    sites = len(plan.decisions) + len(report.unplanned[0])
+    if not sites:
+        reasons = ["no call of scaled_dot_product_attention"]
+    found = "<br>".join(layout.replace("|", "\\|") for layout in layouts)
+    return f"| {name} | {len(sparse)} of {sites} | {found} | {'<br>'.join(reasons).replace('|', chr(92) + '|')} |"
+
+
+def _any_block(site: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", site.partition("#")[0])
+
+
+def _reason(decision: Decision) -> str:
+    return re.sub(r": text, or a packed.*", "", decision.reason)
+
+
+def table() -> list[str]:
+    """All lines."""
+    lines = ["| class | sparse sites | layouts | what stays dense, and why |", "| --- | --- | --- | --- |"]
+    for name, member in sorted(ZOO.items()):
+        torch._dynamo.reset()
+        model, inputs = member.case(member.sizes[0])
+        compiled = plan_of(model, member.sizes[0])
+        compiled(**inputs)
+        lines.append(row(name, planner.report(compiled)))
+    return lines
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    path = Path("docs/models.md")
+    before, rest = path.read_text().split(BEGIN)
+    with torch.no_grad():
+        path.write_text("\n".join([before + BEGIN, "", *table(), "", END + rest.split(END)[1]]))
