@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.fx.traceback as fx_traceback
@@ -32,6 +32,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from planner.errors import CannotCapture, times
 from planner.known_values import KnownValues
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 """The node of an attention site."""
@@ -120,8 +122,7 @@ def capture_module(
     Tensors on the meta device are traced as if they were on the CPU. runs: run it after all, on the tensors themselves,
     so that a graph that depends on the model's own values can be traced too.
     """
-    model = copy.copy(model)
-    model._compiled_call_impl = None  # trace the model itself, also where it has been compiled
+    model = uncompiled(model)
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     leaves, spec = pytree.tree_flatten((weights, tuple(args), dict(kwargs)))
     leaves = apart(leaves)
@@ -142,6 +143,14 @@ def capture_module(
     with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked):
         graph = _trace(run, tensors, type(model).__name__, lambda x: runs or is_known(x), device)
     return replace(Capture.of(graph, tensors), read=tuple(tensors[place] for place in sorted(known.read)))
+
+
+def uncompiled(model: Model) -> Model:
+    """Another object that shares everything with a model, but for what it was compiled to."""
+    plain = object.__new__(type(model))
+    vars(plain).update({name: value for name, value in vars(model).items() if not name.startswith("__")})
+    vars(plain)["_compiled_call_impl"] = None
+    return plain
 
 
 def capture_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:

@@ -211,6 +211,18 @@ class NotAModule(PlannerError, TypeError):
         )
 
 
+class NotPicklable(PlannerError, TypeError):
+    """A compiled model where something is to be written that another process reads."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            "a compiled model cannot be pickled.",
+            found=f"This is a {model} made by planner.compile: what it runs belongs to this process.",
+            remedy="Pickle the original, or use save_pretrained; write the plan beside it with plan.save, and pass it "
+            "to planner.compile(model, plan=…) there.",
+        )
+
+
 class NotCompiled(PlannerError, TypeError):
     """A model that did not come out of planner.compile."""
 

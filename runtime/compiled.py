@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch._dynamo.backends.registry import lookup_backend
+from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 
 from planner.capture import (
@@ -21,9 +22,10 @@ from planner.capture import (
     capture_graph,
     capture_module,
     holds_caches,
+    uncompiled,
     why_not_lower,
 )
-from planner.errors import BadOption, CannotCapture, NotCompiled, OutOfMemory, PlannerError
+from planner.errors import BadOption, CannotCapture, NotCompiled, NotPicklable, OutOfMemory, PlannerError
 from planner.pipeline import PlannedGraph
 from planner.plan import Decision, Plan
 from planner.provenance import Memory
@@ -93,8 +95,13 @@ def compile_model(model: Model, plan_graph: PlanGraph, backend: str, fullgraph: 
     if backend != "eager" and backend not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(["eager", *torch.compiler.list_backends()])
         raise BadOption("backend", backend, f"a name that torch.compile knows: {known}")
-    twin = copy.copy(model)
-    twin._compiled_call_impl = _Session(weakref.ref(twin), plan_graph, backend, fullgraph).run
+    if isinstance(model, OptimizedModule):
+        model = model._orig_mod
+    twin = uncompiled(model)
+    session = _Session(weakref.ref(twin), plan_graph, backend, fullgraph)
+    vars(twin).update(
+        _compiled_call_impl=session.run, __deepcopy__=session.deepcopy, __reduce_ex__=session.refuse_pickle
+    )
     return twin
 
 
@@ -137,15 +144,47 @@ class _Session:
         call = Call.of(model, args, kwargs)
         hooks = is_hooked(model)
         variants = self.variants.setdefault((call.signature(), *call.devices(), "hooked" * hooks), [])
-        variant = next((variant for variant in variants if variant.holds_for(call)), None)
+        variant = _that_holds(variants, call)
         if variant is None:
-            variant = _Variant(model, self.plan_graph, self.backend, self.fullgraph)
-            result = variant.begin(model, call, args, kwargs, hooks)
-            variants.append(variant)
-        else:
-            result = variant.run(call, args, kwargs)
+            with _planning:
+                variant = _that_holds(variants, call)
+                if variant is None:
+                    return self._begin(variants, model, call, args, kwargs, hooks)
         variant.calls += 1
+        return variant.run(call, args, kwargs)
+
+    def deepcopy(self, memo: dict[int, Any]) -> torch.nn.Module:
+        """A copy of the model, compiled as this one is."""
+        model = self.twin()
+        assert model is not None
+        return compile_model(copy.deepcopy(uncompiled(model), memo), self.plan_graph, self.backend, self.fullgraph)
+
+    def refuse_pickle(self, _protocol: Any) -> Any:
+        """Raises NotPicklable."""
+        raise NotPicklable(type(self.twin()).__name__)
+
+    def _begin(
+        self,
+        variants: list[_Variant],
+        model: torch.nn.Module,
+        call: Call,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        hooks: bool,
+    ) -> Any:
+        variant = _Variant(model, self.plan_graph, self.backend, self.fullgraph)
+        result = variant.begin(model, call, args, kwargs, hooks)
+        variant.calls += 1
+        variants.append(variant)
         return result
+
+
+def _that_holds(variants: Sequence[_Variant], call: Call) -> _Variant | None:
+    return next((variant for variant in variants if variant.holds_for(call)), None)
+
+
+_planning = threading.RLock()
+"""Held while a model is planned: tracing keeps what it knows in places that all threads share."""
 
 
 class _Variant:
@@ -155,6 +194,7 @@ class _Variant:
         self.name = type(model).__name__
         self.plan_graph = plan_graph
         self.backend = backend
+        self.fullgraph = fullgraph
         self.startup = Laps()
         self.hoistings = list[Hoisting]()
         self.plan: Plan | None = None

@@ -6,7 +6,6 @@ it; afterwards a few of these calls are run again, with one site at a time under
 
 from __future__ import annotations
 
-import copy
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 
 from planner import __version__
-from planner.capture import Call, Capture, capture_module
+from planner.capture import Call, Capture, capture_module, uncompiled
 from planner.errors import BadEvidence, NothingRecorded
 from planner.evidence import Evidence, SiteEvidence
 from planner.layout import TokenLayout
@@ -69,7 +68,7 @@ def record_evidence(
     """Record while ``sample(model)`` runs; arguments, shapes and errors as in planner.record."""
     known = Evidence.load(path) if path is not None and path.exists() else None
     recorder = _Recorder(model, dense_plan, catalogue, calls, queries, known, path)
-    twin = copy.copy(model)
+    twin = uncompiled(model)
     twin._compiled_call_impl = recorder.run
     sample(twin)
     if recorder.plan is None or not recorder.recorded:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 
-from planner.capture import Call
+from planner.capture import Call, uncompiled
 from planner.layout import TokenLayout
 from planner.noise import NoiseLevel
 from planner.pattern import Dense, Pattern, parse_pattern
@@ -117,7 +116,7 @@ class MaskedDense(AttentionCalls):
 
 def masked_model(model: Model, plan: Plan) -> Model:
     """A twin of a model that follows a plan at every call, noise levels too, as masked dense attention."""
-    twin, told = copy.copy(model), None if plan.noise is None else NoiseLevel.parse(plan.noise)
+    twin, told = uncompiled(model), None if plan.noise is None else NoiseLevel.parse(plan.noise)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         level = 0.0

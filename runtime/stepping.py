@@ -1,8 +1,8 @@
 """Stepping into a model that runs as it is written: each attention call meets the decision that was made for it.
 
-Dynamo captures no model whole whose graph depends on values (experts that tokens are routed to, lengths of prompts), nor
-one whose modules are hooked (weights that are brought in when they are needed, blocks that are skipped). Its attention
-calls are known by the modules that make them, and follow the plan all the same.
+Dynamo captures no model whole whose graph depends on values (experts that tokens are routed to, lengths of prompts),
+nor one whose modules are hooked (weights that are brought in when they are needed, blocks that are skipped). Its
+attention calls are known by the modules that make them, and follow the plan all the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 import copy
 import gc
+import io
+import pickle
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from planner.errors import (
     NoGradient,
     NotAModule,
     NotCompiled,
+    NotPicklable,
     OutOfMemory,
     PlanMismatch,
     UnknownName,
@@ -219,16 +223,53 @@ def test_outputs_have_the_originals_type():
     assert torch.equal(compiled(first, **dict(zip(list(kwargs)[1:], rest, strict=True)))[0], compiled(**kwargs)[0])
 
 
-def test_the_original_and_its_copies_stay_dense():
+def test_the_original_stays_dense_and_a_copy_of_the_compiled_model_is_compiled():
     model, kwargs = flux()
     before = output(model, kwargs)
-    compiled = planner.compile(model, group="3x5", **FORCE)
-    output(compiled, kwargs)
+    compiled = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
+    planned = output(compiled, kwargs)
     assert torch.equal(output(model, kwargs), before)
+    assert not torch.allclose(planned, before)
     twin = copy.deepcopy(compiled)
-    assert torch.equal(output(twin, kwargs), before)
-    with pytest.raises(NotCompiled):
-        planner.report(twin)
+    with torch.no_grad():
+        twin.proj_out.weight.zero_()
+    assert torch.equal(output(compiled, kwargs), planned)
+    assert not output(twin, kwargs).sub(twin.proj_out.bias).any()
+    assert planner.report(twin).calls == (1,)
+    assert planner.report(twin).plans[0].decisions == planner.report(compiled).plans[0].decisions
+
+
+def test_a_compiled_model_is_not_pickled_and_saves_as_the_original_does(tmp_path):
+    model, kwargs = flux()
+    compiled = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
+    for write in (pickle.dumps, lambda model: torch.save(model, io.BytesIO())):
+        with pytest.raises(NotPicklable, match=r"plan\.save"):
+            write(compiled)
+    compiled.save_pretrained(tmp_path)
+    assert torch.equal(output(type(model).from_pretrained(tmp_path), kwargs), output(model, kwargs))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: torch.compile(m, backend="eager"), lambda m: planner.compile(m, **FORCE)]
+)
+def test_what_is_already_compiled_is_planned_anew(make):
+    model, kwargs = flux()
+    twice = planner.compile(make(model), pattern="crisscross", group="3x5", **FORCE)
+    once = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
+    assert torch.equal(output(twice, kwargs), output(once, kwargs))
+    assert planner.report(twice).plans[0].decisions[0].pattern == "crisscross{axes=lines,group=3x5}"
+
+
+def test_threads_may_share_a_compiled_model():
+    model, _ = flux()
+    cases = [flux_inputs(12, 16), flux_inputs(10, 14), flux_inputs(12, 16)]
+    compiled = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
+    with ThreadPoolExecutor(3) as pool:
+        rounds = list(pool.map(lambda n: output(compiled, cases[n % 3]), range(9)))
+    alone = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
+    for n, ours in enumerate(rounds):
+        assert torch.equal(ours, output(alone, cases[n % 3]))
+    assert sorted(planner.report(compiled).calls) == [3, 6]
 
 
 def test_a_compiled_model_is_let_go():

@@ -127,13 +127,22 @@ TEXTS = [
         errors.CannotCapture("Flux", "RuntimeError: no"),
         "CannotCapture: cannot capture the graph of Flux.\n"
         "  Tracing stopped with: RuntimeError: no.\n"
-        "  Check that the model runs with these inputs. Masks and position ids must be real tensors.",
+        "  Check that the model runs with these inputs. Masks and position ids must be real tensors. A graph that "
+        "depends on the model's own values (experts that tokens are routed to) is planned as it runs: "
+        "use planner.compile.",
     ),
     (
         errors.NotAModule("flux"),
         "NotAModule: planner.compile and planner.make_plan take a torch.nn.Module.\n"
         "  This is a str.\n"
         "  Pass the transformer, for instance pipe.transformer, not the pipeline.",
+    ),
+    (
+        errors.NotPicklable("Flux"),
+        "NotPicklable: a compiled model cannot be pickled.\n"
+        "  This is a Flux made by planner.compile: what it runs belongs to this process.\n"
+        "  Pickle the original, or use save_pretrained; write the plan beside it with plan.save, and pass it "
+        "to planner.compile(model, plan=…) there.",
     ),
     (
         errors.NotCompiled(3),
