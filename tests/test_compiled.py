@@ -249,9 +249,7 @@ def test_a_compiled_model_is_not_pickled_and_saves_as_the_original_does(tmp_path
     assert torch.equal(output(type(model).from_pretrained(tmp_path), kwargs), output(model, kwargs))
 
 
-@pytest.mark.parametrize(
-    "make", [lambda m: torch.compile(m, backend="eager"), lambda m: planner.compile(m, **FORCE)]
-)
+@pytest.mark.parametrize("make", [lambda m: torch.compile(m, backend="eager"), lambda m: planner.compile(m, **FORCE)])
 def test_what_is_already_compiled_is_planned_anew(make):
     model, kwargs = flux()
     twice = planner.compile(make(model), pattern="crisscross", group="3x5", **FORCE)
