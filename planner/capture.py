@@ -140,7 +140,8 @@ def capture_module(
 
     hooked = [module for module in model.modules() if vars(module).keys() & {"_hf_hook", "_diffusers_hook"}]
     device = _execution_device(tensors[len(weights) :]) if hooked else None
-    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked):
+    processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
+    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors):
         graph = _trace(run, tensors, type(model).__name__, lambda x: runs or is_known(x), device)
     return replace(Capture.of(graph, tensors), read=tuple(tensors[place] for place in sorted(known.read)))
 
@@ -249,14 +250,20 @@ def _execution_device(inputs: Sequence[torch.Tensor]) -> torch.device:
 
 
 @contextlib.contextmanager
-def _without_hooks(hooked: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """While tracing, leave out what accelerate and diffusers wrap around the forward of modules."""
+def _without_hooks(hooked: Sequence[torch.nn.Module], processors: Sequence[Any]) -> Iterator[None]:
+    """While tracing, leave out what accelerate and diffusers wrap around the forward of modules, and collectives."""
     wrapped = {module: vars(module).pop("forward") for module in hooked if "forward" in vars(module)}
+    spread = [processor for processor in processors if getattr(processor, "_parallel_config", None) is not None]
+    configs = [processor._parallel_config for processor in spread]
+    for processor in spread:
+        processor._parallel_config = None
     try:
         yield
     finally:
         for module, forward in wrapped.items():
             vars(module)["forward"] = forward
+        for processor, config in zip(spread, configs, strict=True):
+            processor._parallel_config = config
 
 
 def is_known(tensor: torch.Tensor) -> bool:

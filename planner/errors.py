@@ -211,6 +211,17 @@ class NotAModule(PlannerError, TypeError):
         )
 
 
+class UnplannedParallelism(PlannerError, ValueError):
+    """A way of spreading attention over devices that no plan can follow."""
+
+    def __init__(self, asked: str, reason: str) -> None:
+        super().__init__(
+            f"a planned model cannot run with {asked}.",
+            found=f"{reason}.",
+            remedy="Use ContextParallelConfig(ulysses_degree=…), or the original model.",
+        )
+
+
 class NotPicklable(PlannerError, TypeError):
     """A compiled model where something is to be written that another process reads."""
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,11 @@ class Decision:
         _, layout = self.parsed()
         fits = layout is not None and len(layout.grids) == 1 and self.queries == self.keys == layout.tokens
         return layout if fits else None
+
+    def as_dense(self, reason: str) -> Decision:
+        """The same site left dense, and why."""
+        costs = {"density": 1.0, "flops": self.dense_flops, "seconds": self.dense_seconds}
+        return replace(self, pattern="dense", reason=reason, **costs)
 
     def verify(self) -> None:
         """Raises MalformedValue or BadSpelling."""

@@ -34,6 +34,7 @@ from runtime.hoist import Hoisting, hoist
 from runtime.kernels import has_kernels, load_seconds
 from runtime.measure import Laps
 from runtime.operator import WithoutBackward
+from runtime.parallel import Parallelism
 from runtime.repeats import compile_blocks
 from runtime.rewrite import rewrite
 from runtime.stepping import OutOfStep, PlannedCalls, is_hooked, module_paths
@@ -280,8 +281,11 @@ class _Variant:
             raise CannotCapture(self.name, f"fullgraph=True, and {fault}")
 
     def _step_into(self, model: torch.nn.Module, planned: PlannedGraph, call: Call) -> None:
+        parallelism = Parallelism.of(model)
+        if parallelism is not None:
+            planned = _followed(planned, parallelism)
         self._adopt(planned, call)
-        self.stepped = _Stepped(model, planned, module_paths(model))
+        self.stepped = _Stepped(model, planned, module_paths(model), parallelism)
 
     def _plan_whole(
         self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -390,6 +394,15 @@ def _sparse(plan: Plan | None) -> int:
     return 0 if plan is None else sum(decision.is_sparse for decision in plan.decisions)
 
 
+def _followed(planned: PlannedGraph, parallelism: Parallelism) -> PlannedGraph:
+    """What was planned, dense where it cannot be followed on several devices."""
+    decisions = list[Decision]()
+    for decision in planned.plan.decisions:
+        reason = parallelism.why_not(decision) if decision.is_sparse else None
+        decisions.append(decision if reason is None else decision.as_dense(reason))
+    return replace(planned, plan=replace(planned.plan, decisions=tuple(decisions)))
+
+
 def _refusing_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
     """What a backend lowered knows no gradients: where they are asked for, asking is an error."""
 
@@ -413,10 +426,11 @@ class _Stepped:
     model: torch.nn.Module
     planned: PlannedGraph
     paths: dict[int, str]
+    parallelism: Parallelism | None
 
     def run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Raises OutOfStep."""
-        with PlannedCalls(self.planned, self.paths, call):
+        with PlannedCalls(self.planned, self.paths, call, self.parallelism):
             return self.model._call_impl(*args, **kwargs)
 
 

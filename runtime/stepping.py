@@ -20,6 +20,7 @@ from planner.pipeline import PlannedGraph
 from planner.plan import Decision
 from runtime.attention_calls import AttentionCalls
 from runtime.operator import grouped_attention, mask_of_keys, mask_of_queries
+from runtime.parallel import Parallelism
 
 _OPTIONS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
 _MODULE_CALL = torch.nn.Module._call_impl.__code__
@@ -33,12 +34,15 @@ class PlannedCalls(AttentionCalls):
     """While entered, the attention calls of a model follow what was planned; raises OutOfStep.
 
     paths: the model's modules by identity. call: the call of the model under way, which tells the noise level where the
-    plan depends on it.
+    plan depends on it. parallelism: how the model is spread over devices.
     """
 
-    def __init__(self, planned: PlannedGraph, paths: dict[int, str], call: Call) -> None:
+    def __init__(
+        self, planned: PlannedGraph, paths: dict[int, str], call: Call, parallelism: Parallelism | None
+    ) -> None:
         plan = planned.plan
         super().__init__(())
+        self._parallelism = parallelism
         self._planned = {d.site: (d, site.mask_kind) for d, site in zip(plan.decisions, planned.sites, strict=True)}
         self._paths, self._made = paths, Counter[str]()
         self._noise = None if plan.noise is None else _noise(NoiseLevel.parse(plan.noise), call)
@@ -55,21 +59,25 @@ class PlannedCalls(AttentionCalls):
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
         """Attention under the decision's rules, dense where it is dense."""
-        query, key, kind = given["query"], given["key"], self._planned[self._site][1]
-        is_alike = query.dim() == 4 and decision.shape == (
-            *(*query.shape[:2], key.shape[1]),
-            *(query.shape[2], key.shape[2], query.shape[3]),
-        )
-        if query.dim() == 4 and not is_alike:
-            raise OutOfStep
+        spread = self._parallelism if decision.is_sparse else None
+        decision = decision if spread is None else spread.share(decision)
         if not decision.is_sparse:
             return F.scaled_dot_product_attention(**given)
+        order = None if spread is None else spread.order(decision.layout, given["query"].device)
+        query, key, mask, kind = given["query"], given["key"], given.get("attn_mask"), self._planned[self._site][1]
+        if (*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:]) != decision.shape:
+            raise OutOfStep
         options = _OPTIONS | given
         if kind is not None:
             options["attn_mask"] = mask_of_keys(given["attn_mask"])
-        arguments = [query, key, given["value"], *(options[name] for name in _OPTIONS)]
-        noise = self._noise if decision.is_gated else None
-        made = grouped_attention(*arguments, decision.layout, decision.pattern, noise)
+        tensors, noise = (query, key, given["value"]), self._noise if decision.is_gated else None
+        if order is not None:
+            tensors = tuple(tensor.index_select(2, order) for tensor in tensors)
+            options["attn_mask"] = None if mask is None else options["attn_mask"].index_select(-1, order)
+        settings = (options[name] for name in _OPTIONS)
+        made = grouped_attention(*tensors, *settings, decision.layout, decision.pattern, noise)
+        if order is not None:
+            made = made.index_select(2, order.argsort())
         return made if kind != "both" else torch.where(mask_of_queries(given["attn_mask"]), made, 0.0)
 
 

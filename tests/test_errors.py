@@ -138,6 +138,12 @@ TEXTS = [
         "  Pass the transformer, for instance pipe.transformer, not the pipeline.",
     ),
     (
+        errors.UnplannedParallelism("ring_degree=2", "Keys come part by part"),
+        "UnplannedParallelism: a planned model cannot run with ring_degree=2.\n"
+        "  Keys come part by part.\n"
+        "  Use ContextParallelConfig(ulysses_degree=…), or the original model.",
+    ),
+    (
         errors.NotPicklable("Flux"),
         "NotPicklable: a compiled model cannot be pickled.\n"
         "  This is a Flux made by planner.compile: what it runs belongs to this process.\n"
