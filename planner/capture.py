@@ -138,7 +138,7 @@ def capture_module(
         with known:
             return torch.func.functional_call(model, traced_weights, traced_args, traced_kwargs)
 
-    hooked = [module for module in model.modules() if vars(module).keys() & {"_hf_hook", "_diffusers_hook"}]
+    hooked = hooked_modules(model)
     device = _execution_device(tensors[len(weights) :]) if hooked else None
     processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
     with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors):
@@ -204,6 +204,15 @@ def _trace(
         raise CannotCapture(
             model, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
+
+
+def hooked_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The modules before or after which accelerate or diffusers do something."""
+    return [
+        module
+        for module in model.modules()
+        if "_hf_hook" in vars(module) or getattr(vars(module).get("_diffusers_hook"), "hooks", None)
+    ]
 
 
 def holds_caches(arguments: Any) -> bool:

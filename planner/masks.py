@@ -61,7 +61,7 @@ def _varies(node: Node) -> frozenset[int]:
         lengths = [dim for dim, size in enumerate(value.shape) if size > 1]
         before = [dim for dim, size in enumerate(source.shape) if size > 1]
         return frozenset(new for new, old in zip(lengths, before, strict=True) if old in _varies(parents[0]))
-    if name in ("transpose", "permute"):
+    if name in ("transpose", "permute", "mT"):
         marked = [torch.empty([2 if at == dim else 1 for at in range(rank)]) for dim in _varies(parents[0])]
         return frozenset(node.target(mark, *node.args[1:]).shape.index(2) for mark in marked)  # type: ignore[operator]
     return every

@@ -61,9 +61,11 @@ class Provenance:
     """Shadows of all nodes of a graph, and what stood in the way of knowing more.
 
     relied_on: arguments whose values, not only shapes, were read; what follows holds while they stay the same.
+    ordered: sources, by their place, over whose tokens the model convolves: neighbours in them are neighbours.
     """
 
     sources: list[Source]
+    ordered: set[int] = field(default_factory=set[int])
     shadows: dict[torch.fx.Node, ShadowTree] = field(default_factory=dict[torch.fx.Node, ShadowTree])
     unhandled: Counter[str] = field(default_factory=Counter[str])
     relied_on: set[str] = field(default_factory=set[str])
@@ -151,6 +153,8 @@ class _Walker:
         arguments = [self._argument(node, argument) for argument in node.args]
         options = {name: self._argument(node, argument) for name, argument in node.kwargs.items()}
         value = node.meta.get("val")
+        if shadow_rules.op_name(node.target) == "conv1d" and isinstance(arguments[0], torch.Tensor):
+            self.provenance.ordered |= set((shadow_rules.compress(arguments[0]) // SOURCE_STRIDE).unique().tolist())
         key = (node.target, _fingerprint([arguments, options, value]))
         if key not in self.memo:
             # The arguments are kept with the result: while they live no other shadow can have their address.

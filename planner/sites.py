@@ -116,6 +116,7 @@ class _Reader:
 
     def __init__(self, provenance: Provenance, call: Call) -> None:
         self.sources = provenance.sources
+        self.ordered = {provenance.sources[place] for place in provenance.ordered if place >= 0}
         self.call = call
         self.unhandled = provenance.unhandled
         self.relied_on = provenance.relied_on
@@ -182,8 +183,10 @@ class _Reader:
         self, source: Source, name: str, places: torch.Tensor, start: int, total: int
     ) -> list[Segment] | Unreadable:
         """Tokens of a (batch, tokens, …) input."""
-        tokens = len(places)
-        if tokens != source.shape[0] or bool((places.diff() <= 0).any()) or not self._is_first(source):
+        tokens, steps = len(places), places.diff()
+        if source in self.ordered and bool((steps == steps[0]).all()) and steps[0] > 0:
+            return [Grid((("n", tokens),), name)]
+        if tokens != source.shape[0] or bool((steps <= 0).any()) or not self._is_first(source):
             return [GlobalTokens(name, tokens)]
         found, read = segments_of(self.call, name, tokens, start, total)
         self.relied_on.update(read)

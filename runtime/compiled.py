@@ -22,6 +22,7 @@ from planner.capture import (
     capture_graph,
     capture_module,
     holds_caches,
+    hooked_modules,
     uncompiled,
     why_not_lower,
 )
@@ -37,7 +38,7 @@ from runtime.operator import WithoutBackward
 from runtime.parallel import Parallelism
 from runtime.repeats import compile_blocks
 from runtime.rewrite import rewrite
-from runtime.stepping import OutOfStep, PlannedCalls, is_hooked, module_paths
+from runtime.stepping import OutOfStep, PlannedCalls, module_paths
 
 MAX_VARIANTS = 256
 """Sets of inputs for which one model is kept compiled; more is an error, never a silent return to dense."""
@@ -96,9 +97,7 @@ def compile_model(model: Model, plan_graph: PlanGraph, backend: str, fullgraph: 
     if backend != "eager" and backend not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(["eager", *torch.compiler.list_backends()])
         raise BadOption("backend", backend, f"a name that torch.compile knows: {known}")
-    if isinstance(model, OptimizedModule):
-        model = model._orig_mod
-    twin = uncompiled(model)
+    twin: Any = uncompiled(model._orig_mod if isinstance(model, OptimizedModule) else model)
     session = _Session(weakref.ref(twin), plan_graph, backend, fullgraph)
     vars(twin).update(
         _compiled_call_impl=session.run, __deepcopy__=session.deepcopy, __reduce_ex__=session.refuse_pickle
@@ -143,7 +142,7 @@ class _Session:
         model = self.twin()
         assert model is not None
         call = Call.of(model, args, kwargs)
-        hooks = is_hooked(model)
+        hooks = bool(hooked_modules(model))
         variants = self.variants.setdefault((call.signature(), *call.devices(), "hooked" * hooks), [])
         variant = _that_holds(variants, call)
         if variant is None:

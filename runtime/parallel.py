@@ -44,7 +44,8 @@ class Parallelism:
             )
         if config.ulysses_anything:
             raise UnplannedParallelism("ulysses_anything=True", "How many tokens each device has is not known ahead")
-        names = (name for plan in (model._cp_plan or {}).values() if isinstance(plan, Mapping) for name in _split(plan))
+        plans: Mapping[str, Any] = getattr(model, "_cp_plan", None) or {}
+        names = (name for plan in plans.values() if isinstance(plan, Mapping) for name in _split(plan))
         return Parallelism(config.ulysses_degree, config._ulysses_local_rank, frozenset(names))
 
     def why_not(self, decision: Decision) -> str | None:

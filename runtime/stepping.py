@@ -86,11 +86,6 @@ def module_paths(model: torch.nn.Module) -> dict[int, str]:
     return {id(module): path for path, module in model.named_modules()}
 
 
-def is_hooked(model: torch.nn.Module) -> bool:
-    """Whether accelerate or diffusers do something before or after modules of a model run."""
-    return any("_hf_hook" in vars(module) or "_diffusers_hook" in vars(module) for module in model.modules())
-
-
 def _innermost(paths: dict[int, str]) -> str | None:
     """Path of the module whose call is under way on this thread, the innermost of those that have one."""
     frame = sys._getframe(1)

@@ -234,6 +234,14 @@ def test_the_backend_of_attention_may_be_named(name, is_before):
     assert_planned(compiled, model, kwargs)
 
 
+@pytest.fixture
+def native():
+    """diffusers keeps the backend named last for all models."""
+    yield
+    flux()[0].set_attention_backend("native")
+
+
+@pytest.mark.usefixtures("native")
 def test_attention_of_another_backend_stays_as_it_is_and_is_named():
     model, kwargs = flux()
     model.set_attention_backend("flex")

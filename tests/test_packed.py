@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from models.inputs import flux_ids
 from planner.capture import Call
-from planner.packed import grid_of_coordinates, grids_of
+from planner.layout import Grid
+from planner.packed import grid_of_coordinates, grids_of, rasters_within, segments_of
 
 
 @given(st.integers(2, 20), st.integers(2, 20), st.integers(1, 4), st.floats(0.1, 3), st.integers(0, 50))
@@ -61,3 +62,29 @@ def test_tensors_whose_values_were_read_are_named():
     grids, read = grids_of(Call({"txt_ids": torch.zeros(4, 3), "img_ids": flux_ids(3, 4)}), 12)
     assert (str(grids[0]), read) == ("h:3 w:4", ("img_ids",))
     assert grids_of(Call({"img_ids": torch.zeros(12, 3)}), 12) == ((), ("img_ids",))
+
+
+def joint(words, h, w, sounds=0):
+    image = torch.cartesian_prod(torch.arange(1), torch.arange(h), torch.arange(w)) + words
+    return torch.cat([torch.arange(words)[:, None].expand(-1, 3), image, torch.arange(sounds)[:, None].expand(-1, 3)])
+
+
+@given(st.integers(0, 9), st.integers(2, 12), st.integers(2, 12), st.integers(0, 9))
+def test_a_raster_is_found_among_the_coordinates_of_a_whole_sequence(words, h, w, sounds):
+    found = rasters_within(joint(words, h, w, sounds), "x")
+    grids = [str(segment) for segment in found if isinstance(segment, Grid)]
+    assert grids == [f"x[h:{h} w:{w}]"]
+    assert sum(segment.tokens for segment in found) == words + h * w + sounds
+
+
+def test_coordinates_of_a_whole_sequence_tell_the_grid_of_a_part_of_it():
+    for ids in (joint(5, 3, 4), joint(5, 3, 4).T.contiguous(), joint(5, 3, 4)[None]):
+        segments, read = segments_of(Call({"ids": ids}), "x", 12, 5, 17)
+        assert ([str(segment) for segment in segments], read) == (["x[h:3 w:4]"], {"ids"})
+    segments, _ = segments_of(Call({"ids": torch.zeros(17, 3)}), "x", 12, 5, 17)
+    assert [str(segment) for segment in segments] == ["x:12"]
+
+
+def test_a_number_of_frames_tells_a_line():
+    assert [str(s) for s in segments_of(Call({"audio_num_frames": 9}), "a", 9, 0, 9)[0]] == ["a[n:9]"]
+    assert [str(s) for s in segments_of(Call({"seq_len": 9}), "a", 9, 0, 9)[0]] == ["a:9"]

@@ -57,7 +57,9 @@ def assert_planned(pipe, inputs, group, steps=2, **more):
     original = pipe.transformer
     pipe.transformer = planner.compile(original, pattern="crisscross", group=group, **FORCE)
     ours = paint(pipe, inputs, steps, **more)
-    plan, *_ = planner.report(pipe.transformer).plans
+    report = planner.report(pipe.transformer)
+    plan, *_ = report.plans
+    assert not any(report.stepped)
     assert any(decision.is_sparse for decision in plan.decisions)
     pipe.transformer = masked_model(original, plan)
     judged = paint(pipe, inputs, steps, **more)

@@ -4,10 +4,12 @@ import torch.nn.functional as F
 from test_capture import on_meta
 from zoo import EXPECTED, FAMILIES, flux, mochi
 
+import planner
 from planner.capture import Call, capture_module
 from planner.errors import LayoutMismatch
 from planner.provenance import trace_provenance
 from planner.sites import find_sites
+from runtime.reference import MaskedDense
 
 
 def sites_of(model, kwargs, args=(), layout=None):
@@ -136,6 +138,20 @@ def test_writing_in_place_moves_tokens_too():
     assert sites_of(Toy(overwritten), {}, (PICTURE,))[0].why_not().startswith("layout unknown")
 
 
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        (lambda m, x: x, "no grid in x:30"),
+        (lambda m, x: F.conv1d(x.mT, torch.ones(8, 8, 3), padding=1).mT, "x[n:30]"),
+        (lambda m, x: F.conv1d(x.mT, torch.ones(8, 8, 2), stride=2).mT, "x[n:15]"),
+        (lambda m, x: F.conv1d(x.mT, torch.ones(8, 8, 1)).mT[:, torch.arange(29, -1, -1)], "no grid in x:30"),
+    ],
+)
+def test_tokens_that_a_model_convolves_over_are_in_order(sequence, expected):
+    (site,) = sites_of(Toy(sequence), {}, (torch.randn(1, 30, 8),))
+    assert (str(site.layout) if site.why_not() is None else site.why_not()).startswith(expected)
+
+
 def test_of_two_pictures_in_one_sequence_the_larger_is_the_grid():
     both = Toy(lambda m, x, y: torch.cat([flat(x), flat(y)], 1))
     assert str(sites_of(both, {}, (PICTURE, PICTURE + 1))[0].layout) == "x[h:6 w:5] | y:30"
@@ -204,3 +220,36 @@ def test_dropout_stays_dense():
 
     (site,) = sites_of(Dropping(), {}, (PICTURE,))
     assert "model.eval()" in site.why_not()
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [
+        (lambda m: m[:, None, None], "keys"),
+        (lambda m: m[:, None, None].expand(-1, 2, 30, -1), "keys"),
+        (lambda m: m[:, None, None].repeat(1, 1, 30, 1), "keys"),
+        (lambda m: m[:, None, None] & m[:, None, :, None], "both"),
+        (lambda m: m[:, None, None] * m[:, None, :, None], "both"),
+        (lambda m: m.view(1, 1, 1, 30).repeat(1, 1, 30, 1) & m.view(1, 1, 1, 30).repeat(1, 1, 30, 1).mT, "both"),
+        (lambda m: (m[:, None, None] & m[:, None, :, None]).tril(), None),
+        (lambda m: m[:, None, None] | m[:, None, :, None], None),
+        (lambda m: m[:, None, None] == m[:, None, :, None], None),
+        (lambda m: m.expand(2, 30)[None, :, None] & m[:, None, :, None], "both"),
+        (lambda m: torch.stack([m, ~m], 1)[:, :, None], None),
+    ],
+)
+def test_masks_that_are_products_of_a_mask_of_keys_go_with_a_pattern(mask, kind):
+    class Masked(torch.nn.Module):
+        def forward(self, x, seen):
+            q = flat(x)[:, None].expand(-1, 2, -1, -1)
+            return F.scaled_dot_product_attention(q, q, q, attn_mask=mask(seen))
+
+    seen = torch.arange(30)[None] < 20
+    (site,) = sites_of(Masked(), {}, (PICTURE, seen))
+    assert site.mask_kind == kind
+    assert (site.why_not() is None) == (kind is not None or site.mask[-2] == 1)
+    compiled = planner.compile(Masked(), pattern="crisscross", group="3x5", target="cpu", min_speedup=0.0)
+    with torch.no_grad():
+        ours = compiled(PICTURE, seen)
+        with MaskedDense(planner.report(compiled).plans[0]):
+            torch.testing.assert_close(ours, Masked()(PICTURE, seen), rtol=1e-5, atol=1e-5)

@@ -74,6 +74,23 @@ def test_a_sparse_plan_is_masked_dense_attention(name, size):
         assert row(name, planner.report(compiled)) in MODELS.read_text().splitlines()
 
 
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("ChromaTransformer2DModel", "inductor"),
+        ("CogView4Transformer2DModel", "aot_eager"),
+        ("MochiTransformer3DModel", "aot_eager"),
+    ],
+)
+def test_a_backend_lowers_the_rest_of_a_few(name, backend):
+    size = ZOO[name].sizes[1]
+    eager, inputs = ZOO[name].case(size)
+    lowered, _ = ZOO[name].case(size)
+    options = {"pattern": "crisscross", "group": "3x5" if len(size) == 2 else "1x3x5", **FORCE}
+    ours = outputs(planner.compile(lowered, backend=backend, **options), inputs)
+    assert_close(ours, outputs(planner.compile(eager, **options), inputs))
+
+
 @pytest.mark.parametrize("name", [name for name in ZOO if len(ZOO[name].sizes[0]) > 1])
 def test_a_plan_that_covers_everything_is_the_original(name):
     """One row of groups, as long as the grid: the criss-cross is all of it."""
