@@ -68,7 +68,8 @@ def is_pure(target: Any) -> bool:
     """Whether an operation's result depends on nothing but its arguments."""
     if not isinstance(target, torch._ops.OpOverload):
         return getattr(target, "__module__", "") in ("_operator", "math", "builtins")
-    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+    is_changing = target._schema.is_mutable and op_name(target) != "detach_"  # which changes no values
+    return not is_changing and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def is_in_place(target: Any) -> bool:
@@ -149,7 +150,7 @@ def _first(arguments: list[Any]) -> torch.Tensor:
     return arguments[0]
 
 
-def _contract(shadow: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+def contract(shadow: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
     """Drop provenance along dimensions: the first element that came from an input stands for all."""
     for dim in dims:
         first = shadow.narrow(dim, 0, min(1, shadow.size(dim)))
@@ -191,13 +192,13 @@ def _copy(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
 
 def _channels_mixed(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     """Linear layers and norms mix the last dimension and keep the others."""
-    return _contract(_first(arguments), [-1]).expand(value.shape)
+    return contract(_first(arguments), [-1]).expand(value.shape)
 
 
 def _matmul(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     """Rows are those of the left factor; of no input where that is of none."""
     rows = arguments[0]
-    return _contract(rows, [-1]).expand(value.shape) if isinstance(rows, torch.Tensor) else None
+    return contract(rows, [-1]).expand(value.shape) if isinstance(rows, torch.Tensor) else None
 
 
 def _einsum(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
@@ -210,7 +211,7 @@ def _einsum(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow
         if isinstance(factor, torch.Tensor) and len(set(labels)) == len(labels):
             summed = [at for at, label in enumerate(labels) if label not in output]
             kept = [at for at, label in enumerate(labels) if label in output]
-            shadow = _contract(factor, summed).permute(*kept, *summed).flatten(len(kept)) if summed else factor
+            shadow = contract(factor, summed).permute(*kept, *summed).flatten(len(kept)) if summed else factor
             shadow = shadow.squeeze(-1) if summed else factor.permute(*kept)
             order = sorted(range(len(kept)), key=lambda at: output.index(labels[kept[at]]))
             shadow = shadow.permute(*order)
@@ -226,18 +227,18 @@ def _addmm(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
 
 def _layer_norm(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     dims = arguments[1]
-    return _contract(_first(arguments), range(-len(dims), 0)).expand(value.shape)
+    return contract(_first(arguments), range(-len(dims), 0)).expand(value.shape)
 
 
 def _attention(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     """Each query's result is its own, whatever it reads; of no input where the query is of none."""
     query = arguments[0]
-    return _contract(query, [-1]).expand(value.shape) if isinstance(query, torch.Tensor) else None
+    return contract(query, [-1]).expand(value.shape) if isinstance(query, torch.Tensor) else None
 
 
 def _convolution(arguments: list[Any], options: dict[str, Any], value: Any) -> Shadow:
     """An output element stands where the middle of its window was: a patch embedding keeps one pixel a patch."""
-    shadow = _contract(_first(arguments), [1])
+    shadow = contract(_first(arguments), [1])
     spatial = shadow.dim() - 2
     kernel = arguments[1].shape[2:]
 
@@ -273,7 +274,7 @@ def _reduction(arguments: list[Any], options: dict[str, Any], value: Any) -> Sha
     dims = [dims] if isinstance(dims, int) else list(dims)
     if any(shadow.size(dim) > 1 and shadow.stride(dim) != 0 for dim in dims):
         return None
-    shadow = _contract(shadow, dims)
+    shadow = contract(shadow, dims)
     for dim in sorted((dim % shadow.dim() for dim in dims), reverse=True):
         shadow = shadow if keep else shadow.squeeze(dim)
     return shadow.expand(value.shape)

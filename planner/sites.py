@@ -16,7 +16,7 @@ from planner.layout import GlobalTokens, Grid, Segment, TokenLayout
 from planner.masks import Kind, kind_of
 from planner.packed import segments_of
 from planner.provenance import Provenance, Source
-from planner.shadow_rules import SOURCE_STRIDE, compress
+from planner.shadow_rules import SOURCE_STRIDE, compress, contract
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class _Reader:
             return Unreadable(self._lost())
         if not value.shape[2]:
             return Unreadable("it is empty")
-        rows = compress(shadow[:, 0, :, 0])
+        rows = compress(contract(shadow, [3])[:, 0, :, 0])
         key = (rows.data_ptr(), tuple(rows.shape), rows.stride(), value.shape[2])
         if key not in self.memo:
             self.memo[key] = self._rows(rows.expand(rows.shape[0], value.shape[2]))

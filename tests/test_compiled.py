@@ -470,6 +470,13 @@ def test_a_call_that_goes_another_way_is_planned_anew():
             torch.testing.assert_close(ours, model(first, y), rtol=1e-5, atol=1e-5)
 
 
+def test_a_model_without_attention_runs_and_the_report_says_so():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU())
+    compiled, x = planner.compile(model), torch.randn(2, 8)
+    assert torch.equal(compiled(x), model(x))
+    assert "no call of scaled_dot_product_attention" in str(planner.report(compiled))
+
+
 class Cached(torch.nn.Module):
     """Writes to a cache that is no tensor, behind a graph break."""
 
