@@ -19,8 +19,10 @@ from planner.target import Target
 SMALL_GROUP = 128
 """Tokens under which a group does not fill a tile of queries."""
 
-MEANS_BYTES = 16
-"""Bytes moved for each query and mean of a far group: its score is written and read twice, in float32."""
+MEANS_BYTES, MERGED_BYTES = 100, 190
+"""Bytes moved, with means of far groups, for each query and mean and for each query and channel: by torch's own
+operations, many passes in float32. Fitted to an H100 at FLUX 1024², 2048² and 4096² (bench/results/rules.json).
+"""
 
 TILE = 64
 """Tokens that a kernel handles at once; a group fills whole tiles plus a tail."""
@@ -51,8 +53,8 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     if not target.raster_order:
         seconds += 2 * _bytes(site) / (target.bandwidth * 1e9)
     if pattern.far and not target.steps_per_group:
-        means = site.batch * site.heads * layout.grid.tokens * math.prod(pattern.grid(layout.grid.sizes).counts)
-        seconds += means * MEANS_BYTES / (target.bandwidth * 1e9)
+        per_query = math.prod(pattern.grid(layout.grid.sizes).counts) * MEANS_BYTES + site.head_dim * MERGED_BYTES
+        seconds += site.batch * site.heads * layout.grid.tokens * per_query / (target.bandwidth * 1e9)
     if target.steps_per_group:
         seconds += math.prod(pattern.grid(layout.grid.sizes).counts) * target.step_us * 1e-6
     return seconds

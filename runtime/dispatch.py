@@ -76,18 +76,30 @@ def _by_kernels(
     """A launch for each rule; those whose noise level it is not do nothing."""
     out = empty_output(query, value)
     for rule in rules.rules:
-        tensors, mine, heads = (query, key, value), out, _index(rule.heads, query.device)
-        if rule.heads:
-            tensors, mine = take_heads(*tensors, rule.heads), out.index_select(1, heads)
+        gate, is_far, in_place = _gate(rule, noise), rule.pattern.far, _evenly(rule.heads, query, key)
+        tensors, mine = (query, key, value), out
+        if in_place is not None:
+            tensors, mine = (query[:, in_place], key[:, in_place], value[:, in_place]), out[:, in_place]
+        elif rule.heads:
+            tensors = take_heads(*tensors, rule.heads)
+            # A kernel whose gate is closed leaves its output as it is.
+            mine = empty_output(*tensors[::2]) if gate is None else out.index_select(1, _index(rule.heads, out.device))
         site = (f"n:{query.shape[2]}", "dense") if isinstance(rule.pattern, Dense) else (layout, str(rule.pattern.near))
-        gate, is_far = _gate(rule, noise), rule.pattern.far
-        # A kernel whose gate is closed leaves its output as it is.
         _, sums = attention(*tensors, *site, key_mask=mask, scale=scale, gate=gate, out=mine, returns_lse=is_far)
         if sums is not None:
             _add_far(mine, sums, tensors, layout, rule, mask, scale, None if gate is None else _is_open(rule, noise))
-        if rule.heads:
-            out.index_copy_(1, heads, mine)
+        if rule.heads and in_place is None:
+            out.index_copy_(1, _index(rule.heads, out.device), mine)
     return out
+
+
+def _evenly(heads: tuple[int, ...], query: torch.Tensor, key: torch.Tensor) -> slice | None:
+    """Heads that kernels can read and write where they lie; None for all of them, and for those that they cannot."""
+    if not heads or query.shape[0] > 1 or query.shape[1] != key.shape[1]:
+        return None
+    first, second = (*heads, heads[0] + 1)[:2]
+    evenly = slice(first, max(heads) + 1, max(1, second - first))
+    return evenly if heads == tuple(range(query.shape[1]))[evenly] else None
 
 
 def _add_far(

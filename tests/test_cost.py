@@ -1,4 +1,7 @@
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from planner.cost import attention_flops, dense_seconds, rest_of_step, sparse_se
 from planner.errors import UnknownName
 from planner.pattern import CrissCross, Neighborhood
 from planner.target import SDPA, TARGETS, Target
+
+RESULTS = Path(__file__).parent.parent / "bench" / "results"
 
 
 def test_flops_of_attention():
@@ -56,6 +61,18 @@ def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, 
     """FLUX at 4096², measured (bench/results/kernels.json)."""
     flux = site("text:512 | h:256 w:256")
     assert math.isclose(sparse_seconds(flux, pattern, Target.named("h100")) * 1e3, milliseconds, rel_tol=0.25)
+
+
+@pytest.mark.parametrize("side", [64, 128, 256])
+@pytest.mark.parametrize("near", [CrissCross((16, 16)), Neighborhood((16, 16), (1, 1), "clamp")], ids=["X", "B"])
+def test_means_of_far_groups_cost_what_they_took_on_an_h100(side, near):
+    """bench/results/rules.json: the time with means, less the time without."""
+    rows = json.loads((RESULTS / "rules.json").read_text())["rows"]
+    taken = {row["rules"]: row["milliseconds"] for row in rows if row["layout"] == f"FLUX {16 * side}²"}
+    name = "GRAT-X" if isinstance(near, CrissCross) else "GRAT-B"
+    flux, target = site(f"text:512 | h:{side} w:{side}"), Target.named("h100")
+    extra = sparse_seconds(flux, dataclasses.replace(near, far=True), target) - sparse_seconds(flux, near, target)
+    assert math.isclose(1e3 * extra, taken[f"{name} with means"] - taken[name], rel_tol=0.15)
 
 
 def test_linear_layers_are_counted():

@@ -1,0 +1,54 @@
+"""Heads that follow patterns of their own, on a CUDA device."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from runtime.dispatch import attend
+from runtime.reference import masked_dense
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+NEAR, CROSS = "neighborhood{edge=clamp,group=16x16,radius=1}", "crisscross{axes=lines,group=16x16}"
+LAYOUT, TOKENS = "text:70 | h:64 w:50", 70 + 64 * 50
+
+
+def tensors(batch, heads_last):
+    made = (torch.randn(batch, 8, TOKENS, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    return [x.transpose(1, 2).contiguous().transpose(1, 2) if heads_last else x for x in made]
+
+
+@pytest.mark.parametrize("far", ["", "far=mean,"])
+@pytest.mark.parametrize("first", [(0, 1, 2, 3), (0, 2, 4, 6), (0, 3, 4), (5,)])
+@pytest.mark.parametrize("heads_last", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_head_follows_its_pattern_wherever_it_lies(batch, heads_last, first, far):
+    q, k, v = tensors(batch, heads_last)
+    others = tuple(head for head in range(8) if head not in first)
+    near = NEAR.replace("group", far + "group")
+    spelled = [f"{near}[heads={','.join(map(str, first))}]", f"{CROSS}[heads={','.join(map(str, others))}]"]
+    ours = attend(q, k, v, LAYOUT, "; ".join(spelled)).float()
+    for pattern, heads in ((near, first), (CROSS, others)):
+        judged = masked_dense(*(x[:, list(heads)].float() for x in (q, k, v)), LAYOUT, pattern)
+        torch.testing.assert_close(ours[:, list(heads)], judged, rtol=0.02, atol=4e-3)
+
+
+@pytest.mark.parametrize("heads", ["0-3", "0,3,4"])
+@pytest.mark.parametrize("level", [0.3, 0.7])
+def test_a_rule_whose_level_it_is_not_leaves_its_heads_alone(level, heads):
+    q, k, v = tensors(1, False)
+    mine = [0, 1, 2, 3] if heads == "0-3" else [0, 3, 4]
+    others = [head for head in range(8) if head not in mine]
+    rules = (
+        f"{NEAR}[heads={heads},noise=0:0.5]; dense[heads={heads},noise=0.5:1]; "
+        f"{CROSS}[heads={','.join(map(str, others))}]"
+    )
+    ours = attend(q, k, v, LAYOUT, rules, noise=torch.tensor(level, device="cuda")).float()
+    exact = [x.float() for x in (q, k, v)]
+    first = masked_dense(*exact, LAYOUT, NEAR) if level < 0.5 else F.scaled_dot_product_attention(*exact)
+    judged = torch.where(
+        torch.tensor([head in mine for head in range(8)], device="cuda")[:, None, None],
+        first,
+        masked_dense(*exact, LAYOUT, CROSS),
+    )
+    torch.testing.assert_close(ours, judged, rtol=0.02, atol=4e-3)
