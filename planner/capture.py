@@ -138,7 +138,7 @@ def capture_module(
         with known:
             return torch.func.functional_call(model, traced_weights, traced_args, traced_kwargs)
 
-    hooked = hooked_modules(model)
+    hooked = list(filter(is_hooked, model.modules()))
     device = _execution_device(tensors[len(weights) :]) if hooked else None
     processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
     with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors):
@@ -206,13 +206,10 @@ def _trace(
         ) from error
 
 
-def hooked_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules before or after which accelerate or diffusers do something."""
-    return [
-        module
-        for module in model.modules()
-        if "_hf_hook" in vars(module) or getattr(vars(module).get("_diffusers_hook"), "hooks", None)
-    ]
+def is_hooked(module: torch.nn.Module) -> bool:
+    """Whether accelerate or diffusers do something before or after a module runs."""
+    attributes = module.__dict__
+    return "_hf_hook" in attributes or ("_diffusers_hook" in attributes and bool(attributes["_diffusers_hook"].hooks))
 
 
 def holds_caches(arguments: Any) -> bool:

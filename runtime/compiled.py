@@ -22,7 +22,7 @@ from planner.capture import (
     capture_graph,
     capture_module,
     holds_caches,
-    hooked_modules,
+    is_hooked,
     uncompiled,
     why_not_lower,
 )
@@ -137,12 +137,13 @@ class _Session:
         self.backend = backend
         self.fullgraph = fullgraph
         self.variants = dict[tuple[str, ...], list[_Variant]]()
+        self.modules: tuple[weakref.ref[torch.nn.Module], ...] = ()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         model = self.twin()
         assert model is not None
         call = Call.of(model, args, kwargs)
-        hooks = bool(hooked_modules(model))
+        hooks = self._is_hooked(model)
         variants = self.variants.setdefault((call.signature(), *call.devices(), "hooked" * hooks), [])
         variant = _that_holds(variants, call)
         if variant is None:
@@ -152,6 +153,14 @@ class _Session:
                     return self._begin(variants, model, call, args, kwargs, hooks)
         variant.calls += 1
         return variant.run(call, args, kwargs)
+
+    def _is_hooked(self, model: torch.nn.Module) -> bool:
+        """Whether any module is hooked; they are listed again when one is gone."""
+        modules = [reference() for reference in self.modules]
+        if not modules or None in modules:
+            modules = list(model.modules())
+            self.modules = tuple(map(weakref.ref, modules))
+        return any(is_hooked(module) for module in modules if module is not None)
 
     def deepcopy(self, memo: dict[int, Any]) -> torch.nn.Module:
         """A copy of the model, compiled as this one is."""
@@ -244,10 +253,10 @@ class _Variant:
         return result
 
     def begin(
-        self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], is_hooked: bool
+        self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], hooks: bool
     ) -> Any:
         """The first call: plan while Dynamo captures, or step in where the model is hooked or falls into pieces."""
-        if is_hooked:
+        if hooks:
             self._require_whole("its modules are hooked")
             self._step_into(model, self._plan_whole(model, call, args, kwargs), call)
             return self.run(call, args, kwargs)

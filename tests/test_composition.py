@@ -13,6 +13,7 @@ from diffusers.hooks import apply_group_offloading
 from zoo import FORCE, flux, flux_inputs
 
 import planner
+from planner.errors import NoGradient
 from runtime.reference import MaskedDense
 
 pytestmark = [pytest.mark.usefixtures("no_grad"), pytest.mark.filterwarnings("ignore")]
@@ -255,6 +256,15 @@ def test_other_parts_may_be_compiled():
     compiled.time_text_embed.compile(backend="eager")
     compiled.transformer_blocks[0].ff.compile(backend="eager")
     assert_planned(compiled, model, kwargs)
+
+
+def test_a_gradient_of_a_model_that_is_stepped_into_is_refused():
+    model, kwargs = flux()
+    compiled = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
+    OFFLOADED["model"](compiled)
+    with torch.enable_grad(), pytest.raises(NoGradient):
+        output(compiled, kwargs).sum().backward()
+    assert planner.report(compiled).stepped == (True,)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
