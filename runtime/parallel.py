@@ -66,8 +66,11 @@ class Parallelism:
         """What a decision says of this device's heads."""
         return _share(decision, self.degree, self.rank)
 
-    def order(self, layout: str, device: torch.device) -> torch.Tensor | None:
-        """Where each token of a layout is among those that a device sees; None where they are in the layout's order."""
+    def order(self, layout: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Where each token of a layout is among those that a device sees, and the other way round.
+
+        None where they are in the layout's order.
+        """
         return _order(layout, self.degree, device)
 
 
@@ -85,12 +88,13 @@ def _share(decision: Decision, degree: int, rank: int) -> Decision:
 
 
 @lru_cache(maxsize=64)
-def _order(layout: str, degree: int, device: torch.device) -> torch.Tensor | None:
+def _order(layout: str, degree: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
     sizes = [segment.tokens // degree for segment in TokenLayout.parse(layout).segments]
     if len(sizes) == 1:
         return None
     numbers = torch.arange(degree * sum(sizes)).view(degree, sum(sizes))
-    return torch.cat([part.flatten() for part in numbers.split(sizes, dim=1)]).to(device)
+    order = torch.cat([part.flatten() for part in numbers.split(sizes, dim=1)]).to(device)
+    return order, order.argsort()
 
 
 def _split(plan: Mapping[Any, Any]) -> Iterator[str]:

@@ -72,12 +72,12 @@ class PlannedCalls(AttentionCalls):
             options["attn_mask"] = mask_of_keys(given["attn_mask"])
         tensors, noise = (query, key, given["value"]), self._noise if decision.is_gated else None
         if order is not None:
-            tensors = tuple(tensor.index_select(2, order) for tensor in tensors)
-            options["attn_mask"] = None if mask is None else options["attn_mask"].index_select(-1, order)
+            tensors = tuple(tensor.index_select(2, order[0]) for tensor in tensors)
+            options["attn_mask"] = None if mask is None else options["attn_mask"].index_select(-1, order[0])
         settings = (options[name] for name in _OPTIONS)
         made = grouped_attention(*tensors, *settings, decision.layout, decision.pattern, noise)
         if order is not None:
-            made = made.index_select(2, order.argsort())
+            made = made.index_select(2, order[1])
         return made if kind != "both" else torch.where(mask_of_queries(given["attn_mask"]), made, 0.0)
 
 

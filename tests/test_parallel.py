@@ -129,9 +129,10 @@ def test_where_a_plan_cannot_be_followed_attention_stays_dense(layout, heads, re
 
 
 def test_each_device_has_its_part_of_every_tensor():
-    order = Parallelism(2, 0, frozenset()).order("a:4 | h:2 w:3", torch.device("cpu"))
+    order, place = Parallelism(2, 0, frozenset()).order("a:4 | h:2 w:3", torch.device("cpu"))
     seen = torch.tensor([0, 1, 4, 5, 6, 2, 3, 7, 8, 9])  # tokens of the layout as two devices have them
     assert seen[order].tolist() == list(range(10))
+    assert torch.equal(seen[order][place], seen)
 
 
 def test_heads_keep_their_patterns_where_they_go():
