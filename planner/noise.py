@@ -38,6 +38,10 @@ class NoiseLevel:
         timesteps = timesteps.to(torch.float32)
         return 1 - timesteps.amin() / self.full if self.reversed else timesteps.amax() / self.full
 
+    def of_call(self, call: Call) -> torch.Tensor:
+        """The level of a call of the model."""
+        return self.of(dict(call.tensors)[self.argument])
+
     @staticmethod
     def parse(text: str) -> NoiseLevel:
         """Read a spelling; ``NoiseLevel.parse(str(level)) == level``. Raises BadSpelling."""

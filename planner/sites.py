@@ -153,12 +153,8 @@ class _Reader:
 
     def _segment(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
         """The tokens of one source, which begin at ``start`` of a sequence of ``total``."""
-        coordinates, rest = dict[int, torch.Tensor](), ids
-        for dim in reversed(range(len(source.shape))):
-            along = rest % source.id_shape[dim]
-            rest = rest // source.id_shape[dim]
-            if bool((along != along[0]).any()):
-                coordinates[dim] = along
+        places = enumerate(torch.unravel_index(ids, source.id_shape) if source.shape else ())
+        coordinates = {dim: along for dim, along in places if bool((along != along[0]).any())}
         name, tokens = source.name.replace("-", "_"), len(ids)
         if not coordinates:
             return [GlobalTokens(name, tokens)]
@@ -194,7 +190,7 @@ class _Reader:
 
     def _is_first(self, source: Source) -> bool:
         """Of several inputs of one length the first of the call is the picture."""
-        same = [other for other in self.sources[2:] if other.shape[0] == source.shape[0]]
+        same = [other for other in self.sources if other.shape[:1] == source.shape[:1]]
         order = [name for name, _ in self.call.tensors]
         return source.name == min((other.name for other in same), key=order.index)
 

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from planner.plan import Decision
 
-_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+"""What scaled_dot_product_attention takes by position."""
 
 
 class AttentionCalls(TorchFunctionMode, ABC):
@@ -42,4 +43,4 @@ class AttentionCalls(TorchFunctionMode, ABC):
             self.decision()  # of the attention within, which is out of reach
         if func is not F.scaled_dot_product_attention:
             return func(*args, **options)
-        return self.attend(self.decision(), {**dict(zip(_NAMES, args, strict=False)), **options})
+        return self.attend(self.decision(), {**dict(zip(ARGUMENTS, args, strict=False)), **options})

@@ -257,7 +257,8 @@ class _Variant:
     ) -> Any:
         """The first call: plan while Dynamo captures, or step in where the model is hooked or falls into pieces."""
         if hooks:
-            self._require_whole("its modules are hooked")
+            if self.fullgraph:
+                raise CannotCapture(self.name, "fullgraph=True, and its modules are hooked")
             self._step_into(model, self._plan_whole(model, call, args, kwargs), call)
             return self.run(call, args, kwargs)
         own_args, own_kwargs = apart((args, kwargs))
@@ -283,10 +284,6 @@ class _Variant:
         seen = {decision.site for decision in self.plan.decisions} if self.plan else set[str]()
         left_out = {decision.site for decision in planned.plan.decisions} - seen - self.unplanned.keys()
         self.unplanned |= dict.fromkeys(sorted(left_out), "not in a captured graph, because of a graph break")
-
-    def _require_whole(self, fault: str) -> None:
-        if self.fullgraph:
-            raise CannotCapture(self.name, f"fullgraph=True, and {fault}")
 
     def _step_into(self, model: torch.nn.Module, planned: PlannedGraph, call: Call) -> None:
         parallelism = Parallelism.of(model)

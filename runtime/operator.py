@@ -83,5 +83,8 @@ _library.impl("grouped_attention", _attend, "CompositeExplicitAutograd")
 torch.library.register_fake("planner::grouped_attention", _fake, lib=_library)
 torch.library.register_autograd("planner::grouped_attention", _no_backward, lib=_library)
 
+OPTIONS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
+"""What the operator takes of scaled_dot_product_attention's options, in its order, with their defaults."""
+
 grouped_attention = torch.ops.planner.grouped_attention.default
 """The operator."""

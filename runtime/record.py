@@ -115,7 +115,7 @@ class _Recorder:
             )
         number = len(self.steps)
         level = NoiseLevel.parse(str(self.plan.noise))
-        self.steps.append(float(level.of(dict(call.tensors)[level.argument])))
+        self.steps.append(float(level.of_call(call)))
         if number % self.stride:
             return model._call_impl(*args, **kwargs)
         scores = self._known_scores(number)

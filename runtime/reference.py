@@ -121,7 +121,7 @@ def masked_model(model: Model, plan: Plan) -> Model:
     def run(*args: Any, **kwargs: Any) -> Any:
         level = 0.0
         if told is not None:
-            level = float(told.of(dict(Call.of(model, args, kwargs).tensors)[told.argument]))
+            level = float(told.of_call(Call.of(model, args, kwargs)))
         with MaskedDense(plan, level):
             return model._call_impl(*args, **kwargs)
 

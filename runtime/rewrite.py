@@ -13,10 +13,8 @@ from planner.masks import Kind
 from planner.noise import NoiseLevel, placeholder_of
 from planner.pipeline import PlannedGraph
 from planner.plan import Plan
-from runtime.operator import grouped_attention, mask_of_keys, mask_of_queries
-
-_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-_DEFAULTS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
+from runtime.attention_calls import ARGUMENTS
+from runtime.operator import OPTIONS, grouped_attention, mask_of_keys, mask_of_queries
 
 
 def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
@@ -26,11 +24,10 @@ def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
     for node, decision, site in zip(capture.attention_nodes(), plan.decisions, planned.sites, strict=True):
         if not decision.is_sparse:
             continue
-        given: dict[str, Any] = _DEFAULTS | dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
-        order = ("query", "key", "value", "attn_mask", "is_causal", "scale", "enable_gqa")
+        given: dict[str, Any] = OPTIONS | dict(zip(ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
         with graph.inserting_before(node):
             keys, queries = _masks(given["attn_mask"], site.mask_kind)
-            arguments = [{**given, "attn_mask": keys}[name] for name in order]
+            arguments = [{**given, "attn_mask": keys}[name] for name in ("query", "key", "value", *OPTIONS)]
             arguments += [decision.layout, decision.pattern, *[noise] * decision.is_gated]
             made = graph.call_function(grouped_attention, tuple(arguments))
             made.meta = dict(node.meta)

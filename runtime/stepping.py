@@ -19,10 +19,9 @@ from planner.noise import NoiseLevel
 from planner.pipeline import PlannedGraph
 from planner.plan import Decision
 from runtime.attention_calls import AttentionCalls
-from runtime.operator import grouped_attention, mask_of_keys, mask_of_queries
+from runtime.operator import OPTIONS, grouped_attention, mask_of_keys, mask_of_queries
 from runtime.parallel import Parallelism
 
-_OPTIONS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
 _MODULE_CALL = torch.nn.Module._call_impl.__code__
 
 
@@ -45,7 +44,7 @@ class PlannedCalls(AttentionCalls):
         self._parallelism = parallelism
         self._planned = {d.site: (d, site.mask_kind) for d, site in zip(plan.decisions, planned.sites, strict=True)}
         self._paths, self._made = paths, Counter[str]()
-        self._noise = None if plan.noise is None else _noise(NoiseLevel.parse(plan.noise), call)
+        self._noise = None if plan.noise is None else NoiseLevel.parse(plan.noise).of_call(call)
 
     def decision(self) -> Decision:
         """That of the module whose call is under way, for as many times as it has attended."""
@@ -67,14 +66,14 @@ class PlannedCalls(AttentionCalls):
         query, key, mask, kind = given["query"], given["key"], given.get("attn_mask"), self._planned[self._site][1]
         if (*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:]) != decision.shape:
             raise OutOfStep
-        options = _OPTIONS | given
+        options = OPTIONS | given
         if kind is not None:
             options["attn_mask"] = mask_of_keys(given["attn_mask"])
         tensors, noise = (query, key, given["value"]), self._noise if decision.is_gated else None
         if order is not None:
             tensors = tuple(tensor.index_select(2, order[0]) for tensor in tensors)
             options["attn_mask"] = None if mask is None else options["attn_mask"].index_select(-1, order[0])
-        settings = (options[name] for name in _OPTIONS)
+        settings = (options[name] for name in OPTIONS)
         made = grouped_attention(*tensors, *settings, decision.layout, decision.pattern, noise)
         if order is not None:
             made = made.index_select(2, order[1])
@@ -96,7 +95,3 @@ def _innermost(paths: dict[int, str]) -> str | None:
                 return path
         frame = frame.f_back
     return None
-
-
-def _noise(level: NoiseLevel, call: Call) -> torch.Tensor:
-    return level.of(dict(call.tensors)[level.argument])

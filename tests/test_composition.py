@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.hooks import apply_group_offloading
 from zoo import FORCE, flux, flux_inputs
+from zoo.pictures import deep_flux
 
 import planner
 from planner.errors import NoGradient
@@ -122,20 +123,6 @@ def test_weights_may_be_kept_in_another_type():
     assert_planned(compiled, plain, kwargs)
 
 
-def deep_flux():
-    torch.manual_seed(0)
-    return diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(8, 12, 12),
-    ).eval()
-
-
 CACHES = {
     "first block": diffusers.FirstBlockCacheConfig(threshold=0.5),
     "pyramid": diffusers.PyramidAttentionBroadcastConfig(
@@ -147,7 +134,8 @@ CACHES = {
 @pytest.mark.parametrize("kind", CACHES)
 def test_blocks_that_are_skipped_are_skipped(kind):
     """Three steps with a cache: what is computed is planned, what is kept is kept, as with masked dense attention."""
-    model = deep_flux()
+    torch.manual_seed(0)
+    model = deep_flux(2, 2)
     compiled = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
     first = flux_inputs()
     cases = [{**first, "hidden_states": first["hidden_states"] + 0.02 * step} for step in range(3)]
@@ -156,7 +144,8 @@ def test_blocks_that_are_skipped_are_skipped(kind):
     compiled.enable_cache(CACHES[kind])
     with compiled.cache_context("conditional"):
         ours = [output(compiled, case) for case in cases]
-    judge = deep_flux()
+    torch.manual_seed(0)
+    judge = deep_flux(2, 2)
     judge.enable_cache(CACHES[kind])
     with judge.cache_context("conditional"):
         theirs = [output(planned_dense(judge, plan), case) for case in cases]

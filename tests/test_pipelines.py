@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from zoo import FORCE
+from zoo import FORCE, GROUPS
+from zoo.pictures import FLUX
 from zoo.pipelines import PIPELINES, flux, sd3
 
 import planner
@@ -72,7 +73,7 @@ def assert_planned(pipe, inputs, group, steps=2, **more):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_from_a_prompt_to_pictures_with_nothing_changed_but_the_transformer(name):
-    assert_planned(*quiet(PIPELINES[name]()), "3x5" if name in ("flux", "sd3", "qwen") else "1x3x5")
+    assert_planned(*quiet(PIPELINES[name]()), GROUPS.get(name, "1x3x5"))
 
 
 def picture():
@@ -85,16 +86,7 @@ def test_inpainting():
 
 
 def test_a_controlnet_steers_a_planned_transformer():
-    controlnet = diffusers.FluxControlNetModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(8, 12, 12),
-    ).eval()
+    controlnet = diffusers.FluxControlNetModel(**FLUX).eval()
     for weights in controlnet.parameters():  # its last layers begin at zero
         torch.nn.init.normal_(weights, std=0.1)
     pipe, inputs = quiet(flux(diffusers.FluxControlNetPipeline, controlnet=controlnet))

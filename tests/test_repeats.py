@@ -1,10 +1,10 @@
 """Blocks that are equal but for their weights are compiled once."""
 
-import diffusers
 import pytest
 import torch
 from torch._dynamo.backends.registry import lookup_backend
 from zoo import FAMILIES, FORCE, flux_inputs
+from zoo.pictures import deep_flux
 
 import planner
 from planner.capture import capture_module
@@ -28,19 +28,6 @@ def compilations(monkeypatch):
 
     monkeypatch.setattr(runtime_compiled, "lookup_backend", counting)
     return seen
-
-
-def deep_flux(double, single):
-    return diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=double,
-        num_single_layers=single,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(8, 12, 12),
-    ).eval()
 
 
 @pytest.mark.parametrize(

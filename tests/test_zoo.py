@@ -8,10 +8,10 @@ from pathlib import Path
 import diffusers.models.transformers
 import pytest
 import torch
-import torch.utils._pytree as pytree
 from diffusers.models.modeling_utils import ModelMixin
 from zoo import FORCE, ZOO
-from zoo.table import plan_of, row
+from zoo.registry import distance, outputs
+from zoo.table import GROUPS, plan_of, row
 
 import planner
 from planner.capture import Call, capture_module
@@ -27,17 +27,6 @@ pytestmark = [pytest.mark.usefixtures("no_grad"), pytest.mark.filterwarnings("ig
 
 MODELS = Path(__file__).parent.parent / "docs" / "models.md"
 CASES = [pytest.param(name, size, id=f"{name}-{'x'.join(map(str, size))}") for name in ZOO for size in ZOO[name].sizes]
-
-
-def outputs(model, inputs):
-    """All tensors that a model makes."""
-    made = model(**inputs)
-    return [x for x in pytree.tree_leaves(dict(made) if hasattr(made, "items") else made) if torch.is_tensor(x)]
-
-
-def distance(ours, theirs):
-    """Of all tensors together."""
-    return float(torch.stack([(a - b).norm() for a, b in zip(ours, theirs, strict=True)]).norm())
 
 
 def assert_close(ours, theirs):
@@ -86,7 +75,7 @@ def test_a_backend_lowers_the_rest_of_a_few(name, backend):
     size = ZOO[name].sizes[1]
     eager, inputs = ZOO[name].case(size)
     lowered, _ = ZOO[name].case(size)
-    options = {"pattern": "crisscross", "group": "3x5" if len(size) == 2 else "1x3x5", **FORCE}
+    options = {"pattern": "crisscross", "group": GROUPS[len(size)], **FORCE}
     ours = outputs(planner.compile(lowered, backend=backend, **options), inputs)
     assert_close(ours, outputs(planner.compile(eager, **options), inputs))
 
@@ -157,19 +146,11 @@ def queries(name, size, place, sites, source=None, element=0):
     model, inputs = ZOO[name].case(size)
     if source is not None:
         tensor = dict(Call.of(model, (), inputs).tensors)[source.name]
-        tensor[0][unravel(element, source)] += 10.0
+        tensor[0][torch.unravel_index(torch.tensor(element), source.id_shape)] += 10.0
     kept = Queries([None] * 4 * sites)
     with kept:
         model(**inputs)
     return kept.kept[place]
-
-
-def unravel(element, source):
-    index = []
-    for extent in reversed(source.id_shape):
-        index.insert(0, element % extent)
-        element //= extent
-    return tuple(index)
 
 
 def row_of(name):

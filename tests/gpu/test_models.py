@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from zoo import ZOO
+from zoo import GROUPS, ZOO
+from zoo.registry import distance, outputs
 from zoo.table import plan_of
 
 import planner
@@ -22,15 +23,6 @@ pytestmark = [
 def on_device(name):
     model, inputs = ZOO[name].case(ZOO[name].sizes[0])
     return model.cuda(), pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, inputs)
-
-
-def outputs(model, inputs):
-    made = model(**inputs)
-    return [x for x in pytree.tree_leaves(dict(made) if hasattr(made, "items") else made) if torch.is_tensor(x)]
-
-
-def distance(ours, theirs):
-    return float(torch.stack([(a - b).norm() for a, b in zip(ours, theirs, strict=True)]).norm())
 
 
 ON_HOST = "AnyFlowFARTransformer3DModel"
@@ -65,7 +57,7 @@ def test_a_pipeline_whose_weights_are_elsewhere(name, how):
         dispatch.fallbacks.clear()
         pipe, inputs = pipelines.PIPELINES[name]()
         pipe.set_progress_bar_config(disable=True)
-        group = "3x5" if name == "flux" else "1x3x5"
+        group = GROUPS.get(name, "1x3x5")
         pipe.transformer = planner.compile(pipe.transformer, pattern="crisscross", group=group, min_speedup=0.0)
         if offload is None:
             pipe.to("cuda")

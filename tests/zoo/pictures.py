@@ -651,19 +651,27 @@ def z_image(h: int, w: int) -> Case:
     }
 
 
+FLUX: dict[str, Any] = {
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 32,
+    "axes_dims_rope": (8, 12, 12),
+}
+"""A small FLUX."""
+
+
 @member("FluxTransformer2DModel", *PICTURES)
 def flux(h: int = 12, w: int = 16, text: int = 8, batch: int = 2) -> Case:
-    model = diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(8, 12, 12),
-    )
-    return model.eval(), flux_inputs(h, w, text, batch)
+    return diffusers.FluxTransformer2DModel(**FLUX).eval(), flux_inputs(h, w, text, batch)
+
+
+def deep_flux(double: int, single: int) -> torch.nn.Module:
+    """The same with so many blocks of each kind."""
+    return diffusers.FluxTransformer2DModel(**{**FLUX, "num_layers": double, "num_single_layers": single}).eval()
 
 
 def flux_inputs(h: int = 12, w: int = 16, text: int = 8, batch: int = 2) -> dict[str, Any]:

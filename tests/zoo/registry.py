@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
 from models.inputs import flux_ids
 
@@ -53,6 +54,18 @@ def member(name: str, *sizes: tuple[int, ...]) -> Callable[[Build], Build]:
         return build
 
     return register
+
+
+def outputs(model: torch.nn.Module, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    """All tensors that a model makes."""
+    made = model(**inputs)
+    leaves = pytree.tree_leaves(dict(made) if hasattr(made, "items") else made)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """Of all tensors together."""
+    return float(torch.stack([(a - b).norm() for a, b in zip(ours, theirs, strict=True)]).norm())
 
 
 def text(tokens: int = 10, channels: int = 16) -> torch.Tensor:
