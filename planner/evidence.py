@@ -12,12 +12,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from planner.errors import BadEvidence, MissingDependency, PlannerError
+from planner.files import replacing
 from planner.plan import Plan
 from planner.rules import DIGITS
 
@@ -114,13 +114,8 @@ class Evidence:
             "candidates": {name: list(site.candidates) for name, site in self.sites.items()},
             "made_by": dict(self.made_by),
         }
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as part:
             save_file(tensors, part, {"evidence": json.dumps(described)})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Evidence:

@@ -17,6 +17,7 @@ from typing import Any
 from planner.choose import Options
 from planner.density import rules_density
 from planner.errors import BadPlanFile, MalformedValue, PlannerError, PlanVersion
+from planner.files import replacing
 from planner.groups import GroupGrid
 from planner.layout import TokenLayout
 from planner.noise import NoiseLevel
@@ -212,13 +213,8 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as part:
             part.write_text(self.to_json())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Plan:
