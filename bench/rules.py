@@ -26,6 +26,8 @@ LAYOUTS = {
     "FLUX 4096²": "text:512 | h:256 w:256",
 }
 NEAR, CROSS = "neighborhood{edge=clamp,group=16x16,radius=1}", "crisscross{axes=lines,group=16x16}"
+FAR_NEAR, FAR_CROSS = (pattern.replace("group", "far=mean,group") for pattern in (NEAR, CROSS))
+SMALL = "neighborhood{edge=clamp,group=8x8,radius=1}"
 HEADS = 24
 
 ASKED = {
@@ -37,9 +39,20 @@ ASKED = {
         f"{NEAR}[heads=0-9]; {CROSS}[heads=10-19]; dense[heads=20-23]",
         {NEAR: 10 / 24, CROSS: 10 / 24, "dense": 4 / 24},
     ),
+    "two patterns, heads uneven": (
+        f"{NEAR}[heads=0,3,4,7,8,9,13,14,17,20,22,23]; {CROSS}[heads=1-2,5-6,10-12,15-16,18-19,21]",
+        {NEAR: 0.5, CROSS: 0.5},
+    ),
+    "by head and noise, with means": (
+        f"{FAR_NEAR}[heads=0,3,4,7,8,9,13,14,17,20,noise=0:0.6]; {CROSS}[heads=1-2,5-6,10-12,15-16,18-19]; "
+        f"dense[heads=21-23]; {FAR_CROSS}[heads=0,3,4,7,8,9,13,14,17,20,noise=0.6:1]",
+        {FAR_NEAR: 10 / 24, CROSS: 11 / 24, "dense": 3 / 24},
+    ),
+    "GRAT-B in groups of 8x8": (SMALL, {SMALL: 1.0}),
+    "two patterns of 8x8 and 16x16": (f"{SMALL}[heads=0-11]; {CROSS}[heads=12-23]", {SMALL: 0.5, CROSS: 0.5}),
     "GRAT-X below 0.8": (f"{CROSS}[noise=0:0.8]; dense[noise=0.8:1]", {CROSS: 1.0}),
-    "GRAT-B with means": (NEAR.replace("group", "far=mean,group"), {NEAR: 1.0}),
-    "GRAT-X with means": (CROSS.replace("group", "far=mean,group"), {CROSS: 1.0}),
+    "GRAT-B with means": (FAR_NEAR, {NEAR: 1.0}),
+    "GRAT-X with means": (FAR_CROSS, {CROSS: 1.0}),
 }
 """Rules, and the patterns they are made of by their shares of the heads."""
 
@@ -63,7 +76,7 @@ def measure(name: str, layout: str, repeats: int) -> list[dict[str, Any]]:
         for asked, (rules, _) in ASKED.items()
     }
     taken = {asked: 1e3 * seconds for asked, seconds in interleaved(runs, repeats, device_seconds).items()}
-    alone = {NEAR: taken["GRAT-B"], CROSS: taken["GRAT-X"], "dense": taken["dense"]}
+    alone = {rules: taken[asked] for asked, (rules, _) in ASKED.items()}
     rows = list[dict[str, Any]]()
     for asked, (_, shares) in ASKED.items():
         parts = sum(alone[pattern] * share for pattern, share in shares.items())

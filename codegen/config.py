@@ -6,15 +6,18 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from planner.errors import BadSpelling, NoKernel
+from planner.errors import BadSpelling, NoKernel, times
 
 if TYPE_CHECKING:
     from codegen.spec import Problem
 
-Body = Literal["sm90", "triton"]
-"""``sm90``: warp-specialised Gluon for Hopper. ``triton``: one loop a region, which runs everywhere."""
+Body = Literal["sm90", "triton", "means"]
+"""``sm90``: warp-specialised Gluon for Hopper. ``triton``: one loop a region, which runs everywhere. ``means``: the
+means of groups, block_n tokens at a time.
+"""
 
 EXAMPLE = "triton{m=128,n=64,warps=8,stages=3}"
 
@@ -46,8 +49,11 @@ class KernelConfig:
         match = re.fullmatch(r"(\w+)\{m=(\d{1,4}),n=(\d{1,4}),warps=(\d{1,2}),stages=(\d)\}", text)
         if not match or match[1] not in get_args(Body):
             raise BadSpelling("kernel config", text, "it is not BODY{m=…,n=…,warps=…,stages=…}", EXAMPLE)
-        body: Body = "sm90" if match[1] == "sm90" else "triton"
-        return KernelConfig(body, *(int(match[at]) for at in range(2, 6)))
+        return KernelConfig(cast(Body, match[1]), *(int(match[at]) for at in range(2, 6)))
+
+
+MEANS = KernelConfig("means", 16, 64, 2, 1)
+"""The fastest of ten tried on an H100: 3.0 TB/s at FLUX 4096² (bench/RESULTS.md, rules)."""
 
 
 def why_not(config: KernelConfig, problem: Problem) -> str | None:
@@ -59,7 +65,9 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
         return f"{config.warps} warps and {config.stages} stages are not possible"
     if problem.arch not in SHARED_KIB:
         return f"nothing is known of compute capability {problem.arch}"
-    reason = _why_not_sm90(config, problem) if config.body == "sm90" else None
+    if problem.only_means != (config.body == "means"):
+        return f"a kernel with the body {config.body} computes {'attention' if problem.only_means else 'means'}"
+    reason = _why_not_sm90(config, problem) if config.body == "sm90" else _why_not_together(config, problem)
     needed, given = _shared_bytes(config, problem), SHARED_KIB[problem.arch] * 1024
     if reason is None and needed > given:
         return f"it needs {needed} bytes of shared memory and SM{problem.arch} has {given}"
@@ -72,7 +80,10 @@ def candidates(problem: Problem) -> tuple[KernelConfig, ...]:
     The order: the Hopper body, then the largest tile. A warp holds at most 64 numbers of the output a thread, half of
     that where float32 is split into three products: more spill (bench/RESULTS.md, kernels on other targets).
     """
-    wide, tokens = problem.head_block > 64, math.prod(problem.parsed_pattern.group or (128,))
+    if problem.only_means:
+        return (MEANS,)
+    wide = problem.head_block > 64
+    tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
     found = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
     held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
@@ -83,6 +94,7 @@ def candidates(problem: Problem) -> tuple[KernelConfig, ...]:
     return tuple(config for config in found if config.warps <= 8 and why_not(config, problem) is None)
 
 
+@lru_cache(maxsize=4096)
 def choose_config(problem: Problem) -> KernelConfig:
     """The first of the candidates; raises NoKernel."""
     found = candidates(problem)
@@ -92,11 +104,22 @@ def choose_config(problem: Problem) -> KernelConfig:
     return found[0]
 
 
+def _why_not_together(config: KernelConfig, problem: Problem) -> str | None:
+    """Why the patterns cannot have the same query tiles: a border of one's groups would cut another's."""
+    groups = {pattern.group for pattern in problem.grouped}
+    if len(groups) <= 1 or all(each.queries.holds_whole_boxes for each in problem.with_config(config).programs):
+        return None
+    spelled = " and ".join(sorted(map(times, groups)))
+    return f"groups of {spelled} are not made of the same whole boxes of {config.block_m} tokens"
+
+
 def _shared_bytes(config: KernelConfig, problem: Problem) -> int:
-    """Queries, keys and values in flight; the sm90 body holds queries twice and stages the output.
+    """Queries, keys and values in flight; the sm90 body holds queries twice and stages the output, means hold nothing.
 
     At least what the compiler uses: float32, multiplied in three products, takes up to half as much again.
     """
+    if problem.only_means:
+        return 0
     width = 4 if problem.dtype in ("float32", "tf32") else 2
     rows = 2 * config.stages * config.block_n + (3 if config.body == "sm90" else 1) * config.block_m
     return rows * problem.head_block * width * (3 if problem.dtype == "float32" else 2) // 2 + 1024
@@ -113,6 +136,7 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
         return "it has tiles of 128 queries and 64 or 128 keys"
     if config.stages & (config.stages - 1):
         return "its stages are a power of two"
-    if not problem.with_config(config).program.queries.holds_whole_boxes:
-        return f"groups of {'x'.join(map(str, problem.parsed_pattern.group))} are not made of whole boxes of 128 tokens"
+    for pattern, program in zip(problem.patterns, problem.with_config(config).programs, strict=True):
+        if not program.queries.holds_whole_boxes:
+            return f"groups of {times(pattern.group)} are not made of whole boxes of 128 tokens"
     return None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from codegen.config import why_not
+from collections.abc import Callable
+
+from codegen.config import Body, why_not
+from codegen.emit_means import emit_means
 from codegen.emit_sm90 import emit_sm90
 from codegen.emit_triton import emit_triton
 from codegen.emitted import Emitted
 from codegen.spec import KernelSpec
 from planner.errors import NoKernel
+
+_BODIES: dict[Body, Callable[[KernelSpec], Emitted]] = {"sm90": emit_sm90, "triton": emit_triton, "means": emit_means}
 
 
 def emit(spec: KernelSpec) -> Emitted:
@@ -15,4 +20,4 @@ def emit(spec: KernelSpec) -> Emitted:
     reason = why_not(spec.config, spec.verify())
     if reason is not None:
         raise NoKernel(f"{spec.pattern} on {spec.layout} with {spec.config}", reason)
-    return emit_sm90(spec) if spec.config.body == "sm90" else emit_triton(spec)
+    return _BODIES[spec.config.body](spec)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import sympy
 
-from codegen.emitted import GATE, Argument, Emitted, ViewArgument, header, indented, render
+from codegen.emitted import TABLE, Argument, Emitted, ViewArgument, by_pattern, header, indented, reads_groups, render
 from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
-from codegen.spec import DTYPES, KernelSpec
-from codegen.tiles import KeyTiles, QueryTiles, TileProgram, View, halves
+from codegen.spec import DTYPES, SLOT_BITS, KernelSpec
+from codegen.table import HEADER
+from codegen.tiles import KeyTiles, MeanTiles, QueryTiles, TileProgram, View, halves
+from planner.errors import times
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)
@@ -34,21 +36,24 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     units = int(program.everything.count)
     schedule = make_schedule(program, heads, spec.processors, units)
     split = bool(program.global_runs)
-    key_tiles = (*program.keys, program.everything) if split else program.keys
-    k_views = _key_views(key_tiles, "k", spec)
-    v_views = _key_views(key_tiles, "v", spec)
+    key_tiles = [tiles for each in spec.programs for tiles in each.keys] + [program.everything] * split
+    means = {each.means.kind: each.means for each in spec.programs if each.means is not None}
+    k_views = _key_views(key_tiles, means, "k", spec)
+    v_views = _key_views(key_tiles, means, "v", spec)
     half_box, _ = halves(program.queries.box)
     q_views, o_views = (_query_views(letter, half_box, spec) for letter in "qo")
     names = {
         letter: ", ".join(view.name for view in views)
         for letter, views in zip("qkvo", (q_views, k_views, v_views, o_views), strict=True)
     }
-    noted = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles)
+    hides = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles)
+    noted = hides or bool(means)
     x = _X[: max(len(view.box) for view in k_views)]
     words = [f"word{number}" for number in range(config.block_n // 32)]
     coords = [str(c) for c in program.coords]
-    group_coords = program.queries.coords(_TILE)
-    tiles_read = Names([program.tiles_read], "edge")
+    several = len(spec.programs) > 1
+    read = [each.tiles_read for each in spec.programs]
+    mine = ["which"] * several + coords
     source = render(
         "sm90.py.jinja",
         title=f"Attention {spec.pattern} over {spec.layout}, for SM90.",
@@ -64,11 +69,20 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         dtype_bytes=DTYPES[spec.dtype],
         coords=coords,
         coords_unpacked=", ".join(coords),
-        c_args="".join(f"{c}, " for c in coords),
-        group_coords=", ".join(map(source_of, group_coords)) if coords else "0",
-        tiles_vary=bool(program.tiles_read.free_symbols),
-        tiles_read=tiles_read.source_of(program.tiles_read),
-        tiles_read_edges=indented(tiles_read.lines()),
+        several=several,
+        which_arg=", which" * several,
+        which_first="which, " * several,
+        c_args="".join(f"{name}, " for name in mine),
+        group_of=indented(_group_of(spec.programs)),
+        tiles_vary=any(each.free_symbols for each in read),
+        tiles_read=indented(_tiles_read(read)),
+        mean_tiles=indented(by_pattern([_mean_tiles(spec, each) for each in spec.programs])),
+        means=bool(means),
+        visible_takes="".join(f", {name}" for name in mine) if means else "",
+        table_args=", row, share" * spec.tabled,
+        table_header=HEADER,
+        slot_bits=SLOT_BITS,
+        bundles_per_head=sum(program.row_blocks) // schedule.team,
         kv_views=", ".join(view.stem for view in k_views),
         q_views=names["q"],
         k_views=names["k"],
@@ -84,13 +98,13 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         word_of_column=_WORD_OF_COLUMN[len(words)],
         view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
         noted=noted,
-        gate_arg=", is_open" if spec.gated else "",
+        hides=hides,
         x_args=", ".join(x),
         next_x_args=", ".join(f"next_{name}" for name in x),
         located=", ".join(["view", *x, *["note"] * noted]),
         located_next=", ".join(f"next_{name}" for name in ["view", *x, *["note"] * noted]),
-        visible_args=", ".join(["note", *[*x, "mask"] * spec.key_mask]),
-        visible_next_args=", ".join(["next_note", *[*(f"next_{name}" for name in x), "mask"] * spec.key_mask]),
+        visible_args=_visible_args(spec, "", x, mine if means else []),
+        visible_next_args=_visible_args(spec, "next_", x, mine if means else []),
         load_queries=indented(_move_queries(spec, q_views, half_box, load=True)),
         store_output=indented(_move_queries(spec, o_views, half_box, load=False)),
         store_lse=indented(_store_lse(spec, half_box)),
@@ -101,7 +115,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         arguments.append(Argument("lse", "*fp32"))
     if spec.key_mask:
         arguments.append(Argument("key_mask", "*i1"))
-    arguments += GATE if spec.gated else []
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled
     if split:
         arguments += [Argument("parts", "*fp32"), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
     arguments.append(Argument("scale_log2", "fp32"))
@@ -111,17 +125,58 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         source=source,
         arguments=tuple(arguments),
         grid=schedule.processors,
-        part_rows=slots * config.block_m if split else 0,
+        part_rows=slots * config.block_m if split and not spec.tabled else 0,
         arrivals=2 * schedule.row_blocks if split else 0,
         warps=4,
         maxnreg=168,
     )
 
 
-def _key_views(key_tiles: Sequence[KeyTiles], letter: str, spec: KernelSpec) -> list[ViewArgument]:
-    found = {tiles.view: tiles.box for tiles in key_tiles}
-    named = [("x".join(str(size) for size, _ in view.axes) if len(view.axes) > 1 else "flat", view) for view in found]
-    return [_view(letter, f"tokens_{name}", view, found[view], spec) for name, view in named]
+def _key_views(
+    key_tiles: Sequence[KeyTiles], means: dict[str, MeanTiles], letter: str, spec: KernelSpec
+) -> list[ViewArgument]:
+    """The views of the tokens, and after them those of the means."""
+    found = {(tiles.view, tiles.box): None for tiles in key_tiles}
+    made = list[ViewArgument]()
+    for view, box in found:
+        shared = [other for seen, other in found if seen == view]
+        name = "x".join(str(size) for size, _ in view.axes) if len(view.axes) > 1 else "flat"
+        stem = f"tokens_{name}" + (f"_by_{times(box)}" if len(shared) > 1 else "")
+        made.append(_view(letter, stem, view, box, spec))
+    for kind, tiles in means.items():
+        made.append(_view(letter, f"means_{kind}", tiles.view, (tiles.block,), spec, f"{letter}_means_{kind}"))
+    return made
+
+
+def _group_of(programs: Sequence[TileProgram]) -> Iterator[str]:
+    coords = [list(map(source_of, program.queries.coords(_TILE))) for program in programs]
+    if all(each == coords[0] for each in coords):
+        yield f"return {', '.join(coords[0])}" if coords[0] else "return 0"
+        return
+    names = [str(c) for c in programs[0].coords]
+    yield from by_pattern([[f"{c} = {x}" for c, x in zip(names, each, strict=True)] for each in coords])
+    yield f"return {', '.join(names)}"
+
+
+def _tiles_read(counts: Sequence[sympy.Expr]) -> Iterator[str]:
+    edges = [Names([count], "edge") for count in counts]
+    spelled = [names.source_of(count) for names, count in zip(edges, counts, strict=True)]
+    if len(counts) == 1:
+        yield from (*edges[0].lines(), f"return {spelled[0]}")
+        return
+    yield from by_pattern([[*names.lines(), f"count = {text}"] for names, text in zip(edges, spelled, strict=True)])
+    yield "return count"
+
+
+def _mean_tiles(spec: KernelSpec, program: TileProgram) -> list[str]:
+    """How many of a query tile's key tiles hold means, and where their biases begin."""
+    first = spec.first_mean(program.means.kind) if program.means is not None else 0
+    return [f"count = {program.mean_tiles}", f"first = {first}"]
+
+
+def _visible_args(spec: KernelSpec, prefix: str, x: Sequence[str], mine: Sequence[str]) -> str:
+    places = [f"{prefix}{name}" for name in x] if spec.key_mask or mine else []
+    return ", ".join([f"{prefix}note", *mine, *places, *["mask"] * spec.key_mask])
 
 
 def _query_views(letter: str, half_box: tuple[int, ...], spec: KernelSpec) -> list[ViewArgument]:
@@ -138,8 +193,9 @@ def _stem(spec: KernelSpec, first: Sequence[int]) -> str:
     return "_first".join(["grid" if spec.program.coords else "tokens", *map(str, first)])
 
 
-def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec) -> ViewArgument:
-    return ViewArgument(f"{letter}_{stem}", _signature(spec, box), tensor=letter, view=view, box=box, stem=stem)
+def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec, tensor: str = "") -> ViewArgument:
+    name, signature = f"{letter}_{stem}", _signature(spec, box)
+    return ViewArgument(name, signature, tensor=tensor or letter, view=view, box=box, stem=stem)
 
 
 def _signature(spec: KernelSpec, box: tuple[int, ...]) -> str:
@@ -147,40 +203,80 @@ def _signature(spec: KernelSpec, box: tuple[int, ...]) -> str:
     return f"tensordesc<{element}{[1, *box, spec.head_block]}>"
 
 
+Branches = list[tuple[str, list[str]]]
+"""Conditions, of which the last is true if no other is, and what is done under each."""
+
+
 def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewArgument], noted: bool) -> Iterator[str]:
     """The index map: view and coordinates of the i-th key tile, region by region."""
-    keys = spec.program.keys
-    numbers = {view.view: number for number, view in enumerate(views)}
-    width = max(len(view.box) for view in views)
-    spans = [span for tiles in keys for span in tiles.region.spans]
-    edges = Names([end for span in spans for end in (span.start, span.stop)], "edge")
-
-    def place(tiles: KeyTiles, index: sympy.Symbol) -> list[str]:
-        starts = [edges.source_of(start) for start in tiles.starts(index)]
-        lines = [f"x{axis} = {start}" for axis, start in enumerate(starts)]
-        lines += [f"{x} = 0" for x in _X[len(starts) : width]]
-        lines.append(f"view = {numbers[tiles.view]}")
-        return [*lines, *_note(tiles, numbers[tiles.view], edges, always=spec.key_mask)] if noted else lines
-
-    yield from edges.lines()
-    branches: list[tuple[str, list[str]]] = []
+    patterns = [_regions(spec, number, views, noted) for number in range(len(spec.programs))]
+    branches: Branches = []
     if everything is not None:
-        branches.append(("is_global", place(everything, _INDEX)))
-    end = sympy.Integer(0)
-    for number, tiles in enumerate(keys):
+        branches.append(("is_global", _place(everything, _INDEX, views, Names([], "edge"), spec, noted)))
+    if len(patterns) == 1:
+        edges, regions = patterns[0]
+        yield from (*edges, *_branching([*branches, *regions]))
+    else:
+        for number, (edges, regions) in enumerate(patterns):
+            branches.append((f"which == {number}", [*edges, *_branching(regions)]))
+        yield from _branching(branches)
+    yield f"return view, {', '.join(_X[: _width(views)])}{', note' if noted else ''}"
+
+
+def _regions(spec: KernelSpec, number: int, views: Sequence[ViewArgument], noted: bool) -> tuple[list[str], Branches]:
+    """What a pattern's query tile reads: names that are needed, and a branch for each region."""
+    program = spec.programs[number]
+    spans = [span for tiles in program.keys for span in tiles.region.spans]
+    edges = Names([end for span in spans for end in (span.start, span.stop)], "edge")
+    lines, branches, end = list(edges.lines()), Branches(), sympy.Integer(0)
+    read = [*program.keys, *([program.means] if program.means is not None else [])]
+    for at, tiles in enumerate(read):
         first, end = end, end + tiles.count
-        named = source_of(first) if first.is_Integer else f"end{number - 1}"
-        if not end.is_Integer and number + 1 < len(keys):
+        named = source_of(first) if first.is_Integer else f"end{at - 1}"
+        if not end.is_Integer and at + 1 < len(read):
             count = edges.source_of(tiles.count)
-            yield f"end{number} = {count}" if named == "0" else f"end{number} = {named} + {count}"
-        body = place(tiles, _INDEX) if first == 0 else [f"j = i - {named}", *place(tiles, _J)]
-        branches.append((f"i < {source_of(end) if end.is_Integer else f'end{number}'}", body))
+            lines.append(f"end{at} = {count}" if named == "0" else f"end{at} = {named} + {count}")
+        index = _INDEX if first == 0 else _J
+        if isinstance(tiles, MeanTiles):
+            body = _place_means(tiles, index, number, views)
+        else:
+            body = _place(tiles, index, views, edges, spec, noted)
+        body = body if first == 0 else [f"j = i - {named}", *body]
+        branches.append((f"i < {source_of(end) if end.is_Integer else f'end{at}'}", body))
+    return lines, branches
+
+
+def _place(
+    tiles: KeyTiles, index: sympy.Symbol, views: Sequence[ViewArgument], edges: Names, spec: KernelSpec, noted: bool
+) -> list[str]:
+    """View and coordinates of a tile of tokens."""
+    number = next(at for at, view in enumerate(views) if (view.view, view.box) == (tiles.view, tiles.box))
+    starts = [edges.source_of(start) for start in tiles.starts(index)]
+    lines = [f"x{axis} = {start}" for axis, start in enumerate(starts)]
+    lines += [f"{x} = 0" for x in _X[len(starts) : _width(views)]]
+    lines.append(f"view = {number}")
+    return [*lines, *_note(tiles, number, edges, always=spec.key_mask)] if noted else lines
+
+
+def _place_means(means: MeanTiles, index: sympy.Symbol, pattern: int, views: Sequence[ViewArgument]) -> list[str]:
+    """View and coordinates of a tile of means; the note names the pattern, beyond the views."""
+    number = next(at for at, view in enumerate(views) if view.stem == f"means_{means.kind}")
+    lines = [f"x0 = {index} * {means.block}", *(f"{x} = 0" for x in _X[1 : _width(views)])]
+    return [*lines, f"view = {number}", f"note = {len(views) + 1 + pattern} << 24"]
+
+
+def _width(views: Sequence[ViewArgument]) -> int:
+    return max(len(view.box) for view in views)
+
+
+def _branching(branches: Branches) -> Iterator[str]:
+    if len(branches) == 1:
+        yield from branches[0][1]
+        return
     for number, (condition, body) in enumerate(branches):
         is_last = number + 1 == len(branches)
-        if len(branches) > 1:
-            yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} {condition}:"
-        yield from (f"    {line}" if len(branches) > 1 else line for line in body)
-    yield f"return view, {', '.join(_X[:width])}{', note' if noted else ''}"
+        yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} {condition}:"
+        yield from indented(body)
 
 
 def _note(tiles: KeyTiles, view: int, edges: Names, always: bool) -> list[str]:
@@ -205,17 +301,18 @@ def _copy_tile(views: Sequence[ViewArgument]) -> Iterator[str]:
             yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} view == {number}:"
         shaped = f"dst._reinterpret({view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
         at = ", ".join(_X[: len(view.box)])
-        copy = f"tma.async_copy_global_to_shared({view.stem}, [outer, {at}, last], bar, {shaped})"
+        head = "mean_outer, {at}, 0" if view.tensor not in "kv" else "outer, {at}, last"
+        copy = f"tma.async_copy_global_to_shared({view.stem}, [{head.format(at=at)}], bar, {shaped})"
         yield f"    {copy}" if len(views) > 1 else copy
 
 
 def _visible_words(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument], spec: KernelSpec) -> Iterator[str]:
     """Which of a tile's columns lie inside its region, view by view, and which the key mask leaves."""
-    ragged = {tiles.view for tiles in key_tiles if any(tiles.ragged)}
+    ragged = {(tiles.view, tiles.box) for tiles in key_tiles if any(tiles.ragged)}
     if spec.key_mask:
         yield "token = column"
     for number, view in enumerate(views):
-        if not (spec.key_mask or view.view in ragged):
+        if view.tensor not in "kv" or not (spec.key_mask or (view.view, view.box) in ragged):
             continue
         digits = _digits(view.box)
         counts = ("(note & 255)", "((note >> 8) & 255)", "((note >> 16) & 255)")
@@ -225,8 +322,23 @@ def _visible_words(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument],
         if spec.key_mask:
             places = [f"(x{axis} + {digit}) * {stride}" for axis, (digit, _, _, (_, stride)) in enumerate(axes)]
             yield f"    token = {view.view.origin} + {' + '.join(places)}"
+    for number, program in enumerate(spec.programs):
+        if program.means is not None:
+            yield f"if (note >> 24) == {len(views) + 1 + number}:"
+            yield from indented(_visible_means(program.means, program))
     if spec.key_mask:
-        yield "visible = visible & (gl.load(mask + token, mask=visible, other=0) != 0)"
+        has_tokens = f"visible & ((note >> 24) <= {len(views)})" if spec.mean_rows else "visible"
+        other = int(bool(spec.mean_rows))
+        yield f"visible = visible & (gl.load(mask + token, mask={has_tokens}, other={other}) != 0)"
+
+
+def _visible_means(means: MeanTiles, program: TileProgram) -> Iterator[str]:
+    boxes = means.read(program.coords)
+    edges = Names([end for box in boxes for ranges in box for along in ranges for end in along], "edge")
+    yield from edges.lines()
+    yield "number = x0 + column"
+    yield from reads_groups(means, program.coords, edges, "number")
+    yield f"visible = (number < {means.rows}) & (reads == 0)"
 
 
 def _digits(box: Sequence[int]) -> list[str]:

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import sympy
 
-from codegen.emitted import GATE, Argument, Emitted, header, indented, render
+from codegen.emitted import TABLE, Argument, Emitted, by_pattern, header, indented, reads_groups, render
 from codegen.printing import Names, source_of
-from codegen.spec import DTYPES, KernelSpec
-from codegen.tiles import KeyTiles
+from codegen.spec import DTYPES, SLOT_BITS, KernelSpec
+from codegen.table import HEADER
+from codegen.tiles import KeyTiles, MeanTiles, TileProgram
 
 _I = sympy.Symbol("i", integer=True, nonnegative=True)
 _PRECISION = {"float32": ', input_precision="tf32x3"', "tf32": ', input_precision="tf32"'}
@@ -27,7 +28,9 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     row_blocks, units = heads * sum(program.row_blocks), int(program.everything.count)
     split = bool(row_blocks)
     parts = _parts(spec, units) if split else 1
-    edges = _edges(spec)
+    edges = [_edges(each, number) for number, each in enumerate(spec.programs)]
+    means = {f"{letter}_means_{kind}": rows for kind, rows in spec.mean_rows.items() for letter in "kv"}
+    mine = ["which"] * (len(spec.programs) > 1) + [*means, "mean_bias"] * bool(means)
     strides = [f"{letter}_{axis}" for letter in "qkvo" for axis in ("batch", "head", "token")]
     source = render(
         "triton.py.jinja",
@@ -35,6 +38,10 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         header=header(spec),
         spec=spec,
         program=program,
+        means=means,
+        mine="".join(f"{name}, " for name in mine),
+        table_header=HEADER,
+        slot_bits=SLOT_BITS,
         block_m=config.block_m,
         block_n=config.block_n,
         dtype_bytes=DTYPES[spec.dtype],
@@ -53,7 +60,8 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     element = {"bfloat16": "*bf16", "float16": "*fp16"}.get(spec.dtype, "*fp32")
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
-    arguments += GATE if spec.gated else []
+    arguments += [Argument(name, element, 16) for name in means]
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled
     if split:
         arguments += [Argument("parts", "*fp32"), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
     arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
@@ -72,29 +80,44 @@ def emit_triton(spec: KernelSpec) -> Emitted:
 
 def _parts(spec: KernelSpec, units: int) -> int:
     """Programs that share a row of global queries, so that none takes much longer than a tile of the grid."""
-    return max(1, min(64, round(units / max(1.0, spec.program.mean_tiles_read))))
+    read = sum(program.average_tiles_read for program in spec.programs) / len(spec.programs)
+    return max(1, min(64, round(units / max(1.0, read))))
 
 
-def _edges(spec: KernelSpec) -> Names:
+def _edges(program: TileProgram, number: int) -> Names:
     """Names for the ends of regions and groups that the kernel of a grid tile uses more than once."""
-    queries, coords = spec.program.queries, spec.program.coords
-    spans = [span for tiles in spec.program.keys for span in tiles.region.spans]
-    stops = queries.stops(coords) if coords else ()
-    return Names([*stops, *(end for span in spans for end in (span.start, span.stop))], "edge")
+    spans = [span for tiles in program.keys for span in tiles.region.spans]
+    ends = [end for span in spans for end in (span.start, span.stop)]
+    if program.means is not None:
+        boxes = program.means.read(program.coords)
+        ends += [end for box in boxes for ranges in box for along in ranges for end in along]
+    return Names([*_query_stops(program), *ends], f"edge{number}_" if number else "edge")
 
 
-def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
+def _query_stops(program: TileProgram) -> Sequence[sympy.Expr]:
+    """Where the queries of a tile end: with their group, or with the grid where no border cuts a tile."""
+    queries = program.queries
+    if not program.coords or queries.holds_whole_boxes:
+        return [sympy.Integer(size) for size, _ in queries.view.axes]
+    return queries.stops(program.coords)
+
+
+def _query_rows(spec: KernelSpec, edges: Sequence[Names]) -> Iterator[str]:
     """Group, coordinates and sequence indices of a tile's queries."""
     queries, coords = spec.program.queries, spec.program.coords
-    for c, expr in zip(coords, queries.coords(_TILE), strict=False):
-        yield f"{c} = {source_of(expr)}"
-    yield from edges.lines()
-    stops = queries.stops(coords) if coords else [sympy.Integer(spec.queries)]
-    starts = [edges.source_of(start) for start in queries.starts(_TILE)]
+    yield from by_pattern(
+        [
+            [f"{c} = {source_of(expr)}" for c, expr in zip(coords, program.queries.coords(_TILE), strict=False)]
+            for program in spec.programs
+        ]
+    )
+    yield from (line for each in edges for line in each.lines())
+    stops = _query_stops(spec.program)
+    starts = [edges[0].source_of(start) for start in queries.starts(_TILE)]
     yield from _tokens(starts, queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
     inside = [f"(q{axis} >= 0)" for axis, before in enumerate(queries.begins_before) if before]
     inside += [
-        f"(q{axis} < {edges.source_of(stop)})"
+        f"(q{axis} < {edges[0].source_of(stop)})"
         for axis, (passes, stop) in enumerate(zip(queries.may_pass, stops, strict=True))
         if passes
     ]
@@ -137,10 +160,30 @@ def _global_rows(spec: KernelSpec) -> Iterator[str]:
     yield "is_query = at * BLOCK_M + row < size"
 
 
-def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
-    for tiles in spec.program.keys:
-        yield f"for i in range({edges.source_of(tiles.count)}):"
-        yield from (f"    {line}" for line in _step(tiles, spec, edges))
+def _key_loops(spec: KernelSpec, edges: Sequence[Names]) -> Iterator[str]:
+    """The loops of all patterns; those of the patterns that it is not have no iterations."""
+    for number, (program, names) in enumerate(zip(spec.programs, edges, strict=True)):
+
+        def times(count: str, number: int = number) -> str:
+            return f"tl.where(which == {number}, {count}, 0)" if len(spec.programs) > 1 else count
+
+        for tiles in program.keys:
+            yield f"for i in range({times(names.source_of(tiles.count))}):"
+            yield from indented(_step(tiles, spec, names))
+        if program.means is not None:
+            yield f"for i in range({times(str(program.means.count))}):"
+            yield from indented(_mean_step(program.means, spec, program.coords, names))
+
+
+def _mean_step(means: MeanTiles, spec: KernelSpec, coords: Sequence[sympy.Symbol], edges: Names) -> Iterator[str]:
+    """Attend to the means of a tile of groups, but for those that are read one by one."""
+    yield "number = i * BLOCK_N + column"
+    yield from reads_groups(means, coords, edges, "number")
+    yield f"inside = (number < {means.rows}) & ~reads"
+    yield f"bias = tl.load(mean_bias + {spec.first_mean(means.kind)} + number, mask=inside, other=float('-inf'))"
+    yield f"keys_here = load_rows(k_means_{means.kind}, number, HEAD_DIM, inside, True)"
+    yield f"values = load_rows(v_means_{means.kind}, number, HEAD_DIM, inside, True)"
+    yield "acc, l, m = attend_means(queries, keys_here, values, acc, l, m, bias, scale_log2)"
 
 
 def _step(tiles: KeyTiles, spec: KernelSpec, edges: Names) -> Iterator[str]:

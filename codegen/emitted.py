@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import sympy
+
+from codegen.printing import Names, source_of
 from codegen.spec import KernelSpec
-from codegen.tiles import View
+from codegen.tiles import MeanTiles, View
+from planner.axis_set import Range
 from planner.density import attended_pairs
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -27,13 +31,13 @@ class Argument:
     divisor: int = 1
 
 
-GATE = [Argument("noise", "*fp32"), Argument("threshold", "fp32"), Argument("above", "i32")]
-"""Arguments of a gated kernel: it works where the noise is at most the threshold, or, if ``above``, where it is not."""
+TABLE = [Argument("table", "*i32"), Argument("noise", "*fp32"), Argument("levels", "*fp32"), Argument("ranges", "i32")]
+"""Arguments of a tabled kernel: it finds its row by how many of ``ranges - 1`` ascending levels the noise is above."""
 
 
 @dataclass(frozen=True)
 class ViewArgument(Argument):
-    """A tensor map: a tensor (``q``, ``k``, ``v`` or ``o``) seen through a view, and the box moved at a time.
+    """A tensor map: a tensor (``q``, ``k_means_16x16``, …) seen through a view, and the box moved at a time.
 
     stem: what the view is called, whatever the tensor.
     """
@@ -49,7 +53,7 @@ class Emitted:
     """A kernel's source, and what a launch needs to know.
 
     grid: programs. part_rows, arrivals: rows of float32 workspace, and counters that must be zero before the launch
-    and are zero after it. warps, maxnreg: compile options.
+    and are zero after it; the rows of a tabled Hopper kernel depend on its table. warps, maxnreg: compile options.
     """
 
     spec: KernelSpec
@@ -61,21 +65,61 @@ class Emitted:
     warps: int
     maxnreg: int | None
 
+    @property
+    def entry(self) -> str:
+        """Name of the kernel's function."""
+        return "means" if self.spec.only_means else "attention"
+
 
 def header(spec: KernelSpec) -> list[str]:
     """What a reader of the source should know first."""
-    share = attended_pairs(spec.parsed_pattern, spec.token_layout) / spec.queries**2
     program = spec.program
+    shares = [attended_pairs(pattern, spec.token_layout) / spec.queries**2 for pattern in spec.patterns]
+    share = ", ".join(f"{each:.2%}" for each in shares) + (" in turn" if len(shares) > 1 else "")
     lines = [
         f"batch {spec.batch}, {spec.heads} heads ({spec.kv_heads} of keys) of {spec.head_dim} channels, {spec.dtype}",
         f"config {spec.config}, {spec.processors} multiprocessors",
-        f"{share:.2%} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
+        f"{share} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
     ]
     if program.coords:
         lines.append(
             "c0, c1, … are the coordinates of the query's group, slow to fast; i counts the key tiles it reads"
         )
     return lines
+
+
+def by_pattern(bodies: Sequence[list[str]]) -> Iterator[str]:
+    """Lines for each pattern, told apart by ``which``; lines that are the same for all of them stand alone."""
+    if all(body == bodies[0] for body in bodies):
+        yield from bodies[0]
+        return
+    for number, body in enumerate(bodies):
+        is_last = number + 1 == len(bodies)
+        yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} which == {number}:"
+        yield from indented(body)
+
+
+def reads_groups(means: MeanTiles, coords: Sequence[sympy.Symbol], edges: Names, number: str) -> Iterator[str]:
+    """``reads``: whether the group at coords reads the tokens of groups, whose numbers are given, one by one."""
+    digits = means.digits(sympy.Symbol(number, integer=True, nonnegative=True))
+    yield from (f"g{axis} = {source_of(digit)}" for axis, digit in enumerate(digits))
+    boxes = list[str]()
+    for box in means.read(coords):
+        along = [_inside(f"g{axis}", ranges, means.groups[axis], edges) for axis, ranges in enumerate(box)]
+        boxes.append(" & ".join(filter(None, along)) or f"({number} >= 0)")
+    yield f"reads = {' | '.join(f'({box})' for box in boxes) if len(boxes) > 1 else boxes[0]}"
+
+
+def _inside(digit: str, ranges: Sequence[Range], groups: int, edges: Names) -> str:
+    """Whether a coordinate lies in one of some ranges; nothing where it always does."""
+    tests = list[str]()
+    for first, stop in ranges:
+        ends = [f"({digit} >= {edges.source_of(first)})"] * (first != 0)
+        ends += [f"({digit} < {edges.source_of(stop)})"] * (stop != groups)
+        if not ends:
+            return ""
+        tests.append(" & ".join(ends))
+    return tests[0] if len(tests) == 1 else f"({' | '.join(f'({test})' for test in tests)})"
 
 
 def indented(lines: Iterable[str]) -> list[str]:

@@ -58,16 +58,20 @@ class Schedule:
         return self
 
 
-def make_schedule(program: TileProgram, heads: int, processors: int, units: int) -> Schedule:
+def make_schedule(
+    program: TileProgram, heads: int, processors: int, units: int, tiles_read: float | None = None
+) -> Schedule:
     """The schedule of a program over so many (batch, head) pairs.
 
-    units: key tiles that a row block of global queries reads.
+    units: key tiles that a row block of global queries reads. tiles_read: those that a tile of the grid reads on
+    average, where it is not the program's.
     """
     grid_tiles, row_blocks = heads * program.queries.count, heads * sum(program.row_blocks)
     if not row_blocks:
         return Schedule(processors, grid_tiles, 0, 1, units, 0, 1, 1)
     team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
-    teams, tile, total = processors // team, program.mean_tiles_read, row_blocks // team * units
+    tile = program.average_tiles_read if tiles_read is None else tiles_read
+    teams, total = processors // team, row_blocks // team * units
     each, extra = divmod(grid_tiles, processors)
     # The first `extra` processors have a grid tile more than the others, unless that is some of every team.
     uneven = -(-extra // team) % teams

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Self
 
 from codegen.config import KernelConfig
-from codegen.tiles import TileProgram, tile_program
+from codegen.tiles import TileProgram, kind_of_groups, tile_programs
 from planner.errors import MalformedValue
 from planner.layout import TokenLayout
-from planner.pattern import Dense, Pattern, parse_pattern
+from planner.pattern import Dense, Neighborhood, Pattern, parse_pattern
 
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
 """Element types that kernels take, with their bytes. Float32 tensors are multiplied on tensor cores: as float32 in
 three products each (relative error about 1e-6), as tf32 in one (about 5e-4).
 """
+
+SEPARATOR = "; "
+"""What stands between several patterns."""
+
+MAX_PATTERNS, SLOT_BITS = 16, 24
+"""Patterns of one kernel, and bits of a table's entry that name a head; those above them name its pattern."""
 
 HEAD_DIMS = range(8, 257, 8)
 """Head dimensions that kernels take: a row of a head is then whole 16-byte pieces."""
@@ -27,10 +34,12 @@ HEAD_DIMS = range(8, 257, 8)
 class Problem:
     """One attention site on one kind of device.
 
-    layout, pattern: spellings. keys: length of the key sequence, which differs from the layout's only for dense
-    patterns. key_mask: whether keys can be masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether
+    layout, pattern: spellings. Several patterns are separated by semicolons; a table in device memory says which of
+    them a head follows. keys: length of the key sequence, which differs from the layout's only for dense patterns.
+    key_mask: whether keys can be masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether
     the log-sum-exp of every query is an output. arch: compute capability, 80 to 121. processors: multiprocessors.
-    gated: whether the kernel looks at a noise level in device memory and does nothing on one side of a threshold.
+    tabled: whether a table says which heads the kernel serves, and by which pattern, at the noise level that it finds
+    in device memory. only_means: whether not attention is asked for but the means of the pattern's groups.
     """
 
     layout: str
@@ -45,7 +54,8 @@ class Problem:
     processors: int
     key_mask: bool = False
     returns_lse: bool = False
-    gated: bool = False
+    tabled: bool = False
+    only_means: bool = False
 
     @cached_property
     def token_layout(self) -> TokenLayout:
@@ -53,9 +63,30 @@ class Problem:
         return TokenLayout.parse(self.layout)
 
     @cached_property
-    def parsed_pattern(self) -> Pattern:
-        """The pattern as a value."""
-        return parse_pattern(self.pattern)
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The patterns as values."""
+        return tuple(map(parse_pattern, self.pattern.split(SEPARATOR)))
+
+    @property
+    def grouped(self) -> tuple[Pattern, ...]:
+        """The patterns that are not dense."""
+        return tuple(pattern for pattern in self.patterns if not isinstance(pattern, Dense))
+
+    @cached_property
+    def mean_rows(self) -> dict[str, int]:
+        """How many means are read of each kind of groups; their biases lie one after the other in this order."""
+        sizes = self.token_layout.grid.sizes
+        return {kind_of_groups(each): math.prod(each.grid(sizes).counts) for each in self.patterns if each.far}
+
+    def first_mean(self, kind: str) -> int:
+        """Where the biases of a kind of groups begin."""
+        kinds = list(self.mean_rows)
+        return sum(self.mean_rows[kind] for kind in kinds[: kinds.index(kind)])
+
+    @property
+    def slots(self) -> int:
+        """Heads of queries in the whole batch."""
+        return self.batch * self.heads
 
     @property
     def queries(self) -> int:
@@ -72,6 +103,20 @@ class Problem:
         """Hex digest of all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    @cached_property
+    def means_read(self) -> dict[str, Problem]:
+        """The problems of computing the means that are read, by the kind of their groups."""
+        return (
+            {}
+            if self.only_means
+            else {kind_of_groups(each): self._means_of(each) for each in self.patterns if each.far}
+        )
+
+    def _means_of(self, pattern: Pattern) -> Problem:
+        one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, far=True)
+        changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True}
+        return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
+
     def with_config(self, config: KernelConfig) -> KernelSpec:
         """The spec of a kernel for this problem."""
         return KernelSpec(**self._fields(), config=config)  # pyright: ignore[reportArgumentType]
@@ -82,9 +127,15 @@ class Problem:
         self._require(self.head_dim in HEAD_DIMS, f"head_dim {self.head_dim} is no multiple of 8 up to 256")
         self._require(min(self.batch, self.heads, self.kv_heads, self.keys, self.processors) >= 1, "a size is below 1")
         self._require(self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide among {self.kv_heads}")
-        self._require(not self.parsed_pattern.far, "kernels read no means of far groups")
         is_cross = self.keys != self.queries
-        self._require(not is_cross or isinstance(self.parsed_pattern, Dense), "a pattern needs as many keys as queries")
+        self._require(not is_cross or not self.grouped, "a pattern needs as many keys as queries")
+        self._require(self.tabled or len(self.patterns) == 1, "no table says which head follows which pattern")
+        self._require(len(self.patterns) <= MAX_PATTERNS, f"it has more than {MAX_PATTERNS} patterns")
+        self._require(self.slots < 2**SLOT_BITS, f"it has more than {2**SLOT_BITS} heads")
+        leads = {pattern.lead for pattern in self.grouped}
+        self._require(len(leads) <= 1, "the first groups of its patterns lack different numbers of tokens")
+        for pattern in self.grouped:
+            pattern.grid(self.token_layout.grid.sizes).verify()
         return self
 
     def _fields(self) -> dict[str, object]:
@@ -102,10 +153,15 @@ class KernelSpec(Problem):
     config: KernelConfig = field(kw_only=True)
 
     @cached_property
-    def program(self) -> TileProgram:
-        """What the kernel does, tile by tile."""
+    def programs(self) -> tuple[TileProgram, ...]:
+        """What the kernel does, tile by tile, for each pattern."""
         config = self.config
-        return tile_program(self.token_layout, self.parsed_pattern, self.keys, config.block_m, config.block_n)
+        return tile_programs(self.token_layout, self.patterns, self.keys, config.block_m, config.block_n)
+
+    @property
+    def program(self) -> TileProgram:
+        """The first of them; query tiles and what global queries read are the same in all."""
+        return self.programs[0]
 
     @property
     def problem(self) -> Problem:
@@ -115,5 +171,7 @@ class KernelSpec(Problem):
     @property
     def name(self) -> str:
         """A short name for files and profiles: what it is, and the beginning of its digest."""
-        kind = self.pattern.partition("{")[0]
-        return f"{kind}_{'x'.join(map(str, self.parsed_pattern.group)) or 'all'}_sm{self.arch}_{self.digest[:12]}"
+        kinds = ["means" if self.only_means else str(pattern).partition("{")[0] for pattern in self.patterns]
+        groups = [kind_of_groups(pattern) or "all" for pattern in self.patterns]
+        several = [f"and_{len(self.patterns) - 1}"] * (len(self.patterns) > 1)
+        return "_".join([kinds[0], groups[0], *several, f"sm{self.arch}", self.digest[:12]])

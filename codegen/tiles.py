@@ -20,6 +20,8 @@ import sympy
 from codegen.printing import quotient
 from codegen.regions import Region, Span, global_regions, regions, whole
 from planner.arithmetic import SYMBOLS
+from planner.axis_set import Range
+from planner.errors import times
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
 
@@ -93,6 +95,58 @@ class KeyTiles:
     def _lengths(self) -> list[list[int]]:
         """The lengths that each axis of the region takes, over all groups."""
         return [span_lengths(span, self.groups) for span in self.region.spans]
+
+
+@dataclass(frozen=True)
+class MeanTiles:
+    """The means of a grid's groups as keys: one row a group, in raster order of the groups, cut into tiles.
+
+    groups: along each axis. A query tile reads all of them, and leaves out those whose tokens it reads one by one.
+    """
+
+    pattern: Pattern
+    groups: tuple[int, ...]
+    block: int
+
+    @property
+    def kind(self) -> str:
+        """What the groups are called: alike for patterns whose groups are the same."""
+        return kind_of_groups(self.pattern)
+
+    @property
+    def rows(self) -> int:
+        """Groups in all."""
+        return math.prod(self.groups)
+
+    @property
+    def count(self) -> int:
+        """Tiles in all."""
+        return -(-self.rows // self.block)
+
+    @property
+    def view(self) -> View:
+        """What the rows lie in, in a tensor of their own."""
+        return View(0, ((self.rows, 1),))
+
+    def digits(self, number: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """Coordinates of a group from its number."""
+        digits = list[sympy.Expr]()
+        for axis, count in enumerate(self.groups):
+            digit = quotient(number, math.prod(self.groups[axis + 1 :]))
+            digits.append(sympy.Mod(digit, count) if axis else digit)
+        return tuple(digits)
+
+    def read(self, coords: Sequence[sympy.Expr]) -> list[list[tuple[Range, ...]]]:
+        """The groups that the group at coords reads one by one: boxes, of each axis the ranges (first, stop)."""
+        return [
+            [along.ranges(c, count, SYMBOLS) for along, c, count in zip(box, coords, self.groups, strict=True)]
+            for box in self.pattern.boxes()
+        ]
+
+
+def kind_of_groups(pattern: Pattern) -> str:
+    """The groups of a pattern as a name: ``16x16``, ``8x8_4x4`` with an offset."""
+    return "_".join(times(sizes) for sizes in (pattern.group, pattern.offset) if sizes)
 
 
 @dataclass(frozen=True)
@@ -201,7 +255,8 @@ class QueryTiles:
 class TileProgram:
     """All that a kernel does: which query tiles there are, and which key tiles each of them reads.
 
-    coords: symbols of a query tile's group coordinates. keys: what such a tile reads, in order.
+    coords: symbols of a query tile's group coordinates. keys: what such a tile reads, in order. means: what it reads
+    after that, of the groups that it does not read.
     global_runs: (first token, tokens) of the runs whose queries read ``everything``.
     """
 
@@ -212,16 +267,22 @@ class TileProgram:
     everything: KeyTiles
     block_m: int
     block_n: int
+    means: MeanTiles | None = None
 
     @cached_property
     def tiles_read(self) -> sympy.Expr:
         """Key tiles that a query tile reads, in its group's coordinates."""
-        return sympy.Add(*(tiles.count for tiles in self.keys))
+        return sympy.Add(*(tiles.count for tiles in self.keys), self.mean_tiles)
 
     @property
-    def mean_tiles_read(self) -> float:
-        """The same on average over the groups of the grid."""
-        return sum(tiles.mean_count for tiles in self.keys)
+    def mean_tiles(self) -> int:
+        """How many of them hold means; they are the last."""
+        return self.means.count if self.means else 0
+
+    @property
+    def average_tiles_read(self) -> float:
+        """Key tiles that a query tile reads on average over the groups of the grid."""
+        return sum(tiles.mean_count for tiles in self.keys) + self.mean_tiles
 
     @property
     def row_blocks(self) -> tuple[int, ...]:
@@ -229,21 +290,37 @@ class TileProgram:
         return tuple(-(-size // self.block_m) for _, size in self.global_runs)
 
 
-def tile_program(layout: TokenLayout, pattern: Pattern, keys: int, block_m: int, block_n: int) -> TileProgram:
-    """Cut a site into tiles of ``block_m`` queries and ``block_n`` keys, both powers of two.
+def tile_programs(
+    layout: TokenLayout, patterns: Sequence[Pattern], keys: int, block_m: int, block_n: int
+) -> tuple[TileProgram, ...]:
+    """Cut a site into tiles of ``block_m`` queries and ``block_n`` keys, both powers of two, for each of some patterns.
 
-    keys: length of the key sequence; other than the layout's only where the pattern is dense.
+    The query tiles of all patterns are the same boxes. keys: length of the key sequence; other than the layout's only
+    where there is nothing but dense attention.
     """
-    if isinstance(pattern, Dense):
+    grouped = [pattern for pattern in patterns if not isinstance(pattern, Dense)]
+    if not grouped:
         tokens, every = layout.tokens, KeyTiles(Region(0, (Span(keys, 1, 0, keys, None),)), (block_n,))
         queries = QueryTiles(View(0, ((tokens, 1),)), (block_m,), (block_m,), (0,))
-        return TileProgram((), queries, (every,), (), every, block_m, block_n)
-    sizes, first, every = layout.grid.sizes, layout.grid_start, KeyTiles(whole(layout), (block_n,))
+        return (TileProgram((), queries, (every,), (), every, block_m, block_n),) * len(patterns)
+    sizes, lead = layout.grid.sizes, grouped[0].lead
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
-    view = View(first, tuple(zip(sizes, strides, strict=True)))
-    lead = pattern.lead
-    queries = QueryTiles(view, _query_box(sizes, pattern.group, lead, block_m), pattern.group, lead)
+    view = View(layout.grid_start, tuple(zip(sizes, strides, strict=True)))
+    box = _query_box(sizes, [pattern.group for pattern in grouped], lead, block_m)
+    return tuple(
+        _tile_program(layout, pattern, QueryTiles(view, box, pattern.group or grouped[0].group, lead), block_m, block_n)
+        for pattern in patterns
+    )
+
+
+def _tile_program(
+    layout: TokenLayout, pattern: Pattern, queries: QueryTiles, block_m: int, block_n: int
+) -> TileProgram:
+    every, sizes = KeyTiles(whole(layout), (block_n,)), layout.grid.sizes
+    runs = tuple((span.start, span.stop - span.start) for region in global_regions(layout) for span in region.spans)
     coords = tuple(sympy.Symbol(f"c{axis}", integer=True, nonnegative=True) for axis in range(len(sizes)))
+    if isinstance(pattern, Dense):
+        return TileProgram(coords, queries, (every,), runs, every, block_m, block_n)
     groups = pattern.grid(sizes).verify().counts
     read = regions(layout, pattern, coords, SYMBOLS)
     alike = {
@@ -252,8 +329,8 @@ def tile_program(layout: TokenLayout, pattern: Pattern, keys: int, block_m: int,
     boxes = {axes: _key_box(members, groups, block_n) for axes, members in alike.items()}
     cut = (KeyTiles(region, boxes[region.view[1]], groups) for region in read)
     keys_read = tuple(tiles for tiles in cut if tiles.mean_count)  # some are empty for every group
-    runs = tuple((span.start, span.stop - span.start) for region in global_regions(layout) for span in region.spans)
-    return TileProgram(coords, queries, keys_read, runs, every, block_m, block_n)
+    means = MeanTiles(pattern, groups, block_n) if pattern.far else None
+    return TileProgram(coords, queries, keys_read, runs, every, block_m, block_n, means)
 
 
 def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:
@@ -285,15 +362,17 @@ def _boxes_skipped(b: int, g: int, lead: int) -> int:
     return lead // b if g % b == 0 else 0
 
 
-def _query_box(sizes: Sequence[int], group: Sequence[int], lead: Sequence[int], tokens: int) -> tuple[int, ...]:
+def _query_box(
+    sizes: Sequence[int], groups: Sequence[Sequence[int]], lead: Sequence[int], tokens: int
+) -> tuple[int, ...]:
     """The box with fewest tiles; of those one that no group's border cuts, then the longest along the fast axes."""
 
     def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
-        tiles = math.prod(map(_tiles_along, sizes, box, group, lead))
-        cut = any(g % b for g, b in zip(group, box, strict=True))
+        tiles = sum(math.prod(map(_tiles_along, sizes, box, group, lead)) for group in groups)
+        cut = any(g % b for group in groups for g, b in zip(group, box, strict=True))
         return tiles, cut, tuple(-b for b in reversed(box))
 
-    return min(_power_boxes(len(group), tokens), key=badness)
+    return min(_power_boxes(len(sizes), tokens), key=badness)
 
 
 def _key_box(alike: Sequence[Region], groups: Sequence[int], tokens: int) -> tuple[int, ...]:

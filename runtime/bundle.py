@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen.launches import launches
 from codegen.spec import KernelSpec, Problem
 from planner.errors import BadBundle, BadOption
-from planner.pattern import Dense
 from planner.plan import Decision, Plan
-from planner.rules import Rule
 from planner.target import TARGETS, Target
 from runtime.cache import SUFFIX, build, made_by, why_unsafe
 from runtime.kernel_file import KernelFile
@@ -68,28 +67,21 @@ def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelS
 
 
 def problems_of(decision: Decision, target: Target, key_mask: bool = False) -> list[Problem]:
-    """What a sparse site asks of kernels, one for each of its rules."""
-    return [_problem_of(decision, rule, target, key_mask) for rule in decision.rules.rules]
-
-
-def _problem_of(decision: Decision, rule: Rule, target: Target, key_mask: bool) -> Problem:
-    is_dense = isinstance(rule.pattern, Dense)
-    heads = len(rule.heads) or decision.heads
-    return Problem(
-        layout=f"n:{decision.queries}" if is_dense else decision.layout,
-        pattern=str(rule.pattern.near),
+    """What a sparse site asks of kernels."""
+    site = Problem(
+        layout=decision.layout,
+        pattern="dense",
         batch=decision.batch,
-        heads=heads,
-        kv_heads=heads if rule.heads else decision.kv_heads,
+        heads=decision.heads,
+        kv_heads=decision.kv_heads,
         keys=decision.keys,
         head_dim=decision.head_dim,
         dtype=decision.dtype,
         arch=target.arch,
         processors=target.processors,
         key_mask=key_mask,
-        returns_lse=rule.pattern.far,
-        gated=decision.is_gated and (rule.above, rule.up_to) != (0, 1),
-    ).verify()
+    )
+    return [problem for launch in launches(site, decision.rules) for problem in launch.problems]
 
 
 def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:

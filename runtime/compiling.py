@@ -19,9 +19,6 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 from codegen.emitted import Emitted, ViewArgument
 from runtime.binary import Binary
 
-KERNEL = "attention"
-"""Name of the kernel function in every emitted module."""
-
 
 def load_module(path: Path, name: str) -> ModuleType:
     """Import an emitted module from its file; Triton reads the source of its functions there."""
@@ -42,7 +39,7 @@ def compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
     source_type = GluonASTSource if is_gluon else ASTSource
-    source = source_type(getattr(module, KERNEL), signature, {}, aligned)
+    source = source_type(getattr(module, emitted.entry), signature, {}, aligned)
     options: dict[str, Any] = {"num_warps": emitted.warps, "num_stages": emitted.spec.config.stages}
     if emitted.maxnreg:
         options["maxnreg"] = emitted.maxnreg

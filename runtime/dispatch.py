@@ -17,10 +17,8 @@ import torch.nn.functional as F
 
 from planner.pattern import Dense
 from planner.rules import Rule, Rules
-from runtime.far import far_attention, far_groups, merge
 from runtime.grouped import grouped_sdpa
-from runtime.kernels import attention, why_no_kernel
-from runtime.launch import Gate
+from runtime.kernels import attention_under, why_no_kernel
 
 fallbacks: Counter[str] = Counter()
 """How often planned attention on a GPU ran without an emitted kernel, by reason."""
@@ -53,71 +51,16 @@ def attend(
     reason = why_no_kernel(query, value) or _why_not_arguments(attn_mask, is_causal, scale)
     if reason is None:
         assert not stored, "kernels read the model's own order"
+        assert noise is not None or not asked.levels, "rules that depend on the noise level were given none"
         mask = None if attn_mask is None else _key_mask(attn_mask, query.shape[0], key.shape[2])
-        return _by_kernels(query, key, value, layout, asked, mask, scale, noise)
+        out = empty_output(query, value)
+        return attention_under(query, key, value, layout, asked, key_mask=mask, scale=scale, noise=noise, out=out)
     options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
     made = _by_runs(query, key, value, layout, _open_rules(asked, noise), stored, options)
     if query.device.type != "cuda":
         return made
     _note(reason)
     return empty_output(query, value).copy_(made)
-
-
-def _by_kernels(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: str,
-    rules: Rules,
-    mask: torch.Tensor | None,
-    scale: float | None,
-    noise: torch.Tensor | None,
-) -> torch.Tensor:
-    """A launch for each rule; those whose noise level it is not do nothing."""
-    out = empty_output(query, value)
-    for rule in rules.rules:
-        gate, is_far, in_place = _gate(rule, noise), rule.pattern.far, _evenly(rule.heads, query, key)
-        tensors, mine = (query, key, value), out
-        if in_place is not None:
-            tensors, mine = (query[:, in_place], key[:, in_place], value[:, in_place]), out[:, in_place]
-        elif rule.heads:
-            tensors = take_heads(*tensors, rule.heads)
-            # A kernel whose gate is closed leaves its output as it is.
-            mine = empty_output(*tensors[::2]) if gate is None else out.index_select(1, _index(rule.heads, out.device))
-        site = (f"n:{query.shape[2]}", "dense") if isinstance(rule.pattern, Dense) else (layout, str(rule.pattern.near))
-        _, sums = attention(*tensors, *site, key_mask=mask, scale=scale, gate=gate, out=mine, returns_lse=is_far)
-        if sums is not None:
-            _add_far(mine, sums, tensors, layout, rule, mask, scale, None if gate is None else _is_open(rule, noise))
-        if rule.heads and in_place is None:
-            out.index_copy_(1, _index(rule.heads, out.device), mine)
-    return out
-
-
-def _evenly(heads: tuple[int, ...], query: torch.Tensor, key: torch.Tensor) -> slice | None:
-    """Heads that kernels can read and write where they lie; None for all of them, and for those that they cannot."""
-    if not heads or query.shape[0] > 1 or query.shape[1] != key.shape[1]:
-        return None
-    first, second = (*heads, heads[0] + 1)[:2]
-    evenly = slice(first, max(heads) + 1, max(1, second - first))
-    return evenly if heads == tuple(range(query.shape[1]))[evenly] else None
-
-
-def _add_far(
-    near: torch.Tensor,
-    sums: torch.Tensor,
-    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    layout: str,
-    rule: Rule,
-    mask: torch.Tensor | None,
-    scale: float | None,
-    is_open: torch.Tensor | None,
-) -> None:
-    """Merge the means of far groups into what a kernel made, in place, where the rule applies."""
-    groups = far_groups(layout, str(rule.pattern), near.device)
-    far, far_sums = far_attention(*tensors, groups, mask, near.shape[3] ** -0.5 if scale is None else scale)
-    at = near[:, :, groups.grid]
-    merged = merge(at, sums[:, :, groups.grid], far, far_sums)
-    near[:, :, groups.grid] = merged if is_open is None else torch.where(is_open, merged, at)
 
 
 @lru_cache(maxsize=1024)
@@ -174,18 +117,6 @@ def _is_open(rule: Rule, noise: torch.Tensor | None) -> torch.Tensor:
     assert noise is not None, "rules that depend on the noise level were given none"
     after = noise.new_ones((), dtype=torch.bool) if rule.above == 0 else ~(noise <= rule.above)
     return after if rule.up_to == 1 else after & (noise <= rule.up_to)
-
-
-def _gate(rule: Rule, noise: torch.Tensor | None) -> Gate | None:
-    """How a kernel tells whether its rule applies; None where it always does."""
-    if (rule.above, rule.up_to) == (0, 1):
-        return None
-    assert noise is not None, "rules that depend on the noise level were given none"
-    if rule.above == 0:
-        return Gate(noise, rule.up_to)
-    if rule.up_to == 1:
-        return Gate(noise, rule.above, above=True)
-    return Gate((~_is_open(rule, noise)).float(), 0.5)
 
 
 def empty_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

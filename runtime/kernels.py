@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+from codegen.launches import Launch, Serving, launches
 from codegen.spec import HEAD_DIMS, Problem
 from planner.errors import BadAttentionInput
 from planner.layout import TokenLayout
+from planner.rules import Rules
 from runtime.bundle import Bundle
 from runtime.cache import Cache
-from runtime.launch import Gate, Kernel
+from runtime.launch import Kernel, Tensors, Told
 from runtime.tuned import configured
 
 BUNDLE = "PLANNER_BUNDLE"
@@ -26,6 +28,7 @@ BUNDLE = "PLANNER_BUNDLE"
 
 _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _kernels = dict[tuple[Any, ...], Kernel]()
+_means = dict[tuple[Kernel, Serving | None], list[tuple[str, Kernel, Serving | None]]]()
 _ready = dict[tuple[Any, ...], tuple[Kernel, str | None, str | None, str | None]]()
 _lock = threading.Lock()
 _load_seconds = 0.0
@@ -41,26 +44,27 @@ def attention(
     key_mask: torch.Tensor | None = None,
     scale: float | None = None,
     returns_lse: bool = False,
-    gate: Gate | None = None,
+    told: Told | None = None,
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention under a pattern by an emitted kernel, on the CUDA device where the tensors live.
+    """Attention under a pattern, or several, by an emitted kernel, on the CUDA device where the tensors live.
 
     query (B, H, N, D), key and value (B, H', M, D) in the model's own order, H a multiple of H' -> (output as the query
     lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
     A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
-    attention has them: in every row whose tiles hold them. gate: write nothing unless it is open. out: write there.
+    attention has them: in every row whose tiles hold them. told: which heads follow which of several patterns; for
+    others nothing is written. out: write there.
     Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
     """
     place = (
         *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
         *(query.dtype, key.dtype, value.dtype, query.device, key.device, value.device),
-        *(key_mask is not None, returns_lse, gate is not None, torch.backends.cuda.matmul.allow_tf32),
+        *(key_mask is not None, returns_lse, told is not None, torch.backends.cuda.matmul.allow_tf32),
     )
     ready = _ready.get(place)
     if ready is None:
         kernel = kernel_for(
-            query, key, value, layout, pattern, key_mask is not None, returns_lse, is_gated=gate is not None
+            query, key, value, layout, pattern, key_mask is not None, returns_lse, tabled=told is not None
         )
         ready = _ready.setdefault(place, (kernel, kernel.why_not(query), kernel.why_not(key), kernel.why_not(value)))
     kernel, *reasons = ready
@@ -77,8 +81,72 @@ def attention(
         found = (key_mask.dtype, tuple(key_mask.shape), key_mask.device)
         _require(found == expected, f"the key mask has {found}", f"Pass one of {expected}.")
         key_mask = key_mask.contiguous()
-    kernel(query, key, value, out, factor, lse, key_mask, gate)
+    far = _far(kernel, key, value, factor, key_mask, told) if kernel.emitted.spec.mean_rows else None
+    kernel(query, key, value, out, factor, lse, key_mask, far, told)
     return out, lse
+
+
+def attention_under(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    rules: Rules,
+    *,
+    key_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+    noise: torch.Tensor | None = None,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Attention under rules, written to ``out``: one launch for all patterns that can share query tiles.
+
+    noise: one float32 on the device, where the rules depend on the noise level. Otherwise as attention.
+    """
+    for launch in _launches(query, key, value, layout, rules, key_mask is not None):
+        told = None if launch.serving is None else Told(launch.serving, noise)
+        asked = launch.problem
+        attention(query, key, value, asked.layout, asked.pattern, key_mask=key_mask, scale=scale, told=told, out=out)
+    return out
+
+
+def _far(
+    kernel: Kernel,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    key_mask: torch.Tensor | None,
+    told: Told | None,
+) -> Tensors:
+    """The means that a kernel reads, by its names for them."""
+    spec = kernel.emitted.spec
+    rows = sum(spec.mean_rows.values())
+    # The kernel reads biases a whole tile at a time.
+    bias = torch.empty(spec.batch * rows + spec.config.block_n, dtype=torch.float32, device=key.device)
+    biases, made = bias[: spec.batch * rows].view(spec.batch, rows), Tensors(mean_bias=bias)
+    for kind, means, serving in _mean_kernels(kernel, None if told is None else told.serving):
+        shape = (spec.batch, spec.kv_heads, spec.mean_rows[kind], spec.head_dim)
+        of_keys, of_values = key.new_empty(shape), value.new_empty(shape)
+        tensors = {"k": key, "v": value, "k_means": of_keys, "v_means": of_values}
+        tensors["mean_bias"] = biases[:, spec.first_mean(kind) :]
+        if key_mask is not None:
+            tensors["key_mask"] = key_mask
+        means.run(tensors, scale, None if serving is None or told is None else Told(serving, told.noise))
+        made |= {f"k_means_{kind}": of_keys, f"v_means_{kind}": of_values}
+    return made
+
+
+def _mean_kernels(kernel: Kernel, serving: Serving | None) -> list[tuple[str, Kernel, Serving | None]]:
+    """(kind of groups, kernel, the heads that it serves)"""
+    found = _means.get((kernel, serving))
+    if found is None:
+        asked = kernel.emitted.spec.problem
+        with _lock:
+            found = [
+                (kind, _load(problem, kernel.device), None if serving is None else serving.means(asked, kind))
+                for kind, problem in asked.means_read.items()
+            ]
+        found = _means.setdefault((kernel, serving), found)
+    return found
 
 
 def kernel_for(
@@ -89,11 +157,11 @@ def kernel_for(
     pattern: str,
     key_mask: bool = False,
     returns_lse: bool = False,
-    is_gated: bool = False,
+    tabled: bool = False,
 ) -> Kernel:
     """The kernel for these tensors, loaded at the first call; raises as attention does."""
     kind = _dtype(query)
-    flags = (key_mask, returns_lse, is_gated)
+    flags = (key_mask, returns_lse, tabled)
     place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, *flags)
     found = _kernels.get(place)
     if found is None or key.dtype != query.dtype or value.dtype != query.dtype or key.device != query.device:
@@ -148,7 +216,7 @@ def _problem(
     pattern: str,
     key_mask: bool,
     returns_lse: bool,
-    is_gated: bool,
+    tabled: bool,
 ) -> Problem:
     """The problem that tensors pose; raises BadAttentionInput and MalformedValue."""
     shapes = [tuple(x.shape) for x in (query, key, value)]
@@ -171,8 +239,23 @@ def _problem(
     _require(length == tokens, f'"{layout}" is {length} tokens, the query has {tokens}', "Plan again for these inputs.")
     return Problem(
         layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, processors, key_mask,
-        returns_lse, is_gated,
+        returns_lse, tabled,
     ).verify()  # fmt: skip
+
+
+_launches_of = dict[tuple[Any, ...], tuple[Launch, ...]]()
+
+
+def _launches(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: str, rules: Rules, key_mask: bool
+) -> tuple[Launch, ...]:
+    """The launches for these tensors, planned at the first call; raises as attention does."""
+    place = (layout, rules, query.shape, key.shape, value.shape, query.dtype, key.dtype, query.device, key_mask)
+    found = _launches_of.get(place)
+    if found is None:
+        site = _problem(query, key, value, layout, "dense", key_mask, returns_lse=False, tabled=False)
+        found = _launches_of.setdefault(place, launches(site, rules))
+    return found
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from codegen.emitted import Emitted, ViewArgument
+from codegen.launches import Serving
 from codegen.tiles import View
 from runtime.binary import Binary
 from runtime.driver import Function, encode_tensor_map
@@ -29,15 +30,24 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """When a gated kernel works: where the noise level is at most a threshold, or, if ``above``, where it is not.
+class Told:
+    """What a tabled kernel looks at when it runs, so that no host waits for it: its table and the noise level.
 
-    noise: one float32 on the device, read when the kernel runs, so that no host waits for it.
+    noise: one float32 on the device; None where nothing depends on it.
     """
 
-    noise: torch.Tensor
-    threshold: float
-    above: bool = False
+    serving: Serving
+    noise: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table in device memory."""
+
+    rows: torch.Tensor
+    levels: torch.Tensor
+    ranges: int
+    part_rows: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ class Kernel:
             self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared)
         self.emitted, self.binary, self.device, self._index = emitted, binary, device, device.index
         self._packets = OrderedDict[tuple[Any, ...], _Packet]()
-        self._workspaces = dict[int, Workspace]()
+        self._workspaces = dict[tuple[int, int], Workspace]()
+        self._tables = dict[Serving, _Table]()
 
     def __call__(
         self,
@@ -69,23 +80,31 @@ class Kernel:
         scale: float,
         lse: torch.Tensor | None = None,
         key_mask: torch.Tensor | None = None,
-        gate: Gate | None = None,
+        means: Tensors | None = None,
+        told: Told | None = None,
     ) -> None:
-        """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``."""
+        """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``.
+
+        means: what the kernels of means have written, by the names that the kernel has for it.
+        """
+        tensors = {"q": query, "k": key, "v": value, "o": out}
+        if lse is not None:
+            tensors["lse"] = lse
+        if key_mask is not None:
+            tensors["key_mask"] = key_mask
+        self.run(tensors | means if means else tensors, scale, told)
+
+    def run(self, tensors: Tensors, scale: float, told: Told | None = None) -> None:
+        """Launch with tensors by the names that the kernel has for them."""
         stream = torch._C._cuda_getCurrentRawStream(self._index)
-        place = (
-            (query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), stream, scale),
-            (query.stride(), key.stride(), value.stride(), out.stride()),
-            None if lse is None else lse.data_ptr(),
-            None if key_mask is None else key_mask.data_ptr(),
-            None if gate is None else (gate.noise.data_ptr(), gate.threshold, gate.above),
-        )
+        seen = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors.values()]
+        noise = None if told is None else (told.serving, 0 if told.noise is None else told.noise.data_ptr())
+        place = (*seen, stream, scale, noise)
         packet = self._packets.get(place)
         if packet is None:
-            tensors = {"q": query, "k": key, "v": value, "o": out}
-            tensors |= {} if lse is None else {"lse": lse}
-            tensors |= {} if key_mask is None else {"key_mask": key_mask}
-            packet = _Packet(self.emitted, self.binary, tensors, self._workspace(stream), scale, gate)
+            table = None if told is None else self._table(told.serving)
+            workspace = self._workspace(stream, 0 if table is None else table.part_rows)
+            packet = _Packet(self.emitted, self.binary, tensors, workspace, scale, table, told)
             if not torch.cuda.is_current_stream_capturing():
                 self._packets[place] = packet
                 if len(self._packets) > MAX_PACKETS:
@@ -101,21 +120,32 @@ class Kernel:
         spec = self.emitted.spec
         return why_not_boxes(tensor, spec.head_block) if spec.config.body == "sm90" else why_not_rows(tensor)
 
-    def _workspace(self, stream: int) -> Workspace | None:
+    def _table(self, serving: Serving) -> _Table:
+        """A table in device memory, written at the first launch; made while a graph is captured it would not be."""
+        found = self._tables.get(serving)
+        if found is None:
+            made = serving.table(self.emitted.spec)
+            rows = torch.tensor(made.rows, dtype=torch.int32, device=self.device)
+            levels = torch.tensor([*made.levels, 1.0], dtype=torch.float32, device=self.device)
+            found = self._tables.setdefault(serving, _Table(rows, levels, len(made.rows), made.part_rows))
+        return found
+
+    def _workspace(self, stream: int, of_table: int) -> Workspace | None:
         """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
-        rows, emitted = self.emitted.part_rows, self.emitted
+        emitted = self.emitted
+        rows = max(emitted.part_rows, of_table)
         if not rows:
             return None
         is_capturing = torch.cuda.is_current_stream_capturing()
-        if stream in self._workspaces and not is_capturing:
-            return self._workspaces[stream]
+        if (stream, rows) in self._workspaces and not is_capturing:
+            return self._workspaces[stream, rows]
         made = Workspace(
             torch.empty(rows * emitted.spec.head_block, dtype=torch.float32, device=self.device),
             torch.empty(rows, dtype=torch.float32, device=self.device),
             torch.zeros(emitted.arrivals, dtype=torch.int32, device=self.device),
         )
         if not is_capturing:
-            self._workspaces[stream] = made
+            self._workspaces[stream, rows] = made
         return made
 
 
@@ -129,10 +159,11 @@ class _Packet:
         tensors: Tensors,
         workspace: Workspace | None,
         scale: float,
-        gate: Gate | None = None,
+        table: _Table | None = None,
+        told: Told | None = None,
     ) -> None:
-        self._workspace = workspace
-        made = list(_parameters(emitted, binary, tensors, workspace, scale, gate))
+        self._workspace, self._table = workspace, table
+        made = list(_parameters(emitted, binary, tensors, workspace, scale, table, told))
         self._values, kinds = [value for value, _ in made], tuple(kind for _, kind in made)
         if kinds != binary.parameters:
             raise AssertionError(f"the kernel takes {binary.parameters}, not {kinds}")
@@ -146,7 +177,8 @@ def _parameters(
     tensors: Tensors,
     workspace: Workspace | None,
     scale: float,
-    gate: Gate | None,
+    table: _Table | None,
+    told: Told | None,
 ) -> Iterator[tuple[Any, str]]:
     """(value, PTX type) of each parameter."""
     spec = emitted.spec
@@ -165,12 +197,16 @@ def _parameters(
             yield ctypes.c_uint64(tensors[name[0]].stride(_STRIDES[name[2:]])), "u64"
         elif name == "scale_log2":
             yield ctypes.c_float(scale / math.log(2)), "f32"
-        elif gate is not None and name == "noise":
-            yield ctypes.c_uint64(gate.noise.data_ptr()), "u64"
-        elif gate is not None and name == "threshold":
-            yield ctypes.c_float(gate.threshold), "f32"
-        elif gate is not None and name == "above":
-            yield ctypes.c_uint32(gate.above), "u32"
+        elif name == "bias_batch":
+            yield ctypes.c_uint64(tensors["mean_bias"].stride(0)), "u64"
+        elif table is not None and name == "table":
+            yield ctypes.c_uint64(table.rows.data_ptr()), "u64"
+        elif table is not None and name == "levels":
+            yield ctypes.c_uint64(table.levels.data_ptr()), "u64"
+        elif table is not None and name == "ranges":
+            yield ctypes.c_uint32(table.ranges), "u32"
+        elif told is not None and name == "noise":
+            yield ctypes.c_uint64(0 if told.noise is None else told.noise.data_ptr()), "u64"
         elif name in tensors:
             yield ctypes.c_uint64(tensors[name].data_ptr()), "u64"
         elif argument.signature.startswith("*"):

@@ -151,11 +151,15 @@ class _Recorder:
         return {name: (site.recall[at], site.error[at], site.power[at]) for name, site in self.known.sites.items()}
 
     def finish(self) -> Evidence:
-        """All evidence, after the calls that tell sensitivities."""
-        sites = max(1, len(self.candidates))
-        probed = max(1, min(len(self.recorded), PROBES, int(PROBE_RUNS * len(self.steps) / sites)))
+        """All evidence, after the calls that tell sensitivities.
+
+        Where probing every site even once would take too long, sites are left out evenly, the first and the last not.
+        """
+        sites, affordable = len(self.candidates), int(PROBE_RUNS * len(self.steps))
+        probed = max(1, min(len(self.recorded), PROBES, affordable // sites))
+        names = _spread(list(self.candidates), max(2, affordable))
         for at in sorted({round((k + 0.5) * len(self.recorded) / probed - 0.5) for k in range(probed)}):
-            for name in self.candidates:
+            for name in names:
                 call = self.recorded[at]
                 call.sensitivities[name] = self._known_sensitivity(call, name) or self._sensitivity(call, name)
             if self.path is not None:
@@ -213,7 +217,14 @@ PROBES = 3
 """Calls at which sensitivities are measured, at most: each takes a call of the model for every site."""
 
 PROBE_RUNS = 1.5
-"""Sampling runs that measuring sensitivities may take, as long as one call is probed."""
+"""Sampling runs that measuring sensitivities may take."""
+
+
+def _spread(names: list[str], most: int) -> list[str]:
+    """At most so many of some names, evenly, the first and the last among them."""
+    if len(names) <= most:
+        return names
+    return [names[round(at * (len(names) - 1) / (most - 1))] for at in range(most)]
 
 
 class _Scoring(AttentionCalls):

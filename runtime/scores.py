@@ -46,7 +46,7 @@ def make_cells(layout_text: str, candidates: tuple[str, ...], queries: int, devi
     drawn = torch.randperm(layout.grid.tokens, generator=torch.Generator().manual_seed(0))[:queries]
     rows = layout.grid_start + drawn.sort().values
     numbered = {(pattern.group, pattern.offset): _numbers(layout, pattern) for pattern in patterns}
-    _, cell = torch.stack(list(numbered.values())).unique(dim=1, return_inverse=True)
+    cell = _cut(torch.stack(list(numbered.values())).unique(dim=1, return_inverse=True)[1], layout)
     sizes = cell.bincount()
     keys = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
     real = torch.arange(keys.shape[1]) < sizes[:, None]
@@ -57,6 +57,18 @@ def make_cells(layout_text: str, candidates: tuple[str, ...], queries: int, devi
     groupings = tuple(_membership(numbered[kind][first]).to(device) for kind in kinds)
     far = tuple(kinds.index((pattern.group, pattern.offset)) if pattern.far else None for pattern in patterns)
     return Cells(rows.to(device), keys.to(device), real.to(device), reads.float().to(device), far, groupings)
+
+
+def _cut(cell: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """Cells of global tokens cut up, so that none is larger than the largest of the grid."""
+    sizes = cell.bincount()
+    grid = cell[layout.grid_start : layout.grid_start + layout.grid.tokens]
+    most = int(sizes[grid].max())
+    order = cell.argsort(stable=True)
+    within = torch.empty_like(cell)
+    within[order] = torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]
+    pieces = torch.stack([cell, within // most])
+    return pieces.unique(dim=1, return_inverse=True)[1]
 
 
 def _membership(groups: torch.Tensor) -> torch.Tensor:
@@ -88,57 +100,79 @@ def score(
     batch, heads, _, channels = query.shape
     per_kv = heads // key.shape[1]
     factor = query.shape[3] ** -0.5 if scale is None else scale
-    count, (number, size) = cells.reads.shape[1], cells.keys.shape
+    (queries, count, number), size = cells.reads.shape, cells.keys.shape[1]
     recall, error = torch.zeros(2, count, heads, device=query.device)
     power = torch.zeros(heads, device=query.device)
-    step = max(1, WORKING_SET // (batch * number * (channels + size)))
-    for head in range(heads):
-        k, v = (x[:, head // per_kv, cells.keys].float() for x in (key, value))  # (B, cells, size, D)
-        hidden = _hidden(attn_mask, head, cells, query.device)
-        seen = (hidden > float("-inf"))[:, 0].float()  # (B or 1, cells, size)
-        means = [_means(members, k, v, seen) for members in cells.groupings]
-        for at in range(0, len(cells.rows), step):
-            rows, reads = cells.rows[at : at + step], cells.reads[at : at + step]
-            scores = torch.einsum("bqd,bcsd->bqcs", query[:, head, rows].float() * factor, k) + hidden
-            weights = (scores - scores.amax((2, 3), keepdim=True)).exp()
-            mass = weights.sum(3) / weights.sum((2, 3))[..., None]
-            sums = torch.einsum("bqcs,bcsd->qcbd", weights, v) / weights.sum((2, 3)).T[:, None, :, None]
-            kept = torch.einsum("qkc,bqc->qkb", reads, mass)
-            dense = sums.sum(1)
-            read, total = torch.einsum("qkc,qcbd->qkbd", reads, sums), kept.clone()
-            shift = scores.amax((2, 3)) + weights.sum((2, 3)).log()
-            for number_of, (members, (keys, values, sizes)) in enumerate(zip(cells.groupings, means, strict=True)):
-                mine = [place for place, grouping in enumerate(cells.far) if grouping == number_of]
-                unread = 1 - torch.einsum("qkc,cg->qkg", reads[:, mine], members).clamp(max=1)
-                near = torch.einsum("bqd,bgd->bqg", query[:, head, rows].float() * factor, keys)
-                worth = (near + sizes.log()[:, None] - shift[..., None]).exp()
-                total[:, mine] += torch.einsum("qkg,bqg->qkb", unread, worth)
-                read[:, mine] += torch.einsum("qkg,bqg,bgd->qkbd", unread, worth, values)
-            recall[:, head] += kept.mean(2).sum(0)
-            error[:, head] += (read / total.clamp(min=TINY)[..., None] - dense[:, None]).square().sum(3).mean(2).sum(0)
-            power[head] += dense.square().sum(2).mean(1).sum()
-    return recall / len(cells.rows), error / len(cells.rows), power / len(cells.rows)
+    per_query = batch * (number * (channels + size) + count * (channels + number))
+    rows = max(1, min(queries, WORKING_SET // per_query))
+    step = max(1, min(heads, WORKING_SET // (rows * per_query)))
+    for head in range(0, heads, step):
+        mine = slice(head, min(head + step, heads))
+        shared = torch.arange(heads, device=query.device)[mine] // per_kv
+        k, v = (x[:, shared][:, :, cells.keys].float() for x in (key, value))  # (B, h, cells, size, D)
+        hidden = _hidden(attn_mask, mine, cells, query.device)
+        means = [_means(members, k, v, hidden) for members in cells.groupings]
+        for at in range(0, queries, rows):
+            q = query[:, mine, cells.rows[at : at + rows]].float() * factor
+            for total, found in zip((recall, error, power), _sums(q, k, v, hidden, means, cells, at), strict=True):
+                total[..., mine] += found / queries
+    return recall, error, power
 
 
-def _means(
-    members: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor
+Means = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Mean keys and values of groups, (B, h, groups, D), and the logarithms of how many tokens they are of."""
+
+
+def _sums(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    hidden: torch.Tensor,
+    means: list[Means],
+    cells: Cells,
+    at: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean keys and values of groups, (B, groups, D), and of how many tokens they are, (B or 1, groups)."""
-    sizes = seen.sum(2) @ members
-    keys, values = (
-        torch.einsum("cg,bcsd->bgd", members, x * seen[..., None]) / sizes.clamp(min=1)[..., None] for x in (k, v)
-    )
-    return keys, values, sizes
+    """Sums over some queries, from the at-th on, of the recall, the error and the power of some heads.
+
+    q (B, h, q, D), scaled; k and v (B, h, cells, size, D).
+    """
+    reads = cells.reads[at : at + q.shape[2]]
+    scores = (q @ k.flatten(2, 3).mT).unflatten(3, k.shape[2:4]) + hidden[:, :, None]  # (B, h, q, cells, size)
+    peak = scores.amax((3, 4))
+    weights = (scores - peak[..., None, None]).exp_()
+    norm = weights.sum((3, 4))
+    kept = torch.einsum("qkc,bhqc->bhqk", reads, weights.sum(4)) / norm[..., None]
+    sums = weights.transpose(2, 3) @ v / norm[:, :, None, :, None]  # (B, h, cells, q, D)
+    dense = sums.sum(2)
+    read, total = torch.einsum("qkc,bhcqd->bhqkd", reads, sums), kept.clone()
+    for number, (members, (keys, values, sizes)) in enumerate(zip(cells.groupings, means, strict=True)):
+        mine = [place for place, grouping in enumerate(cells.far) if grouping == number]
+        unread = 1 - (reads[:, mine] @ members).clamp(max=1)  # (q, candidates, groups)
+        worth = (q @ keys.mT + sizes[:, :, None] - (peak + norm.log())[..., None]).exp_()
+        taken = unread * worth[:, :, :, None]
+        total[:, :, :, mine] += taken.sum(4)
+        read[:, :, :, mine] += (taken.flatten(2, 3) @ values).unflatten(2, taken.shape[2:4])
+    change = read / total.clamp(min=TINY)[..., None] - dense[:, :, :, None]
+    recalls, errors = (x.mean(0).sum(1).T for x in (kept, change.square_().sum(4)))
+    return recalls, errors, dense.square().sum(3).mean(0).sum(1)
 
 
-def _hidden(mask: torch.Tensor | None, head: int, cells: Cells, device: torch.device) -> torch.Tensor:
-    """What is added to the scores of a head's keys, -inf for those that do not exist or are masked.
+def _means(members: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> Means:
+    seen = (hidden > float("-inf")).float()  # (B or 1, h or 1, cells, size)
+    sizes = seen.sum(3) @ members
+    keys, values = (members.mT @ (x * seen[..., None]).sum(3) / sizes.clamp(min=1)[..., None] for x in (k, v))
+    return keys, values, sizes.log()
 
-    (B or 1, 1, cells, size)
+
+def _hidden(mask: torch.Tensor | None, heads: slice, cells: Cells, device: torch.device) -> torch.Tensor:
+    """What is added to the scores of some heads' keys, -inf for those that do not exist or are masked.
+
+    (B or 1, h or 1, cells, size)
     """
     added = torch.zeros(cells.real.shape, device=device).masked_fill(~cells.real, float("-inf"))[None, None]
     if mask is None:
         return added
-    mask = mask.view(*[1] * (4 - mask.dim()), *mask.shape)[:, head if mask.dim() == 4 and mask.shape[1] > 1 else 0]
-    mask = mask.expand(-1, 1, int(cells.keys.max()) + 1)[:, :, cells.keys]
+    mask = mask.view(*[1] * (4 - mask.dim()), *mask.shape)[:, :, 0]
+    mask = mask[:, heads] if mask.shape[1] > 1 else mask
+    mask = mask.expand(-1, -1, int(cells.keys.max()) + 1)[:, :, cells.keys]
     return added.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else added + mask.float()

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from codegen.config import KernelConfig, candidates, choose_config, why_not
+from codegen.launches import Serving
 from codegen.spec import KernelSpec, Problem
 from planner.errors import BadSpelling
 from runtime.cache import Cache, build, made_by
@@ -38,7 +39,6 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
     Configs are tried in the order in which they are expected to win, until the seconds are spent; launches are
     interleaved, on random data. Raises what compilation and launching raise.
     """
-    problem = replace(problem, gated=False)
     end = time.monotonic() + seconds
     launches = dict[KernelConfig, Any]()
     for config in candidates(problem):
@@ -58,11 +58,8 @@ def configured(problem: Problem) -> KernelSpec:
 
 
 def tuned_config(problem: Problem) -> KernelConfig | None:
-    """The config that tuning found for a problem with this version of the code, None if it was not tuned.
-
-    A gate changes nothing about how fast an open kernel is.
-    """
-    entry = _read().get(replace(problem, gated=False).digest)
+    """The config that tuning found for a problem with this version of the code, None if it was not tuned."""
+    entry = _read().get(problem.digest)
     if not isinstance(entry, dict) or entry.get("code") != made_by()["code"]:
         return None
     try:
@@ -73,7 +70,7 @@ def tuned_config(problem: Problem) -> KernelConfig | None:
 
 
 def _launch(spec: KernelSpec, device: torch.device) -> Any:
-    from runtime.launch import Kernel
+    from runtime.launch import Kernel, Told
 
     made = build(spec)
     kernel = Kernel(made.emitted, made.binary, device)
@@ -82,10 +79,17 @@ def _launch(spec: KernelSpec, device: torch.device) -> Any:
     key, value = (
         torch.randn(spec.batch, spec.kv_heads, spec.keys, spec.head_dim, dtype=dtype, device=device) for _ in range(2)
     )
-    out = torch.empty_like(query)
-    lse = torch.empty(query.shape[:3], device=device) if spec.returns_lse else None
-    mask = torch.ones(spec.batch, spec.keys, dtype=torch.bool, device=device) if spec.key_mask else None
-    return lambda: kernel(query, key, value, out, spec.head_dim**-0.5, lse, mask)
+    lse = torch.empty(query.shape[:3], device=device)
+    mask = torch.ones(spec.batch, spec.keys, dtype=torch.bool, device=device)
+    tensors = {"q": query, "k": key, "v": value, "o": torch.empty_like(query), "lse": lse, "key_mask": mask}
+    for kind, rows in spec.mean_rows.items():
+        for letter in "kv":
+            tensors[f"{letter}_means_{kind}"] = torch.randn(
+                spec.batch, spec.kv_heads, rows, spec.head_dim, dtype=dtype, device=device
+            )
+    tensors["mean_bias"] = torch.zeros(spec.batch * sum(spec.mean_rows.values()) + spec.config.block_n, device=device)
+    told = Told(Serving.in_turn(spec), torch.zeros((), device=device)) if spec.tabled else None
+    return lambda: kernel.run(tensors, spec.head_dim**-0.5, told)
 
 
 def _remember(problem: Problem, trials: list[Trial], device: torch.device) -> None:

@@ -7,6 +7,8 @@ from planner.layout import TokenLayout
 HOPPER = "sm90{m=128,n=128,warps=4,stages=2}"
 WIDE, NARROW = "triton{m=128,n=64,warps=8,stages=2}", "triton{m=64,n=64,warps=4,stages=2}"
 
+MEANS = "means{m=16,n=64,warps=2,stages=1}"
+
 
 def problem(layout, pattern, *, heads=24, kv_heads=None, keys=None, **rest):
     """A problem with everything that is usual left out."""
@@ -61,7 +63,43 @@ SPECS = {
         arch=120,
     ),
     "hopper_offset": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16,offset=8x8}", returns_lse=True),
-    "hopper_gated": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clip,group=16x16}", gated=True),
-    "triton_gated": _spec(NARROW, "text:9 | h:20 w:30", "crisscross{axes=lines,group=8x8}", arch=80, gated=True),
+    "hopper_gated": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clip,group=16x16}; dense", tabled=True),
+    "triton_gated": _spec(
+        NARROW, "text:9 | h:20 w:30", "crisscross{axes=lines,group=8x8}; dense", arch=80, tabled=True
+    ),
+    "hopper_means": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16,far=mean}"),
+    "hopper_rules": _spec(
+        HOPPER,
+        "t:8 h:45 w:80 | text:250",
+        "neighborhood{radius=1,edge=clamp,group=4x8x8,far=mean}; crisscross{axes=planes,group=2x8x8}; dense; "
+        "crisscross{axes=lines,group=4x16x16,far=mean}",
+        tabled=True,
+        key_mask=True,
+        batch=2,
+        kv_heads=12,
+        returns_lse=True,
+    ),
+    "triton_means": _spec(
+        NARROW, "text:5 | h:30 w:47", "neighborhood{radius=2x1,edge=clip,group=7x5,far=mean}", arch=89, head_dim=72
+    ),
+    "triton_rules": _spec(
+        WIDE,
+        FLUX,
+        "neighborhood{radius=1,edge=clip,group=16x16,far=mean}; crisscross{axes=lines,group=8x16}; dense",
+        tabled=True,
+        arch=100,
+    ),
+    "means_flux": _spec(MEANS, FLUX, "neighborhood{radius=0,edge=clip,group=16x16,far=mean}", only_means=True),
+    "means_ragged": _spec(
+        MEANS,
+        "t:9 h:45 w:80 | text:250",
+        "neighborhood{radius=0,edge=clip,group=4x8x8,offset=2x4x4,far=mean}",
+        only_means=True,
+        tabled=True,
+        key_mask=True,
+        batch=2,
+        head_dim=72,
+        arch=80,
+    ),
     "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),
 }

@@ -8,19 +8,38 @@ from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 
 
+def means_of(tokens, layout, pattern):
+    """(which tokens are of which group, (groups, tokens) in float64, the first token of each group)"""
+    grid = pattern.grid(layout.grid.sizes)
+    belongs = torch.zeros(math.prod(grid.counts), tokens, dtype=torch.float64)
+    belongs[grid.numbers(), layout.grid_start + torch.arange(layout.grid.tokens)] = 1
+    return belongs, belongs.argmax(1)
+
+
 def masked_dense(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
     """(output, log-sum-exp) for some query rows or all; a query that reads nothing gives zeros and -inf.
 
-    mask: (batch, keys) boolean. Key heads are shared out among query heads in order.
+    mask: (batch, keys) boolean. With means of far groups each counts as often as its group has visible tokens. Key
+    heads are shared out among query heads in order.
     """
     rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows
     every = torch.arange(k.shape[2], device=q.device)
     reads = torch.ones(len(rows), len(every), dtype=torch.bool, device=q.device)
     if pattern != "dense":
         reads = parse_pattern(pattern).mask_mod(TokenLayout.parse(layout))(rows[:, None], every[None, :])
-    reads = reads[None, None] if mask is None else reads & mask[:, None, None, :]
-    k, v = (x.double().repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    seen = torch.ones(len(q), len(every), dtype=torch.bool, device=q.device) if mask is None else mask
+    bias = torch.zeros(len(q), len(every), dtype=torch.float64, device=q.device).masked_fill(~seen, -math.inf)
+    k, v = (x.double() for x in (k, v))
+    if pattern != "dense" and parse_pattern(pattern).far:
+        means, firsts = means_of(len(every), TokenLayout.parse(layout), parse_pattern(pattern))
+        means, firsts = (means.to(q.device) * seen[:, None]), firsts.to(q.device)
+        counts = means.sum(2)
+        k, v = (torch.cat([x, (means / counts[..., None].clamp(min=1))[:, None] @ x], 2) for x in (k, v))
+        is_grid = ~TokenLayout.parse(layout).is_global(rows)
+        reads = torch.cat([reads, ~reads[:, firsts] & is_grid[:, None]], 1)
+        bias = torch.cat([bias, counts.log()], 1)
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     scores = q[:, :, rows].double() @ k.transpose(2, 3) * (scale or q.shape[3] ** -0.5)
-    scores = scores.masked_fill(~reads, -math.inf)
+    scores = (scores + bias[:, None, None, :]).masked_fill(~reads, -math.inf)
     lse = scores.logsumexp(-1)
     return (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v, lse

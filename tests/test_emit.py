@@ -42,12 +42,13 @@ def test_sources_read_well(name):
 def test_goldens_compile_for_their_target(name):
     facts = inspect(SPECS[name])
     assert facts.programs >= 1
-    # Ragged regions and key masks give the Hopper body's producer more to do than 24 registers hold; measured, it is
-    # still faster than with fewer for the consumers (bench/RESULTS.md, kernels).
-    assert facts.spills <= (400 if "hopper" in name else 64)
+    # Ragged regions, key masks and several patterns give the Hopper body's producer more to do than 24 registers hold;
+    # measured, it is still faster than with fewer for the consumers (bench/RESULTS.md, kernels).
+    is_plain = len(SPECS[name].patterns) == 1 and not SPECS[name].mean_rows
+    assert facts.spills <= (480 if "hopper" in name else 64 if is_plain else 256)
     assert facts.warnings == ()
-    assert facts.tensor
-    assert facts.copies
+    assert SPECS[name].only_means or facts.tensor
+    assert SPECS[name].only_means or facts.copies
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -6,24 +6,27 @@ from types import SimpleNamespace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_specs import SPECS, problem
-from strategies import grids, offsets
+from kernel_specs import problem
+from strategies import grids, offsets, readings
 from test_tiles import Whole
 
 from codegen.config import KernelConfig, why_not
 from codegen.emit import emit
 from codegen.emitted import ViewArgument
+from codegen.launches import Serving
+from codegen.table import HEADER
 from planner.layout import GlobalTokens, TokenLayout
 from planner.pattern import CrissCross, Neighborhood
 
 GROUPS = [(128,), (256,), (8, 16), (16, 8), (16, 16), (4, 32), (1, 8, 16), (2, 8, 8), (4, 4, 8), (4, 8, 8)]
 
 
-def functions(emitted):
-    """The names that the emitted source defines, with the language replaced by Python's."""
+def functions(emitted, row=()):
+    """The names that the emitted source defines, with the language replaced by Python's; what is loaded is a row."""
     language = SimpleNamespace(
         constexpr=lambda value: value,
         where=lambda c, a, b: a if c else b,
+        load=lambda at: row[at],
         arange=lambda start, stop, layout: torch.arange(start, stop),
         store=lambda at, stored, mask: stored.extend(torch.where(mask, at, -1).tolist()),
     )
@@ -70,45 +73,100 @@ def box_tokens(view, box, starts, counts):
     return tokens
 
 
-@settings(max_examples=40)
-@given(specs())
-def test_every_tile_is_done_once_and_reads_what_the_mask_attends(spec):
+@st.composite
+def tabled(draw):
+    """A kernel of several patterns, and the heads that it serves."""
+    groups = draw(
+        st.sampled_from([[(16, 16), (8, 16), (32, 16)], [(4, 8, 8), (2, 8, 8), (4, 16, 8)], [(128,), (256,)]])
+    )
+    extents = tuple(draw(st.integers(max(along), 2 * max(along) + 5)) for along in zip(*groups, strict=True))
+    text = [GlobalTokens("a", draw(st.integers(1, 300)))] * draw(st.integers(0, 1))
+    layout = TokenLayout((*text, draw(grids(extents)))).verify()
+    drawn = st.sampled_from(groups).flatmap(readings)
+    spelled = list(map(str, draw(st.lists(drawn, min_size=1, max_size=3, unique_by=str))))
+    spelled += ["dense"] * draw(st.booleans())
+    processors = draw(st.sampled_from([1, 7, 12, 132]))
+    asked = problem(str(layout), "; ".join(spelled), heads=6, batch=2, kv_heads=3, processors=processors, tabled=True)
+    config = KernelConfig("sm90", 128, 128, 4, 2)
+    assert why_not(config, asked) is None
+    slots = draw(st.lists(st.integers(0, asked.slots - 1), unique=True))
+    return asked.with_config(config), [(slot, draw(st.integers(0, len(spelled) - 1))) for slot in slots]
+
+
+def read_by(kernel, views, mine, count):
+    """(the tokens that a tile of the grid reads, the means that it is given)"""
+    tokens, means = Counter(), []
+    for i in range(count):
+        view, *place = kernel.locate(Whole(i), *mine, False)
+        box = views[view].box
+        note = place.pop() if "note" in kernel.locate.__code__.co_varnames else 0
+        if views[view].tensor != "k":
+            means += range(int(place[0]), int(place[0]) + box[0])
+            assert note >> 24 > len(views)
+            continue
+        assert not means, "means come last"
+        shown = [note >> 8 * axis & 255 for axis in range(len(box))] if note else box
+        assert not note or note >> 24 == view + 1
+        tokens.update(box_tokens(views[view].view, box, place[: len(box)], shown).tolist())
+    return tokens, means
+
+
+def as_tuple(coords):
+    return coords if isinstance(coords, tuple) else (coords,)
+
+
+def check(spec, served, row=(), share=()):
+    """Every tile of the heads that are served is done once, and reads what the mask of its pattern attends."""
     emitted, layout = emit(spec), spec.token_layout
-    kernel, program = functions(emitted), spec.program
-    views = [argument for argument in emitted.arguments if argument.name.startswith("k_tokens")]
-    attends, every = spec.parsed_pattern.mask_mod(layout), torch.arange(layout.tokens)
-    tiles_done, units_done, checked = Counter(), Counter(), set()
+    kernel, program, several = functions(emitted, row), spec.program, len(spec.programs) > 1
+    views = [a for a in emitted.arguments if isinstance(a, ViewArgument) and a.name.startswith("k_")]
+    told = (0, share) if row else ()
+    every, tiles_done, units_done, checked = torch.arange(layout.tokens), Counter(), Counter(), set()
     for cta in range(spec.processors):
-        pieces, runs = kernel.work_of(cta)
+        pieces, runs = kernel.work_of(cta, *told)
         for piece in range(pieces):
-            head, tile, is_global, first, count = kernel.piece_of(cta, piece, runs)
+            head, tile, *which, is_global, first, count = kernel.piece_of(cta, piece, runs, *told)
             assert count >= 1
             if is_global:
                 units_done.update((int(head), int(tile), int(first) + i) for i in range(count))
                 continue
             tiles_done[int(head), int(tile)] += 1
-            if int(tile) in checked or len(checked) > 12:
+            pattern = which[0] if several else 0
+            assert served[int(head)] == pattern
+            if (int(tile), pattern) in checked or len(checked) > 12:
                 continue
-            checked.add(int(tile))
-            coords = kernel.group_of(Whole(tile))
-            coords = coords if isinstance(coords, tuple) else (coords,)
-            read = Counter()
-            for i in range(count):
-                view, *place = kernel.locate(Whole(i), *coords, False)
-                box = views[view].box
-                note = place.pop() if "note" in kernel.locate.__code__.co_varnames else 0
-                shown = [note >> 8 * axis & 255 for axis in range(len(box))] if note else box
-                assert not note or note >> 24 == view + 1
-                read.update(box_tokens(views[view].view, box, place[: len(box)], shown).tolist())
-            origin, strides = program.queries.view.origin, [stride for _, stride in program.queries.view.axes]
-            group, lead = program.queries.group, program.queries.lead
-            corner = [max(int(c) * g - missing, 0) for c, g, missing in zip(coords, group, lead, strict=True)]
-            query = origin + sum(x * stride for x, stride in zip(corner, strides, strict=True))
-            assert sorted(read.elements()) == every[attends(torch.tensor(query), every)].tolist()
-    heads, blocks = range(spec.heads), range(sum(program.row_blocks))
-    assert tiles_done == Counter((head, tile) for head in heads for tile in range(program.queries.count))
-    units = range(int(program.everything.count))
-    assert units_done == Counter((head, block, unit) for head in heads for block in blocks for unit in units)
+            checked.add((int(tile), pattern))
+            coords = as_tuple(kernel.group_of(Whole(tile), *which))
+            tokens, means = read_by(kernel, views, (*which, *coords), count)
+            queries, groups = spec.programs[pattern].queries, spec.programs[pattern].means
+            strides = [stride for _, stride in queries.view.axes]
+            along = zip(coords, queries.group, queries.lead, strict=True)
+            corner = [max(int(c) * g - missing, 0) for c, g, missing in along]
+            query = queries.view.origin + sum(x * stride for x, stride in zip(corner, strides, strict=True))
+            attends = spec.patterns[pattern].mask_mod(layout)(torch.tensor(query), every)
+            assert sorted(tokens.elements()) == every[attends].tolist()
+            assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
+    blocks, units = range(sum(program.row_blocks)), range(int(program.everything.count))
+    assert tiles_done == Counter((head, tile) for head in served for tile in range(program.queries.count))
+    assert units_done == Counter((head, block, unit) for head in served for block in blocks for unit in units)
+
+
+@settings(max_examples=40)
+@given(specs())
+def test_every_tile_is_done_once_and_reads_what_the_mask_attends(spec):
+    check(spec, dict.fromkeys(range(spec.slots), 0))
+
+
+@settings(max_examples=40)
+@given(tabled())
+def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
+    spec, served = drawn
+    table = Serving((), (tuple(served),)).table(spec)
+    (row,) = table.rows
+    share = row[:HEADER] if spec.program.global_runs else row[:1]
+    check(spec, dict(served), row, share)
+    parts = [number for number, argument in enumerate(emit(spec).arguments) if argument.name == "parts"]
+    assert (table.part_rows > 0) == bool(parts and served)
 
 
 class Shared(list):
@@ -169,8 +227,7 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
             written.update(tokens.tolist())
             if is_global or not program.coords or not len(tokens):
                 continue
-            coords = kernel.group_of(Whole(tile))
-            coords = coords if isinstance(coords, tuple) else (coords,)
+            coords = as_tuple(kernel.group_of(Whole(tile)))
             places = torch.unravel_index(tokens - program.queries.view.origin, layout.grid.sizes)
             for place, c, g, missing in zip(places, coords, group, lead, strict=True):
                 assert ((place + missing) // g == int(c)).all()
@@ -193,8 +250,19 @@ def test_parts_of_a_row_are_counted_and_placed_apart(spec):
             assert first <= mine[0] <= mine[-1] < last
 
 
-def test_a_gated_kernel_has_no_work_where_its_gate_is_closed():
-    kernel = functions(emit(SPECS["hopper_gated"]))
-    pieces, runs = kernel.work_of(3, 1)
-    assert pieces > runs > 0
-    assert kernel.work_of(3, 0) == (0, runs)
+@given(tabled())
+def test_parts_of_a_tabled_row_are_placed_within_its_workspace(drawn):
+    spec, served = drawn
+    table = Serving((), (tuple(served),)).table(spec)
+    share, kernel = table.rows[0][:HEADER], functions(emit(spec))
+    if not spec.program.global_runs:
+        return
+    bundles = len(served) * kernel.BUNDLES_PER_HEAD
+    for bundle in range(bundles):
+        teams = [kernel.team_of(bundle * kernel.UNITS + unit, 0, share) for unit in range(kernel.UNITS)]
+        assert teams == sorted(teams)
+        assert len(set(teams)) == teams[-1] - teams[0] + 1 <= share[-1]
+        for team in set(teams):
+            mine = [bundle * kernel.UNITS + unit for unit, owner in enumerate(teams) if owner == team]
+            assert kernel.first_unit(team, 0, share) <= mine[0] <= mine[-1] < kernel.first_unit(team + 1, 0, share)
+    assert table.part_rows >= bundles * kernel.TEAM * share[-1] * spec.config.block_m

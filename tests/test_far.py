@@ -1,7 +1,6 @@
 """Means of far groups: what they are, and that every way to attend to them is the same."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +12,12 @@ from zoo import FAMILIES, FORCE, GROUPS
 
 import planner
 from planner.density import attended_pairs
-from planner.errors import BadAttentionInput, BadSpelling, PlannerError
+from planner.errors import BadAttentionInput, BadSpelling
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 from runtime.bundle import specs_of
 from runtime.dispatch import attend
-from runtime.far import far_attention, far_groups, group_means, merge, seen_keys
+from runtime.far import group_means
 from runtime.reference import MaskedDense, masked_dense
 
 FAR = "crisscross{axes=lines,group=2x3,far=mean}"
@@ -59,19 +58,9 @@ def test_each_group_that_is_not_read_counts_as_its_mean(layout, pattern, masks):
     for made in (
         masked_dense(q, k, v, str(layout), str(pattern), attn_mask=mask),
         attend(q, k, v, str(layout), str(pattern), attn_mask=mask),
-        merged(q, k, v, layout, pattern, mask),
+        exact(q, k, v, str(layout), str(pattern), mask=None if mask is None else seen)[0],
     ):
         torch.testing.assert_close(made[known], expected[known], rtol=1e-5, atol=1e-6)
-
-
-def merged(q, k, v, layout, pattern, mask):
-    """As kernels have it: near attention and its log-sum-exp, and the means merged in."""
-    keys = None if mask is None else mask[:, 0, 0]
-    near, sums = exact(q, k, v, str(layout), str(pattern.near), mask=keys)
-    groups = far_groups(str(layout), str(pattern), q.device)
-    far, far_sums = far_attention(q, k, v, groups, seen_keys(mask, *k.shape[::2]), q.shape[3] ** -0.5)
-    near[:, :, groups.grid] = merge(near[:, :, groups.grid], sums[:, :, groups.grid], far, far_sums).double()
-    return near
 
 
 def test_values_that_are_alike_in_every_group_are_attended_exactly_if_keys_are():
@@ -105,7 +94,7 @@ def test_models_attend_to_means(name, backend, no_grad):
     torch.testing.assert_close(ours, judged, rtol=1e-4, atol=1e-4)
 
 
-def test_means_are_spelled_counted_and_left_to_no_kernel():
+def test_means_are_spelled_counted_and_asked_of_kernels():
     layout, pattern = (
         TokenLayout.parse("text:64 | h:32 w:32"),
         parse_pattern("crisscross{axes=lines,group=8x8,far=mean}"),
@@ -119,11 +108,11 @@ def test_means_are_spelled_counted_and_left_to_no_kernel():
     plan = planner.make_plan(
         model, kwargs={**kwargs, "return_dict": False}, pattern="crisscross{far=mean}", group="3x5", min_speedup=0.0
     )
-    (spec,) = specs_of(plan, planner.Target.named("h100"))
-    assert spec.returns_lse
-    assert not spec.parsed_pattern.far
-    with pytest.raises(PlannerError, match="no means of far groups"):
-        replace(spec, pattern=FAR, layout="h:6 w:9", keys=54).verify()
+    means, attention = sorted(specs_of(plan, planner.Target.named("h100")), key=lambda spec: not spec.only_means)
+    assert attention.mean_rows == {
+        "3x5": math.prod(attention.patterns[0].grid(attention.token_layout.grid.sizes).counts)
+    }
+    assert attention.means_read == {"3x5": means.problem}
 
 
 def test_masks_that_means_cannot_take_are_refused():

@@ -98,6 +98,19 @@ def test_sensitivity_is_what_one_site_under_a_candidate_does_to_the_output(case,
         assert any(value == pytest.approx(float(site.sensitivity[0]), rel=1e-2) for value in possible)
 
 
+@pytest.mark.parametrize(("most", "probed"), [(9, "abcdefg"), (7, "abcdefg"), (4, "aceg"), (2, "ag")])
+def test_sites_beyond_what_may_be_probed_are_left_out_evenly(most, probed):
+    assert recording._spread(list("abcdefg"), most) == list(probed)
+
+
+def test_probes_are_bounded_by_the_sampling_run(case, monkeypatch):
+    model, inputs = case
+    monkeypatch.setattr(recording, "PROBE_RUNS", 0.4)
+    found = planner.record(model, sampler(inputs), queries=16)
+    assert len(found.sites) == 2
+    assert [int((~site.sensitivity.isnan()).sum()) for site in found.sites.values()] == [1, 1]
+
+
 def test_a_recording_that_was_broken_off_goes_on(case, evidence, tmp_path, monkeypatch):
     model, inputs = case
     path = tmp_path / "evidence.safetensors"

@@ -11,7 +11,7 @@ from strategies import problems
 
 from codegen.printing import quotient, source_of
 from codegen.schedule import make_schedule
-from codegen.tiles import halves, tile_program
+from codegen.tiles import halves, tile_programs
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 
@@ -70,7 +70,7 @@ def names(coords):
 @given(problems(), blocks, blocks)
 def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block_m, block_n):
     layout, grid, pattern = problem
-    program = tile_program(layout, pattern, layout.tokens, block_m, block_n)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, block_m, block_n)
     queries, order, found = program.queries, grid.order(), Counter()
     for number in range(queries.count):
         coords = [evaluate(c, i=number) for c in queries.coords(INDEX)]
@@ -89,7 +89,7 @@ def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block
 @given(problems(), blocks)
 def test_key_tiles_hold_exactly_what_the_mask_attends(problem, block_n):
     layout, grid, pattern = problem
-    program = tile_program(layout, pattern, layout.tokens, 64, block_n)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 64, block_n)
     attends, every, order = pattern.mask_mod(layout), torch.arange(layout.tokens), grid.order()
     for coords in itertools.islice(grid.coords(), 12):
         read = Counter()
@@ -108,7 +108,7 @@ def test_key_tiles_hold_exactly_what_the_mask_attends(problem, block_n):
 @given(problems(), st.integers(1, 140), st.integers(1, 8))
 def test_the_schedule_hands_out_every_unit_and_tile_once(problem, processors, heads):
     layout, _, pattern = problem
-    program = tile_program(layout, pattern, layout.tokens, 64, 64)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 64, 64)
     units = int(program.everything.count)
     schedule = make_schedule(program, heads, processors, units)
     assert schedule.row_blocks == heads * sum(-(-size // 64) for _, size in program.global_runs)
@@ -126,7 +126,7 @@ def test_no_unit_is_left_over_however_the_tiles_divide(extra, text):
         TokenLayout.parse(f"text:{text} | h:{132 + extra} w:128"),
         parse_pattern("crisscross{group=1x128}"),
     )
-    program = tile_program(layout, pattern, layout.tokens, 128, 128)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128)
     units = int(program.everything.count)
     schedule = make_schedule(program, 1, 132, units)
     assert schedule.grid_tiles % 132 == extra
@@ -135,7 +135,7 @@ def test_no_unit_is_left_over_however_the_tiles_divide(extra, text):
 
 def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
     layout, pattern = TokenLayout.parse("text:512 | h:64 w:64"), parse_pattern("crisscross{group=16x16}")
-    program = tile_program(layout, pattern, layout.tokens, 128, 128)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128)
     schedule = make_schedule(program, 24, 132, 36)
     work = [math.ceil((schedule.grid_tiles - cta) / 132) * 18 for cta in range(132)]
     for unit in range(schedule.bundles * 36):

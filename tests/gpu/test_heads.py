@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from oracle import masked_dense as exact
 
+from planner.layout import TokenLayout
 from runtime.dispatch import attend
 from runtime.reference import masked_dense
 
@@ -31,6 +33,33 @@ def test_every_head_follows_its_pattern_wherever_it_lies(batch, heads_last, firs
     for pattern, heads in ((near, first), (CROSS, others)):
         judged = masked_dense(*(x[:, list(heads)].float() for x in (q, k, v)), LAYOUT, pattern)
         torch.testing.assert_close(ours[:, list(heads)], judged, rtol=0.02, atol=4e-3)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, "t:5 h:21 w:40 | text:300"])
+@pytest.mark.parametrize("kv_heads", [8, 2])
+@pytest.mark.parametrize("head_dim", [64, 72, 128])
+@pytest.mark.parametrize("masks", [False, True])
+def test_means_of_groups_and_several_of_them_in_one_launch(masks, head_dim, kv_heads, layout):
+    tokens = TokenLayout.parse(layout).tokens
+    groups = [("16x16", "8x16", "32x16"), ("4x8x8", "2x8x8", "4x16x16")][layout.startswith("t:")]
+    near, wide, cross = (
+        f"neighborhood{{radius=1,edge=clip,group={groups[0]},far=mean}}",
+        f"neighborhood{{radius=0,edge=clamp,group={groups[1]},far=mean}}",
+        f"crisscross{{axes=lines,group={groups[2]}}}",
+    )
+    q = torch.randn(2, 8, tokens, head_dim, device="cuda", dtype=torch.bfloat16)
+    k, v = (torch.randn(2, tokens, kv_heads, head_dim, device="cuda").bfloat16().transpose(1, 2) for _ in "kv")
+    mask = torch.rand(2, 1, 1, tokens, device="cuda") < 0.8 if masks else None
+    rules = f"{near}[heads=0,3]; {wide}[heads=1,2,7]; {cross}[heads=4,6]; dense[heads=5]"
+    served = {near: [0, 3], wide: [1, 2, 7], cross: [4, 6], "dense": [5]}
+    ours = attend(q, k, v, layout, rules, attn_mask=mask, enable_gqa=kv_heads < 8)
+    alone = attend(q, k, v, layout, near, attn_mask=mask, enable_gqa=kv_heads < 8)
+    keys = None if mask is None else mask[:, 0, 0]
+    for pattern, heads in served.items():
+        every, _ = exact(q, k, v, layout, pattern, mask=keys)
+        for made in [ours] + [alone] * (pattern == near):
+            error = (made[:, heads].double() - every[:, heads]).norm() / every[:, heads].norm()
+            assert error < 4e-3
 
 
 @pytest.mark.parametrize("heads", ["0-3", "0,3,4"])

@@ -15,7 +15,6 @@ from planner.pattern import Dense, parse_pattern
 from planner.rules import Rules
 from runtime import dispatch, reference
 from runtime.kernels import attention, kernel_for
-from runtime.launch import Gate
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -277,7 +276,7 @@ def test_means_of_far_groups_are_merged_in(layout, pattern, head_dim):
         expected = dispatch.attend(q, k, v, layout, rules) if rules != "dense" else None
         if expected is None:
             expected, _ = attention(q, k, v, f"n:{q.shape[2]}", "dense")
-        assert torch.equal(ours, expected)
+        torch.testing.assert_close(ours, expected, rtol=0.02, atol=2e-3)
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
@@ -303,14 +302,11 @@ def test_heads_and_ranges_of_noise_follow_their_own_rules(level):
 @pytest.mark.parametrize(
     ("layout", "pattern"), [(FLUX, GRAT_X), ("text:5 | h:30 w:47", "neighborhood{radius=1,group=8x8}")]
 )
-def test_gates_open_on_one_side_of_the_noise_and_graphs_need_not_know_it(layout, pattern):
+def test_patterns_follow_the_noise_and_graphs_need_not_know_it(layout, pattern):
     q, k, v = tensors(TokenLayout.parse(layout).tokens, head_dim=128)
     sparse, _ = attention(q, k, v, layout, pattern)
     dense, _ = attention(q, k, v, f"n:{q.shape[2]}", "dense")
     noise = torch.zeros((), device="cuda")
-    out = torch.full_like(q, math.nan)
-    attention(q, k, v, layout, pattern, gate=Gate(noise, 0.5, above=True), out=out)
-    assert out.isnan().all()
 
     def gated():
         return dispatch.attend(q, k, v, layout, str(Rules.uniform(parse_pattern(pattern), 0.5)), noise=noise)
@@ -330,5 +326,6 @@ def test_gates_open_on_one_side_of_the_noise_and_graphs_need_not_know_it(layout,
         noise.fill_(level)
         replayed.fill_(math.nan)
         graph.replay()
-        assert torch.equal(replayed, expected)
-        assert torch.equal(gated(), expected)
+        # Rows of global queries are summed in other parts than by a kernel of one pattern.
+        torch.testing.assert_close(replayed, expected, rtol=0.02, atol=2e-3)
+        assert torch.equal(gated(), replayed)

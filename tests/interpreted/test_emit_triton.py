@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import masked_dense
-from strategies import problems
+from strategies import layouts, patterns, problems
 
-from codegen.config import KernelConfig
+from codegen.config import MEANS, KernelConfig
 from codegen.emit import emit
+from codegen.launches import Serving
 from codegen.spec import Problem
 
 pytestmark = [
@@ -26,41 +27,67 @@ pytestmark = [
 ]
 
 
-def run(spec, folder, mask, **gate):
-    """Launch a spec's kernel twice in the interpreter and compare; a closed one must write nothing."""
+def launch(spec, folder, given):
+    """Run a spec's kernel in the interpreter with what it takes of the given arguments."""
     from runtime.compiling import load_module
 
     emitted = emit(spec)
     path = folder / f"{spec.name}.py"
     path.write_text(emitted.source)
-    kernel = load_module(path, spec.name).attention
-    dtype = getattr(torch, spec.dtype)
+    kernel = getattr(load_module(path, spec.name), emitted.entry)
+    for name, tensor in [(name, given[name]) for name in "qkvo" if name in given]:
+        given |= {f"{name}_{axis}": tensor.stride(at) for at, axis in enumerate(("batch", "head", "token"))}
+    kernel[(emitted.grid,)](*[given[argument.name] for argument in emitted.arguments])
+
+
+def told(spec, serving, noise):
+    """The arguments of a tabled kernel."""
+    table = serving.table(spec)
+    return {
+        "table": torch.tensor(table.rows, dtype=torch.int32),
+        "levels": torch.tensor([*table.levels, 1.0]),
+        "ranges": len(table.rows),
+        "noise": torch.tensor(noise),
+    }
+
+
+def run(spec, folder, mask, serving=None, noise=0.5):
+    """Launch a spec's kernel twice in the interpreter and compare; what it does not serve must stay as it was."""
+    emitted, dtype = emit(spec), getattr(torch, spec.dtype)
     q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim).to(dtype)
     k, v = (torch.randn(spec.batch, spec.keys, spec.kv_heads, spec.head_dim).to(dtype).transpose(1, 2) for _ in "kv")
-    tensors = {"q": q, "k": k, "v": v, "o": torch.full_like(q, math.nan)}
-    given = {
-        f"{n}_{axis}": t.stride(at) for n, t in tensors.items() for at, axis in enumerate(("batch", "head", "token"))
-    }
-    given |= tensors | {
+    given = {"q": q, "k": k, "v": v, "o": torch.full_like(q, math.nan), "key_mask": mask} | {
         "lse": torch.full(q.shape[:3], math.nan),
-        "key_mask": mask,
         "parts": torch.full((max(1, emitted.part_rows * spec.head_block),), math.nan),
         "part_lse": torch.full((max(1, emitted.part_rows),), math.nan),
         "arrivals": torch.zeros(max(1, emitted.arrivals), dtype=torch.int32),
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
-        **gate,
     }
+    rows = sum(spec.mean_rows.values())
+    given["mean_bias"] = torch.full((spec.batch, rows), math.nan)
+    for kind, problem in spec.problem.means_read.items():
+        shape = (spec.batch, spec.kv_heads, spec.mean_rows[kind], spec.head_dim)
+        means = problem.with_config(MEANS)
+        here = given | {f"{letter}_means": torch.full(shape, math.nan, dtype=dtype) for letter in "kv"}
+        here |= {"mean_bias": given["mean_bias"][:, spec.first_mean(kind) :], "bias_batch": rows}
+        here |= {} if serving is None else told(means, serving.means(spec, kind), noise)
+        launch(means, folder, here)
+        given |= {f"{letter}_means_{kind}": here[f"{letter}_means"] for letter in "kv"}
+    given |= {} if serving is None else told(spec, serving, noise)
     for _ in range(2):
-        kernel[(emitted.grid,)](*[given[argument.name] for argument in emitted.arguments])
+        launch(spec, folder, given)
     assert not given["arrivals"].any()
-    if gate and (gate["noise"].item() <= gate["threshold"]) == gate["above"]:
-        assert all(given[name].isnan().all() for name in ("o", "lse", "parts"))
-        return
-    out, lse = masked_dense(q, k, v, spec.layout, spec.pattern, mask=mask if spec.key_mask else None)
+    out, lse = torch.full_like(q, math.nan).double(), torch.full(q.shape[:3], math.nan).double()
+    for number, pattern in enumerate(spec.patterns):
+        made, sums = masked_dense(q, k, v, spec.layout, str(pattern), mask=mask if spec.key_mask else None)
+        served = {} if serving is None else dict(serving.served[sum(noise > level for level in serving.levels)])
+        mine = [serving is None or served.get(slot) == number for slot in range(spec.slots)]
+        mine = torch.tensor(mine).view(spec.batch, spec.heads, 1)
+        out, lse = torch.where(mine[..., None], made, out), torch.where(mine, sums, lse)
     tolerance = {"rtol": 1e-3, "atol": 4e-3} if spec.dtype == "float16" else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(tensors["o"].double(), out, **tolerance)
+    torch.testing.assert_close(given["o"].double(), out, equal_nan=True, **tolerance)
     if spec.returns_lse:
-        torch.testing.assert_close(given["lse"].double(), lse, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(given["lse"].double(), lse, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 @settings(max_examples=40)
@@ -98,13 +125,46 @@ def test_a_row_of_global_queries_in_many_parts(tmp_path):
     run(spec, tmp_path, torch.ones(1, 383, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("above", [0, 1])
+GROUPS = {(3, 4): (16, 16), (4, 4): (16, 16), (8, 2): (16, 32), (7, 5): (32, 16)}
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_heads_follow_the_patterns_that_the_table_names(tmp_path_factory, data):
+    group = data.draw(st.sampled_from(list(GROUPS)))
+    layout = data.draw(layouts((13, 11)))
+    drawn = data.draw(st.lists(patterns(group), min_size=1, max_size=3, unique_by=str))
+    spelled = [str(pattern)[:-1] + ",far=mean}" if data.draw(st.booleans()) else str(pattern) for pattern in drawn]
+    spelled += ["dense"] * data.draw(st.booleans())
+    batch, heads, kv_heads = data.draw(st.sampled_from([(1, 3, 3), (2, 2, 1)]))
+    asked = Problem(
+        *(str(layout), "; ".join(spelled), batch, heads, kv_heads, layout.tokens, 16, "float32", 80, 8),
+        key_mask=data.draw(st.booleans()), returns_lse=True, tabled=True,
+    )  # fmt: skip
+    spec = asked.verify().with_config(KernelConfig("triton", *GROUPS[group], 4, 2))
+    levels = data.draw(st.sampled_from([(), (0.4,), (0.25, 0.75)]))
+    served = [
+        {slot: data.draw(st.integers(0, len(spelled) - 1)) for slot in range(spec.slots) if data.draw(st.booleans())}
+        for _ in range(len(levels) + 1)
+    ]
+    serving = Serving(levels, tuple(tuple(each.items()) for each in served))
+    mask = torch.rand(batch, layout.tokens) < 0.6
+    run(spec, tmp_path_factory.mktemp("kernels"), mask, serving, data.draw(st.sampled_from([0.1, 0.4, 0.41, 0.9])))
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.8, 0.80001, 1.0, math.nan])
-def test_a_gated_kernel_works_on_one_side_of_its_threshold(tmp_path, noise, above):
+def test_a_level_belongs_to_the_range_that_ends_with_it_and_no_number_is_high(tmp_path, noise):
     asked = kernel_specs.problem(
-        "text:5 | h:9 w:12", "crisscross{axes=lines,group=3x4}", heads=2, head_dim=16, dtype="float32"
+        "text:5 | h:9 w:12",
+        "crisscross{axes=lines,group=3x4}; dense",
+        heads=2,
+        head_dim=16,
+        dtype="float32",
+        tabled=True,
     )
-    asked = replace(asked, arch=80, returns_lse=True, gated=True)
-    spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
-    gate = {"noise": torch.tensor(noise), "threshold": float(torch.tensor(0.8)), "above": above}
-    run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), **gate)
+    spec = replace(asked, arch=80, returns_lse=True).with_config(KernelConfig("triton", 16, 16, 4, 2))
+    level = float(torch.tensor(0.8))
+    serving = Serving((level,), (((0, 0), (1, 0)), ((0, 1), (1, 1))))
+    run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), serving, noise if noise == noise else 1.0)
+    given = told(spec, serving, noise)
+    assert (given["noise"] <= given["levels"][0]).item() == (noise <= 0.8)

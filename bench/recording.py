@@ -1,0 +1,92 @@
+"""What recording evidence takes on a full-size transformer with random weights: time against sampling, and memory.
+
+    python -m bench.recording flux.1-dev --size 1024x1024
+    python -m bench.recording flux.1-dev --size 4096x4096 --steps 2 --scores-only      memory; not the probes
+
+Sampling is a loop of the model's own calls at falling noise levels, dense, by diffusers' eager code. Recording is
+planner.record with its defaults around the same loop. Sampled once before, so that libraries have chosen their kernels;
+ours are compiled within the recording, unless the cache on disk has them. Memory is the most that PyTorch has held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+
+import planner
+from bench.protocol import RESULTS, publish
+from models.catalogue import build, load_config
+from models.inputs import example_inputs
+from planner.evidence import Evidence
+
+
+class _BrokenOff(Exception):
+    """The sampler stopped: the calls made so far are recorded, and no site is probed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--size", default="1024x1024")
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--scores-only", action="store_true", help="break off before sites are probed")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    config = load_config(given.model)
+    model = build(config, device="cuda", dtype=torch.bfloat16)
+    width, height, *frames = map(int, given.size.split("x"))
+    inputs = example_inputs(config, (width, height), *frames, device="cuda")
+    inputs = pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, inputs) | {"return_dict": False}
+
+    def sample(twin: torch.nn.Module, breaks: bool = False) -> None:
+        for step in range(given.steps):
+            level = torch.full_like(inputs["timestep"], 1 - step / given.steps)
+            with torch.no_grad():
+                twin(**inputs | {"timestep": level})
+        if breaks:
+            raise _BrokenOff
+
+    def record() -> None:
+        with contextlib.suppress(_BrokenOff):
+            planner.record(model, lambda twin: sample(twin, breaks=given.scores_only), path=path)
+
+    sample(model)
+    row = {"model": given.model, "size": given.size, "steps": given.steps, "scores_only": given.scores_only}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "evidence.safetensors"
+        for name, run in (("sampling", lambda: sample(model)), ("recording", record)):
+            seconds, peak = measured(run)
+            row |= {f"{name}_s": seconds, f"{name}_GiB": peak / 2**30}
+        evidence = Evidence.load(path)
+        row |= {"runs": row["recording_s"] / row["sampling_s"], "MiB_on_disk": path.stat().st_size / 2**20}
+    scored, probed = (
+        sum(int((~found.isnan()).sum()) for found in tables)
+        for tables in (
+            [site.power[:, 0] for site in evidence.sites.values()],
+            [site.sensitivity for site in evidence.sites.values()],
+        )
+    )
+    candidates = max(len(site.candidates) for site in evidence.sites.values())
+    row |= {"sites": len(evidence.sites), "candidates": candidates, "sites_scored": scored, "sites_probed": probed}
+    publish(f"recording-{given.model}-{given.size}", [row], given.output)
+
+
+def measured(run: Callable[[], Any]) -> tuple[float, int]:
+    """(seconds, peak bytes on the device)"""
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated()
+
+
+if __name__ == "__main__":
+    main()
