@@ -59,10 +59,11 @@ ASKED = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
-    rows = [row for name, layout in LAYOUTS.items() for row in measure(name, layout, given.repeats)]
+    rows = [row for name in given.layouts for row in measure(name, LAYOUTS[name], given.repeats)]
     publish("rules", rows, given.output, repeats=given.repeats)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import TypedDict
 
 import torch
@@ -19,7 +19,7 @@ from planner.cost import costs_under, dense_seconds, sparse_seconds
 from planner.decide import site_of
 from planner.density import density
 from planner.errors import BadEvidence, BadOption, UnknownName, UnreachableQuality
-from planner.evidence import Evidence, mean_over
+from planner.evidence import Evidence, SiteEvidence, mean_over
 from planner.knapsack import Item, solve
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern, parse_pattern
@@ -129,7 +129,6 @@ class Allocator:
             raise BadOption("gains", self.gains, f"{len(self.levels)} numbers, one for each range of noise levels")
         self.decisions = [decision for decision in evidence.plan.decisions if decision.site in evidence.sites]
         self.every = sum(each.heads * each.batch * each.queries**2 for each in self.decisions)
-        self.sensitivities = [self._sensitivities(calls) for _, _, calls in self.levels]
         self.patterns = [self._patterns(decision, patterns) for decision in self.decisions]
         self.choices = [choice for number in range(len(self.decisions)) for choice in self._choices(number)]
         self.together = [[at] for at in range(len(self.choices))]
@@ -222,7 +221,7 @@ class Allocator:
         seconds = [sparse_seconds(site, pattern, self.target) / site.heads for pattern in patterns]
         pairs = [density(pattern, layout) * share_of_pairs for pattern in patterns]
         for at, ((_, share, calls), gain) in enumerate(zip(self.levels, self.gains, strict=True)):
-            weight = share * gain * self.sensitivities[at][number]
+            weight = share * gain * self._sensitivity(found, calls, decision.site)
             losses = torch.nn.functional.pad(mean_over(found.error, calls)[kept] * weight, (0, 0, 1, 0)).T.tolist()
             recalls = torch.nn.functional.pad(mean_over(found.recall, calls)[kept], (0, 0, 1, 0), value=1.0).T.tolist()
             for head in range(site.heads):
@@ -236,20 +235,13 @@ class Allocator:
                     tuple(recalls[head]),
                 )
 
-    def _sensitivities(self, calls: Sequence[int]) -> list[float]:
-        """Of each site at a range's calls, or at all where none of them was probed.
-
-        A site that was not probed lies in between its neighbours in the model that were. Raises BadEvidence.
-        """
-        tables = [self.evidence.sites[decision.site].sensitivity for decision in self.decisions]
-        inside = [float(mean_over(table, calls)) for table in tables]
-        known = [
-            float(table.nanmean()) if math.isnan(value) else value for table, value in zip(tables, inside, strict=True)
-        ]
-        for decision in (self.decisions[0], self.decisions[-1]) if known else ():
-            if math.isnan(known[self.decisions.index(decision)]):
-                raise BadEvidence(decision.site, "its sensitivity was not measured: the recording was broken off")
-        return between(known)
+    def _sensitivity(self, found: SiteEvidence, calls: Sequence[int], name: str) -> float:
+        """That of the range's calls, or of all where none of them was probed."""
+        inside = float(mean_over(found.sensitivity, calls))
+        sensitivity = inside if not math.isnan(inside) else float(found.sensitivity.nanmean())
+        if math.isnan(sensitivity):
+            raise BadEvidence(name, "its sensitivity was not measured: the recording was broken off")
+        return sensitivity
 
     def _allocation(self, taken: Sequence[int], budget: Budget) -> Allocation:
         chosen = list(zip(self.choices, taken, strict=True))
@@ -278,17 +270,6 @@ class Allocator:
             reason=f"chosen from evidence{asked}" if rules.patterns else f"evidence: no pattern is worth it{asked}",
             **costs_under(rules, site_of(decision), self.target),
         )
-
-
-def between(values: Sequence[float]) -> list[float]:
-    """Values in which those that are no numbers lie on straight lines between their neighbours that are."""
-    known = [at for at, value in enumerate(values) if not math.isnan(value)]
-    filled = list(values)
-    for first, last in pairwise(known):
-        for at in range(first + 1, last):
-            share = (at - first) / (last - first)
-            filled[at] = values[first] * (1 - share) + values[last] * share
-    return filled
 
 
 def _cheapest(choices: Sequence[Choice], recall: float) -> int:

@@ -30,6 +30,7 @@ from planner.pattern import Pattern, parse_pattern
 from planner.plan import Decision, Plan
 from runtime.attention_calls import AttentionCalls
 from runtime.dispatch import attend
+from runtime.resumed import Resumed, block_of
 from runtime.scores import make_cells, score
 
 Sample = Callable[[torch.nn.Module], Any]
@@ -151,20 +152,28 @@ class _Recorder:
         return {name: (site.recall[at], site.error[at], site.power[at]) for name, site in self.known.sites.items()}
 
     def finish(self) -> Evidence:
-        """All evidence, after the calls that tell sensitivities.
-
-        Where probing every site even once would take too long, sites are left out evenly, the first and the last not.
-        """
-        sites, affordable = len(self.candidates), int(PROBE_RUNS * len(self.steps))
-        probed = max(1, min(len(self.recorded), PROBES, affordable // sites))
-        names = _spread(list(self.candidates), max(2, affordable))
+        """All evidence, after the calls that tell sensitivities."""
+        sites = max(1, len(self.candidates))
+        probed = max(1, min(len(self.recorded), PROBES, int(PROBE_RUNS * len(self.steps) / sites)))
         for at in sorted({round((k + 0.5) * len(self.recorded) / probed - 0.5) for k in range(probed)}):
-            for name in names:
-                call = self.recorded[at]
-                call.sensitivities[name] = self._known_sensitivity(call, name) or self._sensitivity(call, name)
+            self._probe(self.recorded[at])
             if self.path is not None:
                 self.evidence().save(self.path)
         return self.evidence()
+
+    def _probe(self, call: _Call) -> None:
+        """The sensitivities of all sites at a call, in the order in which they attend."""
+        model = self.model()
+        assert model is not None
+        assert self.plan is not None
+        blocks = [block_of(decision.site) for decision in self.plan.decisions]
+        resumed: Resumed | None = None
+        for name in self.candidates:
+            found = self._known_sensitivity(call, name)
+            if found is None:
+                resumed = resumed or Resumed(model, call.args, call.kwargs, blocks)
+                found = self._sensitivity(call, name, resumed)
+            call.sensitivities[name] = found
 
     def _known_sensitivity(self, call: _Call, name: str) -> float | None:
         """A sensitivity from a recording that was broken off."""
@@ -194,7 +203,7 @@ class _Recorder:
         return Evidence(self.plan, tuple(self.steps), numbers, sites, made_by).verify()
 
     @torch.no_grad()
-    def _sensitivity(self, call: _Call, name: str) -> float:
+    def _sensitivity(self, call: _Call, name: str, resumed: Resumed) -> float:
         """Mean squared change of the output over the error of the site under a candidate.
 
         That is the one of median error over all sites with these candidates, so that one kernel serves them all.
@@ -207,24 +216,24 @@ class _Recorder:
         total = torch.stack([call.scores[other][1].sum(1) for other in alike]).sum(0)
         near = [place for place, text in enumerate(self.candidates[name]) if not parse_pattern(text).far]
         place = sorted(near, key=lambda at: float(total[at]))[len(near) // 2]
-        with _OneSite(self.plan, name, self.candidates[name][place]):
-            changed = _first(model._call_impl(*call.args, **call.kwargs))
-        change = float((changed.float() - call.output.float()).square().mean())
+        pattern, result = self.candidates[name][place], None
+        if resumed.reach(block_of(name)):
+            left = [decision for decision in self.plan.decisions if block_of(decision.site) not in resumed.passed]
+            with _OneSite(left, name, pattern):
+                result = resumed.run()
+        if result is None:
+            with _OneSite(self.plan.decisions, name, pattern):
+                result = model._call_impl(*call.args, **call.kwargs)
+        change = float((_first(result).float() - call.output.float()).square().mean())
         return change / float(errors[place]) if float(errors[place]) > 0 else 0.0
 
 
 PROBES = 3
-"""Calls at which sensitivities are measured, at most: each takes a call of the model for every site."""
+"""Calls at which sensitivities are measured, at most: each takes half a call of the model for every site, or a whole
+one where the call cannot be taken up at the site's block."""
 
 PROBE_RUNS = 1.5
-"""Sampling runs that measuring sensitivities may take."""
-
-
-def _spread(names: list[str], most: int) -> list[str]:
-    """At most so many of some names, evenly, the first and the last among them."""
-    if len(names) <= most:
-        return names
-    return [names[round(at * (len(names) - 1) / (most - 1))] for at in range(most)]
+"""Sampling runs that measuring sensitivities may take by whole calls, as long as one call is probed."""
 
 
 class _Scoring(AttentionCalls):
@@ -252,8 +261,8 @@ class _Scoring(AttentionCalls):
 class _OneSite(AttentionCalls):
     """While entered, one site follows a pattern and all others are dense."""
 
-    def __init__(self, plan: Plan, site: str, pattern: str) -> None:
-        super().__init__(cycle(plan.decisions))
+    def __init__(self, decisions: Sequence[Decision], site: str, pattern: str) -> None:
+        super().__init__(cycle(decisions))
         self.site, self.pattern = site, pattern
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:

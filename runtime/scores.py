@@ -27,16 +27,16 @@ class Cells:
     """Which keys lie in which cell, and which cells each candidate reads for each of the queries looked at.
 
     rows: (queries,) sequence indices. keys: (cells, size) sequence indices, real: the same shape, false where a cell is
-    smaller. reads: (queries, candidates, cells), 1 or 0. far: for each candidate with means of far groups the place in
-    ``groupings`` of its groups. groupings: (cells, groups), 1 where a cell lies in a group.
+    smaller. reads: (queries, candidates, cells), 1 or 0. groupings: for each kind of groups whose means are read
+    (cells, groups), 1 where a cell lies in a group. far: for each of these the candidates that read them.
     """
 
     rows: torch.Tensor
     keys: torch.Tensor
     real: torch.Tensor
     reads: torch.Tensor
-    far: tuple[int | None, ...]
     groupings: tuple[torch.Tensor, ...]
+    far: tuple[torch.Tensor, ...]
 
 
 @lru_cache(maxsize=32)
@@ -53,10 +53,11 @@ def make_cells(layout_text: str, candidates: tuple[str, ...], queries: int, devi
     keys[real] = cell.argsort(stable=True)
     first = keys[:, 0]
     reads = torch.stack([pattern.mask_mod(layout)(rows[:, None], first[None, :]) for pattern in patterns], dim=1)
-    kinds = list(dict.fromkeys((pattern.group, pattern.offset) for pattern in patterns if pattern.far))
+    reading = [(pattern.group, pattern.offset) if pattern.far else None for pattern in patterns]
+    kinds = [kind for kind in dict.fromkeys(reading) if kind is not None]
     groupings = tuple(_membership(numbered[kind][first]).to(device) for kind in kinds)
-    far = tuple(kinds.index((pattern.group, pattern.offset)) if pattern.far else None for pattern in patterns)
-    return Cells(rows.to(device), keys.to(device), real.to(device), reads.float().to(device), far, groupings)
+    far = tuple(torch.tensor([at for at, each in enumerate(reading) if each == kind], device=device) for kind in kinds)
+    return Cells(rows.to(device), keys.to(device), real.to(device), reads.float().to(device), groupings, far)
 
 
 def _cut(cell: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
@@ -145,13 +146,12 @@ def _sums(
     sums = weights.transpose(2, 3) @ v / norm[:, :, None, :, None]  # (B, h, cells, q, D)
     dense = sums.sum(2)
     read, total = torch.einsum("qkc,bhcqd->bhqkd", reads, sums), kept.clone()
-    for number, (members, (keys, values, sizes)) in enumerate(zip(cells.groupings, means, strict=True)):
-        mine = [place for place, grouping in enumerate(cells.far) if grouping == number]
-        unread = 1 - (reads[:, mine] @ members).clamp(max=1)  # (q, candidates, groups)
+    for mine, members, (keys, values, sizes) in zip(cells.far, cells.groupings, means, strict=True):
+        unread = 1 - (reads.index_select(1, mine) @ members).clamp(max=1)  # (q, candidates, groups)
         worth = (q @ keys.mT + sizes[:, :, None] - (peak + norm.log())[..., None]).exp_()
         taken = unread * worth[:, :, :, None]
-        total[:, :, :, mine] += taken.sum(4)
-        read[:, :, :, mine] += (taken.flatten(2, 3) @ values).unflatten(2, taken.shape[2:4])
+        total.index_add_(3, mine, taken.sum(4))
+        read.index_add_(3, mine, (taken.flatten(2, 3) @ values).unflatten(2, taken.shape[2:4]))
     change = read / total.clamp(min=TINY)[..., None] - dense[:, :, :, None]
     recalls, errors = (x.mean(0).sum(1).T for x in (kept, change.square_().sum(4)))
     return recalls, errors, dense.square().sum(3).mean(0).sum(1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_choose import site
 
 import planner
-from planner.allocation import Allocator, Budget, between
+from planner.allocation import Allocator, Budget
 from planner.certify import certify, measured_gains
 from planner.choose import Options, catalogue
 from planner.decide import decide
@@ -139,26 +139,9 @@ def test_mistakes_name_what_can_be_had():
         Allocator(EVIDENCE, H100, gains=[1.0])
     with pytest.raises(UnknownName, match="crisscross"):
         ALLOCATOR.uniform("crisscross{axes=lines,group=9x9}")
-    for name in ("blocks.0", "blocks.2"):
-        with pytest.raises(BadEvidence, match=rf"(?s){name}.*broken off"):
-            Allocator(unprobed(name), H100)
-
-
-def unprobed(name):
-    """Evidence in which a site's sensitivity was not measured."""
-    site = replace(EVIDENCE.sites[name], sensitivity=torch.full((4,), math.nan))
-    return replace(EVIDENCE, sites={**EVIDENCE.sites, name: site})
-
-
-def test_a_site_that_was_not_probed_matters_as_much_as_its_neighbours_in_between():
-    known = {name: float(site.sensitivity.nanmean()) for name, site in EVIDENCE.sites.items()}
-    middle = (known["blocks.0"] + known["blocks.2"]) / 2
-    found = Allocator(unprobed("blocks.1"), H100)
-    for ours, whole in zip(found.choices, ALLOCATOR.choices, strict=True):
-        factor = middle / known["blocks.1"] if ours.site == 1 else 1.0
-        assert ours.losses == pytest.approx([loss * factor for loss in whole.losses], rel=1e-5)
-    nan = math.nan
-    assert between([1.0, nan, nan, 4.0, 2.0, nan, 0.0]) == pytest.approx([1, 2, 3, 4, 2, 1, 0])
+    unmeasured = replace(EVIDENCE.sites["blocks.1"], sensitivity=torch.full((4,), math.nan))
+    with pytest.raises(BadEvidence, match="broken off"):
+        Allocator(replace(EVIDENCE, sites={**EVIDENCE.sites, "blocks.1": unmeasured}), H100)
 
 
 @given(st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30), st.integers(1, 5), st.data())

@@ -13,6 +13,7 @@ from planner.pattern import parse_pattern
 from planner.quality import Quality
 from runtime import record as recording
 from runtime.reference import MaskedDense, masked_dense
+from runtime.resumed import Resumed
 
 SITES = {"transformer_blocks.0.attn", "single_transformer_blocks.0.attn"}
 
@@ -98,17 +99,17 @@ def test_sensitivity_is_what_one_site_under_a_candidate_does_to_the_output(case,
         assert any(value == pytest.approx(float(site.sensitivity[0]), rel=1e-2) for value in possible)
 
 
-@pytest.mark.parametrize(("most", "probed"), [(9, "abcdefg"), (7, "abcdefg"), (4, "aceg"), (2, "ag")])
-def test_sites_beyond_what_may_be_probed_are_left_out_evenly(most, probed):
-    assert recording._spread(list("abcdefg"), most) == list(probed)
-
-
-def test_probes_are_bounded_by_the_sampling_run(case, monkeypatch):
+def test_probes_are_taken_up_at_the_block_that_they_are_about(case, monkeypatch):
     model, inputs = case
-    monkeypatch.setattr(recording, "PROBE_RUNS", 0.4)
+    whole, results = Resumed.run, []
+    monkeypatch.setattr(Resumed, "run", lambda self: results.append((len(self.passed), whole(self))) or results[-1][1])
     found = planner.record(model, sampler(inputs), queries=16)
-    assert len(found.sites) == 2
-    assert [int((~site.sensitivity.isnan()).sum()) for site in found.sites.values()] == [1, 1]
+    assert [passed for passed, _ in results] == [0, 1] * 3
+    assert all(result is not None for _, result in results)
+    monkeypatch.setattr(Resumed, "reach", lambda self, block: False)
+    again = planner.record(model, sampler(inputs), queries=16)
+    for name, site in found.sites.items():
+        torch.testing.assert_close(site.sensitivity, again.sites[name].sensitivity, rtol=1e-4, atol=0, equal_nan=True)
 
 
 def test_a_recording_that_was_broken_off_goes_on(case, evidence, tmp_path, monkeypatch):
