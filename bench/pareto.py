@@ -75,7 +75,8 @@ class Study:
         book, pipeline = PromptBook(options.book), load(options.model, device=device, dtype=dtype).pipeline
         shape = pipeline.shape if options.size is None else (*pipeline.shape[:-2], options.size, options.size)
         self.pipeline = replace(pipeline, embed=book, steps=options.steps, shape=shape)
-        self.batch = options.batch
+        self.batch, self.only = options.batch, options.only
+        self.budgets: Sequence[float] = options.budgets
         first = 1 + options.calibration
         self.calibration = _cases(book.prompts[1:first], options.calibration)
         self.held = _cases(book.prompts[first:], options.held)
@@ -99,7 +100,9 @@ class Study:
         return self.sample(masked_model(self.pipeline.transformer, plan), self.calibration)
 
     def measure(self, name: str, found: Allocation, asked: float = math.nan, **more: Any) -> None:
-        """Quality of a plan on the held-out cases."""
+        """Quality of a plan on the held-out cases, if it is asked for."""
+        if not any(part in name for part in self.only):
+            return
         start = time.perf_counter()
         made = self.sample(masked_model(self.pipeline.transformer, found.plan), self.held)
         values = psnr(made, self.dense)
@@ -130,6 +133,9 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=24, help="calibration cases")
     parser.add_argument("--held", type=int, default=64, help="held-out cases")
     parser.add_argument("--size", type=int, help="side in pixels, in place of the model's own")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of the plans to measure")
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="PSNR in dB")
+    parser.add_argument("--label", default="", help="what the file of results is called after the model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.draw:
@@ -161,7 +167,9 @@ def main() -> None:
     for part in options.parts.split(","):
         PARTS[part](study, evidence, target, allocator, uniform)
         correlation = spearman([row["predicted_error"] for row in study.rows], [row["mse"] for row in study.rows])
-        publish(f"pareto-{options.model}", study.rows, options.out, **facts, rank_correlation=correlation)
+        publish(
+            f"pareto-{options.model}{options.label}", study.rows, options.out, **facts, rank_correlation=correlation
+        )
 
 
 def baselines(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: dict[str, Allocation]) -> None:
@@ -237,7 +245,7 @@ def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocat
             seen[patterns] = study.calibrate(plan)
         return seen[patterns]
 
-    for asked in BUDGETS:
+    for asked in study.budgets:
         quality, start = Quality(psnr=asked), time.perf_counter()
         plan = certify(evidence, target, quality, cases, study.dense_calibration, calibrate, "bench", "", note=print)
         taken = time.perf_counter() - start
@@ -259,7 +267,8 @@ def draw(model: str, folder: Path) -> None:
     """PSNR over density, uniform and ours, and budgets asked and delivered, as a PNG beside the results."""
     from matplotlib.figure import Figure
 
-    rows = json.loads((folder / f"pareto-{model}.json").read_text())["rows"]
+    paths = sorted(folder.glob(f"pareto-{model}*.json"))
+    rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
     asked = [row for row in rows if row["run"].startswith("asked")]
     ours = [row for row in rows if row["run"].startswith("ours at")]
     kinds = {

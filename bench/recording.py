@@ -4,8 +4,9 @@
     python -m bench.recording flux.1-dev --size 4096x4096 --steps 2 --scores-only      memory; not the probes
 
 Sampling is a loop of the model's own calls at falling noise levels, dense, by diffusers' eager code. Recording is
-planner.record with its defaults around the same loop. Sampled once before, so that libraries have chosen their kernels;
-ours are compiled within the first recording, not in the second. Memory is the most that PyTorch has held.
+planner.record with its defaults around the same loop. The model is called once before, so that libraries have chosen
+their kernels; ours are compiled within the first recording, not in the second, asked for by --again. Memory is the most
+that PyTorch has held.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--size", default="1024x1024")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--scores-only", action="store_true", help="break off before sites are probed")
+    parser.add_argument("--again", action="store_true", help="record twice")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     config = load_config(given.model)
@@ -58,11 +60,13 @@ def main() -> None:
         with contextlib.suppress(_BrokenOff):
             planner.record(model, lambda twin: sample(twin, breaks=given.scores_only), path=path)
 
-    sample(model)
+    with torch.no_grad():
+        model(**inputs)
     row = {"model": given.model, "size": given.size, "steps": given.steps, "scores_only": given.scores_only}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "evidence.safetensors"
-        for name, run in (("sampling", lambda: sample(model)), ("recording", record), ("again", record)):
+        runs = [("sampling", lambda: sample(model)), ("recording", record), *[("again", record)] * given.again]
+        for name, run in runs:
             path.unlink(missing_ok=True)
             seconds, peak = measured(run)
             row |= {f"{name}_s": seconds, f"{name}_GiB": peak / 2**30}

@@ -19,9 +19,9 @@ from planner.target import Target
 SMALL_GROUP = 128
 """Tokens under which a group does not fill a tile of queries."""
 
-MEANS_BYTES, MERGED_BYTES = 100, 190
-"""Bytes moved, with means of far groups, for each query and mean and for each query and channel: by torch's own
-operations, many passes in float32. Fitted to an H100 at FLUX 1024², 2048² and 4096² (bench/results/rules.json).
+MEANS_TILE, MEANS_SHARE = 128, 0.4
+"""Means of far groups that a kernel reads at once, and at what share of its rate, for the masks and biases that they
+take. Fitted to an H100 at FLUX 1024², 2048² and 4096² (bench/results/rules.json).
 """
 
 TILE = 64
@@ -53,11 +53,19 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     if not target.raster_order:
         seconds += 2 * _bytes(site) / (target.bandwidth * 1e9)
     if pattern.far and not target.steps_per_group:
-        per_query = math.prod(pattern.grid(layout.grid.sizes).counts) * MEANS_BYTES + site.head_dim * MERGED_BYTES
-        seconds += site.batch * site.heads * layout.grid.tokens * per_query / (target.bandwidth * 1e9)
+        seconds += _means_seconds(site, layout, math.prod(pattern.grid(layout.grid.sizes).counts), target)
     if target.steps_per_group:
         seconds += math.prod(pattern.grid(layout.grid.sizes).counts) * target.step_us * 1e-6
     return seconds
+
+
+def _means_seconds(site: AttentionSite, layout: TokenLayout, groups: int, target: Target) -> float:
+    """What means take beyond the pairs that they are: a launch that reads keys and values, and whole tiles of them."""
+    paid = -(-groups // MEANS_TILE) * MEANS_TILE / MEANS_SHARE - groups
+    flops = attention_flops(site, round(layout.grid.tokens * paid))
+    keys = 2 * site.batch * site.kv_heads * site.keys * site.head_dim * getattr(torch, site.dtype).itemsize
+    products = flops / (target.sparse_attention * target.peak(site.dtype))
+    return products + keys / (target.bandwidth * 1e9) + target.step_us * 1e-6
 
 
 class Costs(TypedDict):

@@ -161,6 +161,7 @@ class _Recorder:
                 self.evidence().save(self.path)
         return self.evidence()
 
+    @torch.no_grad()
     def _probe(self, call: _Call) -> None:
         """The sensitivities of all sites at a call, in the order in which they attend."""
         model = self.model()
@@ -202,7 +203,6 @@ class _Recorder:
         numbers = tuple(call.number for call in self.recorded)
         return Evidence(self.plan, tuple(self.steps), numbers, sites, made_by).verify()
 
-    @torch.no_grad()
     def _sensitivity(self, call: _Call, name: str, resumed: Resumed) -> float:
         """Mean squared change of the output over the error of the site under a candidate.
 

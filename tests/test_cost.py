@@ -72,7 +72,7 @@ def test_means_of_far_groups_cost_what_they_took_on_an_h100(side, near):
     name = "GRAT-X" if isinstance(near, CrissCross) else "GRAT-B"
     flux, target = site(f"text:512 | h:{side} w:{side}"), Target.named("h100")
     extra = sparse_seconds(flux, dataclasses.replace(near, far=True), target) - sparse_seconds(flux, near, target)
-    assert math.isclose(1e3 * extra, taken[f"{name} with means"] - taken[name], rel_tol=0.15)
+    assert math.isclose(1e3 * extra, taken[f"{name} with means"] - taken[name], rel_tol=0.3)
 
 
 def test_linear_layers_are_counted():

@@ -62,6 +62,20 @@ def test_means_of_groups_and_several_of_them_in_one_launch(masks, head_dim, kv_h
             assert error < 4e-3
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_means_where_no_other_key_is_hidden(head_dim):
+    layout = "text:128 | h:64 w:48"
+    tokens = TokenLayout.parse(layout).tokens
+    q, k, v = (torch.randn(2, 8, tokens, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    near, lines = (pattern.replace("group", "far=mean,group") for pattern in (NEAR, CROSS))
+    ours = attend(q, k, v, layout, f"{near}[heads=0,3,6]; {lines}[heads=1-2]; dense[heads=4-5,7]")
+    for pattern, heads in ((near, [0, 3, 6]), (lines, [1, 2]), ("dense", [4, 5, 7])):
+        expected, _ = exact(q, k, v, layout, pattern)
+        for made in (ours, attend(q, k, v, layout, pattern)):
+            error = (made[:, heads].double() - expected[:, heads]).norm() / expected[:, heads].norm()
+            assert error < 4e-3
+
+
 @pytest.mark.parametrize("heads", ["0-3", "0,3,4"])
 @pytest.mark.parametrize("level", [0.3, 0.7])
 def test_a_rule_whose_level_it_is_not_leaves_its_heads_alone(level, heads):
