@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -74,14 +75,15 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
     return reason
 
 
-def candidates(problem: Problem) -> tuple[KernelConfig, ...]:
+def candidates(problem: Problem) -> Iterator[KernelConfig]:
     """The configs worth trying for a problem on its target, the one that should be fastest first.
 
     The order: the Hopper body, then the largest tile. A warp holds at most 64 numbers of the output a thread, half of
     that where float32 is split into three products: more spill (bench/RESULTS.md, kernels on other targets).
     """
     if problem.only_means:
-        return (MEANS,)
+        yield MEANS
+        return
     wide = problem.head_block > 64
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
     found = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
@@ -91,23 +93,23 @@ def candidates(problem: Problem) -> tuple[KernelConfig, ...]:
         warps = max(4, block_m * problem.head_block // held)
         for block_n, stages in itertools.product((64, 32, 16), (3, 2, 1)):
             found.append(KernelConfig("triton", block_m, block_n, warps, stages))
-    return tuple(config for config in found if config.warps <= 8 and why_not(config, problem) is None)
+    yield from (config for config in found if config.warps <= 8 and why_not(config, problem) is None)
 
 
 @lru_cache(maxsize=4096)
 def choose_config(problem: Problem) -> KernelConfig:
     """The first of the candidates; raises NoKernel."""
-    found = candidates(problem)
-    if not found:
+    found = next(candidates(problem), None)
+    if found is None:
         reason = why_not(KernelConfig("triton", 16, 16, 4, 1), problem) or "no candidate fits"
         raise NoKernel(f"{problem.pattern} on {problem.layout}", reason)
-    return found[0]
+    return found
 
 
 def _why_not_together(config: KernelConfig, problem: Problem) -> str | None:
     """Why the patterns cannot have the same query tiles: a border of one's groups would cut another's."""
     groups = {pattern.group for pattern in problem.grouped}
-    if len(groups) <= 1 or all(each.queries.holds_whole_boxes for each in problem.with_config(config).programs):
+    if len(groups) <= 1 or all(tiles.holds_whole_boxes for tiles in problem.query_tiles(config.block_m)):
         return None
     spelled = " and ".join(sorted(map(times, groups)))
     return f"groups of {spelled} are not made of the same whole boxes of {config.block_m} tokens"
@@ -136,7 +138,7 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
         return "it has tiles of 128 queries and 64 or 128 keys"
     if config.stages & (config.stages - 1):
         return "its stages are a power of two"
-    for pattern, program in zip(problem.patterns, problem.with_config(config).programs, strict=True):
-        if not program.queries.holds_whole_boxes:
+    for pattern, tiles in zip(problem.patterns, problem.query_tiles(config.block_m), strict=True):
+        if not tiles.holds_whole_boxes:
             return f"groups of {times(pattern.group)} are not made of whole boxes of 128 tokens"
     return None

@@ -209,7 +209,7 @@ Branches = list[tuple[str, list[str]]]
 
 def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewArgument], noted: bool) -> Iterator[str]:
     """The index map: view and coordinates of the i-th key tile, region by region."""
-    patterns = [_regions(spec, number, views, noted) for number in range(len(spec.programs))]
+    patterns = [_regions(program, views, spec, noted) for program in spec.programs]
     branches: Branches = []
     if everything is not None:
         branches.append(("is_global", _place(everything, _INDEX, views, Names([], "edge"), spec, noted)))
@@ -217,15 +217,15 @@ def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewA
         edges, regions = patterns[0]
         yield from (*edges, *_branching([*branches, *regions]))
     else:
-        for number, (edges, regions) in enumerate(patterns):
-            branches.append((f"which == {number}", [*edges, *_branching(regions)]))
-        yield from _branching(branches)
+        bodies = [[*edges, *_branching(regions)] for edges, regions in patterns]
+        yield from _branching([*branches, ("", list(by_pattern(bodies)))])
     yield f"return view, {', '.join(_X[: _width(views)])}{', note' if noted else ''}"
 
 
-def _regions(spec: KernelSpec, number: int, views: Sequence[ViewArgument], noted: bool) -> tuple[list[str], Branches]:
+def _regions(
+    program: TileProgram, views: Sequence[ViewArgument], spec: KernelSpec, noted: bool
+) -> tuple[list[str], Branches]:
     """What a pattern's query tile reads: names that are needed, and a branch for each region."""
-    program = spec.programs[number]
     spans = [span for tiles in program.keys for span in tiles.region.spans]
     edges = Names([end for span in spans for end in (span.start, span.stop)], "edge")
     lines, branches, end = list(edges.lines()), Branches(), sympy.Integer(0)
@@ -238,7 +238,7 @@ def _regions(spec: KernelSpec, number: int, views: Sequence[ViewArgument], noted
             lines.append(f"end{at} = {count}" if named == "0" else f"end{at} = {named} + {count}")
         index = _INDEX if first == 0 else _J
         if isinstance(tiles, MeanTiles):
-            body = _place_means(tiles, index, number, views)
+            body = _place_means(tiles, index, views)
         else:
             body = _place(tiles, index, views, edges, spec, noted)
         body = body if first == 0 else [f"j = i - {named}", *body]
@@ -258,11 +258,11 @@ def _place(
     return [*lines, *_note(tiles, number, edges, always=spec.key_mask)] if noted else lines
 
 
-def _place_means(means: MeanTiles, index: sympy.Symbol, pattern: int, views: Sequence[ViewArgument]) -> list[str]:
-    """View and coordinates of a tile of means; the note names the pattern, beyond the views."""
+def _place_means(means: MeanTiles, index: sympy.Symbol, views: Sequence[ViewArgument]) -> list[str]:
+    """View and coordinates of a tile of means; the note is one beyond those of the views."""
     number = next(at for at, view in enumerate(views) if view.stem == f"means_{means.kind}")
     lines = [f"x0 = {index} * {means.block}", *(f"{x} = 0" for x in _X[1 : _width(views)])]
-    return [*lines, f"view = {number}", f"note = {len(views) + 1 + pattern} << 24"]
+    return [*lines, f"view = {number}", f"note = {len(views) + 1} << 24"]
 
 
 def _width(views: Sequence[ViewArgument]) -> int:
@@ -322,23 +322,20 @@ def _visible_words(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument],
         if spec.key_mask:
             places = [f"(x{axis} + {digit}) * {stride}" for axis, (digit, _, _, (_, stride)) in enumerate(axes)]
             yield f"    token = {view.view.origin} + {' + '.join(places)}"
-    for number, program in enumerate(spec.programs):
-        if program.means is not None:
-            yield f"if (note >> 24) == {len(views) + 1 + number}:"
-            yield from indented(_visible_means(program.means, program))
+    if spec.mean_rows:
+        yield f"if (note >> 24) == {len(views) + 1}:"
+        yield from indented(by_pattern([_visible_means(program) for program in spec.programs]))
     if spec.key_mask:
         has_tokens = f"visible & ((note >> 24) <= {len(views)})" if spec.mean_rows else "visible"
         other = int(bool(spec.mean_rows))
         yield f"visible = visible & (gl.load(mask + token, mask={has_tokens}, other={other}) != 0)"
 
 
-def _visible_means(means: MeanTiles, program: TileProgram) -> Iterator[str]:
-    boxes = means.read(program.coords)
-    edges = Names([end for box in boxes for ranges in box for along in ranges for end in along], "edge")
-    yield from edges.lines()
-    yield "number = x0 + column"
-    yield from reads_groups(means, program.coords, edges, "number")
-    yield f"visible = (number < {means.rows}) & (reads == 0)"
+def _visible_means(program: TileProgram) -> list[str] | None:
+    if program.means is None:
+        return None
+    lines = reads_groups(program.means, program.coords, "number")
+    return ["number = x0 + column", *lines, f"visible = (number < {program.means.rows}) & (reads == 0)"]
 
 
 def _digits(box: Sequence[int]) -> list[str]:

@@ -88,23 +88,36 @@ def header(spec: KernelSpec) -> list[str]:
     return lines
 
 
-def by_pattern(bodies: Sequence[list[str]]) -> Iterator[str]:
-    """Lines for each pattern, told apart by ``which``; lines that are the same for all of them stand alone."""
-    if all(body == bodies[0] for body in bodies):
-        yield from bodies[0]
+def by_pattern(bodies: Sequence[list[str] | None], first: int = 0) -> Iterator[str]:
+    """Lines for each pattern, found by ``which`` in a tree of tests; None for patterns that do not come here.
+
+    Lines that are the same for all patterns stand alone.
+    """
+    known = [body for body in bodies if body is not None]
+    if all(body == known[0] for body in known):
+        yield from known[0] if known else []
         return
-    for number, body in enumerate(bodies):
-        is_last = number + 1 == len(bodies)
-        yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} which == {number}:"
-        yield from indented(body)
+    half = len(bodies) // 2
+    sides = [bodies[:half], bodies[half:]]
+    if any(all(body is None for body in side) for side in sides):
+        side = sides[0] if any(body is not None for body in sides[0]) else sides[1]
+        yield from by_pattern(side, first if side is sides[0] else first + half)
+        return
+    yield f"if which < {first + half}:"
+    yield from indented(by_pattern(sides[0], first))
+    yield "else:"
+    yield from indented(by_pattern(sides[1], first + half))
 
 
-def reads_groups(means: MeanTiles, coords: Sequence[sympy.Symbol], edges: Names, number: str) -> Iterator[str]:
+def reads_groups(means: MeanTiles, coords: Sequence[sympy.Symbol], number: str) -> Iterator[str]:
     """``reads``: whether the group at coords reads the tokens of groups, whose numbers are given, one by one."""
+    read = means.read(coords)
+    edges = Names([end for box in read for ranges in box for along in ranges for end in along], "near")
+    yield from edges.lines()
     digits = means.digits(sympy.Symbol(number, integer=True, nonnegative=True))
     yield from (f"g{axis} = {source_of(digit)}" for axis, digit in enumerate(digits))
     boxes = list[str]()
-    for box in means.read(coords):
+    for box in read:
         along = [_inside(f"g{axis}", ranges, means.groups[axis], edges) for axis, ranges in enumerate(box)]
         boxes.append(" & ".join(filter(None, along)) or f"({number} >= 0)")
     yield f"reads = {' | '.join(f'({box})' for box in boxes) if len(boxes) > 1 else boxes[0]}"

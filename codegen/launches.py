@@ -6,16 +6,17 @@ the tiles that it is given. So heads and noise levels that differ do not multipl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 from codegen.config import choose_config, why_not
-from codegen.spec import MAX_PATTERNS, SEPARATOR, KernelSpec, Problem
+from codegen.spec import MAX_PATTERNS, KernelSpec, Problem
 from codegen.table import Served, Table, make_table, of_batch
 from codegen.tiles import kind_of_groups
-from planner.pattern import Dense, Pattern
-from planner.rules import Rules
+from planner.pattern import Dense, Pattern, parse_pattern
+from planner.rules import SEPARATOR, Rules
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,25 +61,36 @@ class Launch:
 
 
 @lru_cache(maxsize=1024)
-def launches(site: Problem, rules: Rules) -> tuple[Launch, ...]:
-    """The launches of a site, whose pattern is left dense; raises NoKernel, and what ``Problem.verify`` raises."""
+def launches(site: Problem, rules: Rules, kernel_patterns: str = "") -> tuple[Launch, ...]:
+    """The launches of a site, whose pattern is left dense.
+
+    kernel_patterns: the patterns that kernels are made for, so that sites of other rules have the same kernels; those
+    of the site's own rules by default. Raises NoKernel, and what ``Problem.verify`` raises.
+    """
     if len(rules.rules) == 1 or not rules.patterns:
         pattern = rules.rules[0].pattern
         layout = f"n:{site.queries}" if isinstance(pattern, Dense) else site.layout
         return (Launch(replace(site, layout=layout, pattern=str(pattern)).verify()),)
+    known = sorted({*map(str, rules.patterns), *filter(None, kernel_patterns.split(SEPARATOR))})
+    used = [kernel for kernel in _kernels(site, tuple(known)) if any(each in rules.patterns for each in kernel)]
+    # Dense attention is within every kernel; the first that there is serves it.
+    return tuple(_launch(site, rules, kernel, serves_dense=kernel is used[0]) for kernel in used)
+
+
+@lru_cache(maxsize=1024)
+def _kernels(site: Problem, patterns: tuple[str, ...]) -> tuple[tuple[Pattern, ...], ...]:
+    """Patterns by the kernels that they share, as few as there can be in their order."""
     shared = list[list[Pattern]]()
-    for pattern in rules.patterns:
-        alike = next((mine for mine in shared if _share_tiles(site, [*mine, pattern])), None)
+    for pattern in map(parse_pattern, patterns):
+        alike = next((kernel for kernel in shared if _share_tiles(site, [*kernel, pattern])), None)
         if alike is None:
             shared.append([pattern])
         else:
             alike.append(pattern)
-    if any(isinstance(rule.pattern, Dense) for rule in rules.rules):
-        shared[0].append(Dense())
-    return tuple(_launch(site, rules, patterns) for patterns in shared)
+    return tuple(map(tuple, shared))
 
 
-def _share_tiles(site: Problem, patterns: list[Pattern]) -> bool:
+def _share_tiles(site: Problem, patterns: Sequence[Pattern]) -> bool:
     """Whether one kernel can serve patterns as fast as kernels of their own would."""
     if len(patterns) >= MAX_PATTERNS or len({pattern.lead for pattern in patterns}) > 1:
         return False
@@ -86,18 +98,19 @@ def _share_tiles(site: Problem, patterns: list[Pattern]) -> bool:
     return len(configs) == 1 and why_not(configs.pop(), _problem(site, patterns)) is None
 
 
-def _launch(site: Problem, rules: Rules, patterns: list[Pattern]) -> Launch:
-    served = list[Served]()
+def _launch(site: Problem, rules: Rules, kernel: Sequence[Pattern], serves_dense: bool) -> Launch:
+    served, patterns = list[Served](), [*kernel, Dense()]
+    mine = patterns if serves_dense else kernel
     for above, up_to in pairwise((0.0, *rules.levels, 1.0)):
         heads = {
             head: patterns.index(rule.pattern)
             for rule in rules.at((above + up_to) / 2)
-            if rule.pattern in patterns
+            if rule.pattern in mine
             for head in rule.heads or range(site.heads)
         }
         served.append(of_batch(heads, site.batch, site.heads))
     return Launch(_problem(site, patterns), Serving(rules.levels, tuple(served)))
 
 
-def _problem(site: Problem, patterns: list[Pattern]) -> Problem:
+def _problem(site: Problem, patterns: Sequence[Pattern]) -> Problem:
     return replace(site, pattern=SEPARATOR.join(map(str, patterns)), tabled=True).verify()

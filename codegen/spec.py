@@ -10,20 +10,18 @@ from functools import cached_property
 from typing import Self
 
 from codegen.config import KernelConfig
-from codegen.tiles import TileProgram, kind_of_groups, tile_programs
+from codegen.tiles import QueryTiles, TileProgram, kind_of_groups, query_tiles, tile_programs
 from planner.errors import MalformedValue
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Neighborhood, Pattern, parse_pattern
+from planner.rules import SEPARATOR
 
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
 """Element types that kernels take, with their bytes. Float32 tensors are multiplied on tensor cores: as float32 in
 three products each (relative error about 1e-6), as tf32 in one (about 5e-4).
 """
 
-SEPARATOR = "; "
-"""What stands between several patterns."""
-
-MAX_PATTERNS, SLOT_BITS = 16, 24
+MAX_PATTERNS, SLOT_BITS = 64, 24
 """Patterns of one kernel, and bits of a table's entry that name a head; those above them name its pattern."""
 
 HEAD_DIMS = range(8, 257, 8)
@@ -106,16 +104,17 @@ class Problem:
     @cached_property
     def means_read(self) -> dict[str, Problem]:
         """The problems of computing the means that are read, by the kind of their groups."""
-        return (
-            {}
-            if self.only_means
-            else {kind_of_groups(each): self._means_of(each) for each in self.patterns if each.far}
-        )
+        far = [pattern for pattern in self.patterns if pattern.far and not self.only_means]
+        return {kind_of_groups(pattern): self._means_of(pattern) for pattern in far}
 
     def _means_of(self, pattern: Pattern) -> Problem:
         one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, far=True)
         changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True}
         return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
+
+    def query_tiles(self, block_m: int) -> tuple[QueryTiles, ...]:
+        """The query tiles of each pattern."""
+        return query_tiles(self.token_layout, self.patterns, block_m)
 
     def with_config(self, config: KernelConfig) -> KernelSpec:
         """The spec of a kernel for this problem."""

@@ -298,19 +298,26 @@ def tile_programs(
     The query tiles of all patterns are the same boxes. keys: length of the key sequence; other than the layout's only
     where there is nothing but dense attention.
     """
+    queries = query_tiles(layout, patterns, block_m)
+    if all(isinstance(pattern, Dense) for pattern in patterns):
+        every = KeyTiles(Region(0, (Span(keys, 1, 0, keys, None),)), (block_n,))
+        return tuple(TileProgram((), tiles, (every,), (), every, block_m, block_n) for tiles in queries)
+    return tuple(
+        _tile_program(layout, pattern, tiles, block_m, block_n)
+        for pattern, tiles in zip(patterns, queries, strict=True)
+    )
+
+
+def query_tiles(layout: TokenLayout, patterns: Sequence[Pattern], block_m: int) -> tuple[QueryTiles, ...]:
+    """The query tiles of some patterns, all of which are the same boxes."""
     grouped = [pattern for pattern in patterns if not isinstance(pattern, Dense)]
     if not grouped:
-        tokens, every = layout.tokens, KeyTiles(Region(0, (Span(keys, 1, 0, keys, None),)), (block_n,))
-        queries = QueryTiles(View(0, ((tokens, 1),)), (block_m,), (block_m,), (0,))
-        return (TileProgram((), queries, (every,), (), every, block_m, block_n),) * len(patterns)
+        return (QueryTiles(View(0, ((layout.tokens, 1),)), (block_m,), (block_m,), (0,)),) * len(patterns)
     sizes, lead = layout.grid.sizes, grouped[0].lead
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     view = View(layout.grid_start, tuple(zip(sizes, strides, strict=True)))
-    box = _query_box(sizes, [pattern.group for pattern in grouped], lead, block_m)
-    return tuple(
-        _tile_program(layout, pattern, QueryTiles(view, box, pattern.group or grouped[0].group, lead), block_m, block_n)
-        for pattern in patterns
-    )
+    box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), lead, block_m)
+    return tuple(QueryTiles(view, box, pattern.group or grouped[0].group, lead) for pattern in patterns)
 
 
 def _tile_program(

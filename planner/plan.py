@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from planner.noise import NoiseLevel
 from planner.pattern import Pattern
 from planner.quality import Certificate
 from planner.reach import plan_reach
-from planner.rules import Rules
+from planner.rules import SEPARATOR, Rules
 from planner.target import Target
 
 PLAN_VERSION = 3
@@ -210,6 +212,18 @@ class Plan:
     def to_json(self) -> str:
         """The plan as indented JSON; ``Plan.from_json(plan.to_json()) == plan``."""
         return json.dumps({"version": self.version, **asdict(self)}, indent=1) + "\n"
+
+    @cached_property
+    def kernel_patterns(self) -> Mapping[str, str]:
+        """For each layout the patterns of the sites whose rules differ by head or noise level, by their spellings.
+
+        Kernels are made for all of them, so that sites of different rules have the same kernels.
+        """
+        found = defaultdict[str, set[str]](set)
+        for decision in self.decisions:
+            if len(decision.rules.rules) > 1:
+                found[decision.layout].update(map(str, decision.rules.patterns))
+        return {layout: SEPARATOR.join(sorted(patterns)) for layout, patterns in found.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, whole or not at all."""

@@ -19,6 +19,9 @@ from planner.errors import BadSpelling, MalformedValue
 from planner.pattern import Dense, Pattern, parse_pattern
 
 EXAMPLE = "crisscross{axes=lines,group=16x16}[heads=0-2,5,noise=0:0.8]; dense[heads=3-4]; …"
+SEPARATOR = "; "
+"""What stands between rules, and between patterns."""
+
 MAX_HEADS = 4096
 DIGITS = 6
 """Decimals of noise levels."""
@@ -125,7 +128,7 @@ class Rules:
         return self
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self.rules))
+        return SEPARATOR.join(map(str, self.rules))
 
 
 def _spell(level: float) -> str:

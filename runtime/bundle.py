@@ -62,12 +62,12 @@ def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelS
         kernels = ", ".join(sorted(name for name, each in TARGETS.items() if each.arch))
         raise BadOption("target", target.name, f"a GPU that kernels are emitted for: {kernels}")
     sparse = [decision for decision in plan.decisions if decision.is_sparse]
-    problems = {problem for decision in sparse for problem in problems_of(decision, target, key_mask)}
+    problems = {problem for decision in sparse for problem in problems_of(plan, decision, target, key_mask)}
     return sorted(map(configured, problems), key=lambda spec: spec.name)
 
 
-def problems_of(decision: Decision, target: Target, key_mask: bool = False) -> list[Problem]:
-    """What a sparse site asks of kernels."""
+def problems_of(plan: Plan, decision: Decision, target: Target, key_mask: bool = False) -> list[Problem]:
+    """What a sparse site of a plan asks of kernels."""
     site = Problem(
         layout=decision.layout,
         pattern="dense",
@@ -81,7 +81,8 @@ def problems_of(decision: Decision, target: Target, key_mask: bool = False) -> l
         processors=target.processors,
         key_mask=key_mask,
     )
-    return [problem for launch in launches(site, decision.rules) for problem in launch.problems]
+    asked = launches(site, decision.rules, plan.kernel_patterns.get(decision.layout, ""))
+    return [problem for launch in asked for problem in launch.problems]
 
 
 def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:

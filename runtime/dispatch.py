@@ -41,11 +41,13 @@ def attend(
     enable_gqa: bool = False,
     noise: torch.Tensor | None = None,
     stored: str = "",
+    kernel_patterns: str = "",
 ) -> torch.Tensor:
     """Attention under rules, by their spelling; arguments, shapes and errors as in runtime.grouped.grouped_sdpa.
 
     noise: the noise level, one float32, where the rules depend on it. On a GPU emitted kernels look at it themselves:
-    neither the host nor a CUDA graph has to know it. stored: as in grouped_sdpa, where no kernel runs.
+    neither the host nor a CUDA graph has to know it. stored: as in grouped_sdpa, where no kernel runs. kernel_patterns:
+    as in codegen.launches, where kernels run.
     """
     asked = Rules.parse(rules)
     reason = why_no_kernel(query, value) or _why_not_arguments(attn_mask, is_causal, scale)
@@ -54,8 +56,9 @@ def attend(
         assert noise is not None or not asked.levels, "rules that depend on the noise level were given none"
         mask = None if attn_mask is None else _key_mask(attn_mask, query.shape[0], key.shape[2])
         out = empty_output(query, value)
-        return attention_under(query, key, value, layout, asked, key_mask=mask, scale=scale, noise=noise, out=out)
-    options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        options: dict[str, Any] = {"key_mask": mask, "scale": scale, "noise": noise, "kernel_patterns": kernel_patterns}
+        return attention_under(query, key, value, layout, rules, **options, out=out)
+    options = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
     made = _by_runs(query, key, value, layout, _open_rules(asked, noise), stored, options)
     if query.device.type != "cuda":
         return made

@@ -30,6 +30,7 @@ _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "
 _kernels = dict[tuple[Any, ...], Kernel]()
 _means = dict[tuple[Kernel, Serving | None], list[tuple[str, Kernel, Serving | None]]]()
 _ready = dict[tuple[Any, ...], tuple[Kernel, str | None, str | None, str | None]]()
+_launches_of = dict[tuple[Any, ...], tuple[Launch, ...]]()
 _lock = threading.Lock()
 _load_seconds = 0.0
 
@@ -91,18 +92,20 @@ def attention_under(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: str,
-    rules: Rules,
+    rules: str,
     *,
     key_mask: torch.Tensor | None = None,
     scale: float | None = None,
     noise: torch.Tensor | None = None,
+    kernel_patterns: str = "",
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """Attention under rules, written to ``out``: one launch for all patterns that can share query tiles.
+    """Attention under rules, by their spelling, written to ``out``: one launch for patterns that can share query tiles.
 
-    noise: one float32 on the device, where the rules depend on the noise level. Otherwise as attention.
+    noise: one float32 on the device, where the rules depend on the noise level. kernel_patterns: as in
+    codegen.launches. Otherwise as attention.
     """
-    for launch in _launches(query, key, value, layout, rules, key_mask is not None):
+    for launch in _launches(query, key, value, layout, rules, kernel_patterns, key_mask is not None):
         told = None if launch.serving is None else Told(launch.serving, noise)
         asked = launch.problem
         attention(query, key, value, asked.layout, asked.pattern, key_mask=key_mask, scale=scale, told=told, out=out)
@@ -243,18 +246,22 @@ def _problem(
     ).verify()  # fmt: skip
 
 
-_launches_of = dict[tuple[Any, ...], tuple[Launch, ...]]()
-
-
 def _launches(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: str, rules: Rules, key_mask: bool
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    rules: str,
+    kernel_patterns: str,
+    key_mask: bool,
 ) -> tuple[Launch, ...]:
     """The launches for these tensors, planned at the first call; raises as attention does."""
-    place = (layout, rules, query.shape, key.shape, value.shape, query.dtype, key.dtype, query.device, key_mask)
+    shapes = (query.shape, key.shape, value.shape, query.dtype, key.dtype, query.device)
+    place = (layout, rules, kernel_patterns, *shapes, key_mask)
     found = _launches_of.get(place)
     if found is None:
         site = _problem(query, key, value, layout, "dense", key_mask, returns_lse=False, tabled=False)
-        found = _launches_of.setdefault(place, launches(site, rules))
+        found = _launches_of.setdefault(place, launches(site, Rules.parse(rules), kernel_patterns))
     return found
 
 

@@ -16,7 +16,8 @@ from runtime.dispatch import attend, empty_output
 _library = torch.library.Library("planner", "FRAGMENT")
 _library.define(
     "grouped_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float? scale, "
-    'bool enable_gqa, str layout, str rules, Tensor? noise=None, str stored="") -> Tensor',
+    'bool enable_gqa, str layout, str rules, Tensor? noise=None, str stored="", '
+    'str kernel_patterns="") -> Tensor',
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -33,6 +34,7 @@ def _attend(
     rules: str,
     noise: torch.Tensor | None = None,
     stored: str = "",
+    kernel_patterns: str = "",
 ) -> torch.Tensor:
     """Attention under rules; shapes and arguments as in runtime.dispatch.attend."""
     return attend(
@@ -47,6 +49,7 @@ def _attend(
         enable_gqa=enable_gqa,
         noise=noise,
         stored=stored,
+        kernel_patterns=kernel_patterns,
     )
 
 

@@ -29,7 +29,9 @@ def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
             keys, queries = _masks(given["attn_mask"], site.mask_kind)
             arguments = [{**given, "attn_mask": keys}[name] for name in ("query", "key", "value", *OPTIONS)]
             arguments += [decision.layout, decision.pattern, *[noise] * decision.is_gated]
-            made = graph.call_function(grouped_attention, tuple(arguments))
+            shared = plan.kernel_patterns.get(decision.layout)
+            options: dict[str, Any] = {} if shared is None else {"kernel_patterns": shared}
+            made = graph.call_function(grouped_attention, tuple(arguments), options)
             made.meta = dict(node.meta)
             if queries is not None:
                 made = _call(torch.where, queries, made, 0.0)

@@ -41,7 +41,7 @@ class PlannedCalls(AttentionCalls):
     ) -> None:
         plan = planned.plan
         super().__init__(())
-        self._parallelism = parallelism
+        self._parallelism, self._kernel_patterns = parallelism, plan.kernel_patterns
         self._planned = {d.site: (d, site.mask_kind) for d, site in zip(plan.decisions, planned.sites, strict=True)}
         self._paths, self._made = paths, Counter[str]()
         self._noise = None if plan.noise is None else NoiseLevel.parse(plan.noise).of_call(call)
@@ -74,7 +74,8 @@ class PlannedCalls(AttentionCalls):
             tensors = tuple(tensor.index_select(2, order[0]) for tensor in tensors)
             options["attn_mask"] = None if mask is None else options["attn_mask"].index_select(-1, order[0])
         settings = (options[name] for name in OPTIONS)
-        made = grouped_attention(*tensors, *settings, decision.layout, decision.pattern, noise)
+        shared = self._kernel_patterns.get(decision.layout, "")
+        made = grouped_attention(*tensors, *settings, decision.layout, decision.pattern, noise, kernel_patterns=shared)
         if order is not None:
             made = made.index_select(2, order[1])
         return made if kind != "both" else torch.where(mask_of_queries(given["attn_mask"]), made, 0.0)

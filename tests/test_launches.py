@@ -53,6 +53,22 @@ def test_patterns_that_share_a_launch_have_the_tiles_that_they_would_have_alone(
     assert len(made) <= len({pattern.group for pattern in patterns}) or len(made) == 1
 
 
+def test_sites_of_different_rules_have_the_same_kernels():
+    near = [str(Neighborhood((16, 16), (a, b), "clamp", far=far)) for a in (0, 1) for b in (0, 1) for far in (0, 1)]
+    small = [pattern.replace("16x16", "8x8") for pattern in near]
+    every = "; ".join([*near, *small])
+    first = launches(SITE, rules(f"{near[1]}[heads=0-2]", f"{near[4]}[heads=3-5]"), every)
+    other = launches(SITE, rules(f"{near[2]}[heads=0-3]", f"{small[0]}[heads=4]", "dense[heads=5]"), every)
+    assert len(first) == 1
+    assert len(other) == 2
+    assert first[0].problem == other[0].problem
+    assert set(map(str, first[0].problem.patterns)) == {*near, "dense"}
+    assert set(map(str, other[1].problem.patterns)) == {*small, "dense"}
+    served = [dict(launch.serving.served[0]) for launch in other if launch.serving is not None]
+    assert sorted(served[0]) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 11]
+    assert sorted(served[1]) == [4, 10]
+
+
 def rules(*spelled):
     return Rules.parse("; ".join(spelled))
 
@@ -101,5 +117,5 @@ def test_problems_of_several_patterns_say_what_they_cannot_be():
     with pytest.raises(MalformedValue, match="lack different numbers"):
         replace(SITE, pattern=both.replace("8x16", "8x16,offset=4x8"), tabled=True).verify()
     many = "; ".join(str(Neighborhood((16, 16), (0, 0), "clip")) for _ in range(MAX_PATTERNS + 1))
-    with pytest.raises(MalformedValue, match="more than 16 patterns"):
+    with pytest.raises(MalformedValue, match="more than 64 patterns"):
         replace(SITE, pattern=many, tabled=True).verify()

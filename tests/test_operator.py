@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from planner.errors import NoGradient
-from runtime.dispatch import _evenly
 from runtime.operator import grouped_attention
 
 ARGUMENTS = (None, False, None, False, "text:3 | h:4 w:4", "crisscross{axes=lines,group=2x2}")
@@ -31,24 +30,3 @@ def test_backward_says_that_there_is_none():
     q, k, v = tensors()
     with pytest.raises(NoGradient, match=r"torch\.no_grad"):
         grouped_attention(q.requires_grad_(), k, v, *ARGUMENTS).sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("heads", "expected"),
-    [
-        ((), None),
-        ((0,), slice(0, 1, 1)),
-        ((5, 6, 7), slice(5, 8, 1)),
-        ((1, 3, 5, 7), slice(1, 8, 2)),
-        ((2, 5), slice(2, 6, 3)),
-        ((0, 3, 4), None),
-        ((0, 1, 3), None),
-    ],
-)
-def test_heads_that_lie_evenly_are_a_view(heads, expected):
-    q = torch.arange(8.0).view(1, 8, 1, 1)
-    assert _evenly(heads, q, q) == expected
-    if expected is not None:
-        assert q[:, expected].flatten().tolist() == list(heads)
-    assert _evenly(heads, q.expand(2, -1, -1, -1), q.expand(2, -1, -1, -1)) is None
-    assert _evenly(heads, q, q[:, :4]) is None

@@ -54,7 +54,7 @@ def show_source(plan: Plan, site: str, target: str, key_mask: bool) -> None:
         raise UnknownName("sparse site", site, sparse)
     place = Target.named(target)
     specs_of(plan, place, key_mask)  # refuses targets without kernels
-    for problem in problems_of(sparse[site], place, key_mask):
+    for problem in problems_of(plan, sparse[site], place, key_mask):
         typer.echo(emit(configured(problem)).source, nl=False)
 
 
