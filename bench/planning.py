@@ -31,6 +31,7 @@ from planner.plan import Plan
 from planner.provenance import trace_provenance
 from planner.sites import AttentionSite, find_sites
 from planner.target import Target
+from runtime.bundle import problems_of
 from runtime.measure import interleaved
 
 SIDES = (64, 128, 256, 512, 1024)
@@ -98,7 +99,10 @@ def captures() -> list[dict[str, Any]]:
 
 
 def allocations() -> list[dict[str, Any]]:
-    """From evidence of 57 sites of 24 heads at 4096², with scores drawn at random, to plans within budgets."""
+    """From evidence of 57 sites of 24 heads at 4096², with scores drawn at random, to plans within budgets.
+
+    rules, launches: of a site, on average. kernels: that all sites share, those of means included.
+    """
     layout = TokenLayout.parse("text:512 | h:256 w:256")
     patterns, draw, calls, heads = catalogue(layout), torch.Generator().manual_seed(0), 6, 24
     sites = [
@@ -122,9 +126,14 @@ def allocations() -> list[dict[str, Any]]:
     ready = time.perf_counter() - start
     for budget in (Budget(density=0.3), Budget(density=0.1), Budget(speedup=4.0), Budget(recall=0.8)):
         start = time.perf_counter()
-        allocator.within(budget)
+        plan = allocator.within(budget).plan
+        planned, sparse = time.perf_counter(), [decision for decision in plan.decisions if decision.is_sparse]
+        asked = [problem for decision in sparse for problem in problems_of(plan, decision, h100)]
         row = {"budget": str(budget), "choices": len(allocator.choices), "candidates": len(patterns)}
-        rows.append(row | {"ready_s": ready, "plan_s": time.perf_counter() - start})
+        row |= {"ready_s": ready, "plan_s": planned - start, "launches_s": time.perf_counter() - planned}
+        row |= {"rules": sum(len(decision.rules.rules) for decision in sparse) / len(sparse)}
+        row |= {"launches": sum(not problem.only_means for problem in asked) / len(sparse)}
+        rows.append(row | {"kernels": len(set(asked))})
     return rows
 
 

@@ -110,7 +110,7 @@ def record(
 def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, **budget: Unpack[Budgets]) -> Plan:
     """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
-    by_head: whether heads of one site may differ; if not, a GPU runs fewer kernels. budget: one of ``recall``,
+    by_head: whether heads of one site may differ. budget: one of ``recall``,
     ``error``, ``density`` and ``speedup``, as in planner.allocation.Budget.
     Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
     """

@@ -250,6 +250,7 @@ def test_parts_of_a_row_are_counted_and_placed_apart(spec):
             assert first <= mine[0] <= mine[-1] < last
 
 
+@settings(max_examples=30)
 @given(tabled())
 def test_parts_of_a_tabled_row_are_placed_within_its_workspace(drawn):
     spec, served = drawn

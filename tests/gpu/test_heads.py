@@ -62,6 +62,24 @@ def test_means_of_groups_and_several_of_them_in_one_launch(masks, head_dim, kv_h
             assert error < 4e-3
 
 
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("group", ["16x16", "8x8", "7x5"])
+def test_kernels_of_many_patterns_serve_the_few_that_a_site_has(group, masks):
+    near = [
+        f"neighborhood{{radius={a}x{b},edge={edge},group={group}{far}}}"
+        for a in range(3) for b in range(3) for edge in ("clamp", "clip") for far in ("", ",far=mean")
+    ]  # fmt: skip
+    lines = f"crisscross{{axes=lines,group={group},far=mean}}"
+    served = {near[5]: [0, 3], near[20]: [1], lines: [2, 6], near[35]: [4], "dense": [5, 7]}
+    rules = "; ".join(f"{pattern}[heads={','.join(map(str, heads))}]" for pattern, heads in served.items())
+    q, k, v = tensors(2, True)
+    mask = torch.rand(2, 1, 1, TOKENS, device="cuda") < 0.8 if masks else None
+    ours = attend(q, k, v, LAYOUT, rules, attn_mask=mask, kernel_patterns="; ".join([*near, lines]))
+    for pattern, heads in served.items():
+        every, _ = exact(q, k, v, LAYOUT, pattern, mask=None if mask is None else mask[:, 0, 0])
+        assert (ours[:, heads].double() - every[:, heads]).norm() / every[:, heads].norm() < 4e-3
+
+
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_means_where_no_other_key_is_hidden(head_dim):
     layout = "text:128 | h:64 w:48"
