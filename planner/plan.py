@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from planner.choose import Options
+from planner.choose import Options, catalogue
 from planner.density import rules_density
 from planner.errors import BadPlanFile, MalformedValue, PlannerError, PlanVersion
 from planner.files import replacing
@@ -30,6 +30,11 @@ from planner.rules import SEPARATOR, Rules
 from planner.target import Target
 
 PLAN_VERSION = 3
+FEW_PATTERNS, MANY_PATTERNS = 4, 100
+"""A plan that follows few patterns on a layout, or could follow many, has kernels of its own: a Hopper kernel of 35
+patterns spills 216 bytes of its producer's registers, one of 256 spills 2,452.
+"""
+
 MAX_BYTES = 16 * 2**20
 MAX_SITES = 100_000
 MAX_TEXT = 2**16
@@ -215,14 +220,19 @@ class Plan:
 
     @cached_property
     def kernel_patterns(self) -> Mapping[str, str]:
-        """For each layout the patterns of the sites whose rules differ by head or noise level, by their spellings.
+        """For each layout the patterns that kernels are made for, where sites differ by head or noise level.
 
-        Kernels are made for all of them, so that sites of different rules have the same kernels.
+        All sites have the same kernels: those of the few patterns that they follow, or else, where these are not too
+        many, of all that evidence offers, so that the plans that tuning tries have the same kernels too.
         """
         found = defaultdict[str, set[str]](set)
         for decision in self.decisions:
             if len(decision.rules.rules) > 1:
                 found[decision.layout].update(map(str, decision.rules.patterns))
+        for layout, patterns in found.items():
+            offered = catalogue(TokenLayout.parse(layout))
+            if len(patterns) > FEW_PATTERNS and len(offered) <= MANY_PATTERNS:
+                patterns.update(map(str, offered))
         return {layout: SEPARATOR.join(sorted(patterns)) for layout, patterns in found.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ from kernel_specs import FLUX, problem
 
 from codegen.config import choose_config
 from codegen.launches import launches
-from codegen.spec import MAX_PATTERNS
+from codegen.spec import MAX_PATTERNS, SLOT_BITS
 from codegen.table import HEADER
 from planner.errors import MalformedValue
 from planner.pattern import CrissCross, Dense, Neighborhood
@@ -107,7 +107,7 @@ def test_heads_with_the_most_work_come_first():
     spec = launch.problem.with_config(choose_config(launch.problem))
     (row,) = launch.serving.table(spec).rows
     assert row[0] == 12
-    assert sorted(entry & 0xFFFFFF for entry in row[HEADER : HEADER + 4]) == [4, 5, 10, 11]
+    assert sorted(entry & ((1 << SLOT_BITS) - 1) for entry in row[HEADER : HEADER + 4]) == [4, 5, 10, 11]
 
 
 def test_problems_of_several_patterns_say_what_they_cannot_be():

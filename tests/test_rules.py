@@ -1,6 +1,7 @@
 """Rules by heads and noise levels: their spelling, their completeness, and attention that follows them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from strategies import layouts, readings
 from zoo import FAMILIES, FORCE
 
 import planner
+from planner.choose import catalogue
 from planner.density import density, rules_density
 from planner.errors import BadSpelling, MalformedValue
 from planner.layout import TokenLayout
-from planner.pattern import CrissCross, Dense, Neighborhood
+from planner.pattern import CrissCross, Dense, Neighborhood, parse_pattern
 from planner.plan import Plan
 from planner.rules import Rule, Rules
 from runtime.bundle import specs_of
@@ -129,8 +131,6 @@ def test_a_model_follows_a_plan_whose_heads_and_levels_differ(name, backend, no_
 
 def mixed(plan):
     """The plan with its sparse sites' last head near-sighted at low noise, and its first one always dense."""
-    from dataclasses import replace
-
     near = Neighborhood((3, 5), (0, 0), "clamp")
     decisions = []
     for decision in plan.decisions:
@@ -143,6 +143,21 @@ def mixed(plan):
             decision = replace(decision, pattern=str(rules), density=rules_density(rules, layout, decision.heads))
         decisions.append(decision)
     return replace(plan, decisions=tuple(decisions)).verify()
+
+
+def test_sites_of_a_plan_are_given_the_same_kernels_and_plans_of_many_patterns_too():
+    model, kwargs = FAMILIES["flux"]()
+    call = {**kwargs, "return_dict": False}
+    plan = mixed(planner.make_plan(model, kwargs=call, group="3x5", sparse_below=0.5, **FORCE))
+    layout = next(decision.layout for decision in plan.decisions if decision.is_sparse)
+    few = {str(pattern) for decision in plan.decisions for pattern in decision.rules.patterns}
+    assert plan.kernel_patterns == {layout: "; ".join(sorted(few))}
+    assert planner.make_plan(model, kwargs=call, group="3x5", **FORCE).kernel_patterns == {}
+    many = {str(Neighborhood((3, 5), (a, b), "clamp")) for a in range(2) for b in range(3)}
+    rules = Rules.of([[parse_pattern(text)] * 2 for text in sorted(many)], [0.1, 0.2, 0.3, 0.5, 0.7, 1.0])
+    decisions = [replace(d, pattern=str(rules)) if d.is_sparse else d for d in plan.decisions]
+    shared = replace(plan, decisions=tuple(decisions)).kernel_patterns[layout]
+    assert set(shared.split("; ")) == many | set(map(str, catalogue(TokenLayout.parse(layout))))
 
 
 def test_the_kernels_of_a_mixed_plan_are_known_ahead():
