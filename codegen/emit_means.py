@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import sympy
 
-from codegen.emitted import TABLE, Argument, Emitted, header, indented, render
+from codegen.emitted import TABLE, Argument, Emitted, box_tokens, header, indented, pointer_to, render
 from codegen.printing import source_of
 from codegen.spec import DTYPES, KernelSpec
 from codegen.table import HEADER
@@ -38,7 +38,7 @@ def emit_means(spec: KernelSpec) -> Emitted:
         group_lines=indented(f"c{axis} = {source_of(digit)}" for axis, digit in enumerate(means.digits(_GROUP))),
         token_lines=indented(indented(_token_lines(spec, means))),
     )
-    element = {"bfloat16": "*bf16", "float16": "*fp16"}.get(spec.dtype, "*fp32")
+    element = pointer_to(spec.dtype)
     arguments = [Argument(name, element, 16) for name in ("k", "v", "k_means", "v_means")]
     arguments += [Argument("mean_bias", "*fp32")] + [Argument("key_mask", "*i1")] * spec.key_mask
     arguments += TABLE * spec.tabled
@@ -59,15 +59,12 @@ def emit_means(spec: KernelSpec) -> Emitted:
 def _token_lines(spec: KernelSpec, means: MeanTiles) -> Iterator[str]:
     """Sequence indices of a block of the group's tokens, and which of them count."""
     pattern, view = means.pattern, spec.program.queries.view
-    inside, places = ["(at < TOKENS)"], list[str]()
-    for axis, (g, lead, (size, stride)) in enumerate(zip(pattern.group, pattern.lead, view.axes, strict=True)):
-        inner = math.prod(pattern.group[axis + 1 :])
-        digit = "at" if inner == 1 else f"at // {inner}"
-        digit = digit if axis == 0 else f"{digit} % {g}"
-        yield f"x{axis} = c{axis} * {g}{f' - {lead}' * (lead > 0)} + {digit}"
+    along = list(zip(pattern.group, pattern.lead, view.axes, strict=True))
+    starts = [f"c{axis} * {g}{f' - {lead}' * (lead > 0)}" for axis, (g, lead, _) in enumerate(along)]
+    yield from box_tokens(starts, pattern.group, view.origin, view.axes, "at", "tokens")
+    inside = ["(at < TOKENS)"]
+    for axis, (_, lead, (size, _)) in enumerate(along):
         inside += [f"(x{axis} >= 0)"] * (lead > 0) + [f"(x{axis} < {size})"]
-        places.append(f"x{axis}" if stride == 1 else f"x{axis} * {stride}")
-    yield f"tokens = {' + '.join([str(view.origin)] * bool(view.origin) + places)}"
     yield f"inside = {' & '.join(inside)}"
     if spec.key_mask:
         yield "inside = inside & (tl.load(key_mask + tokens, mask=inside, other=0) != 0)"

@@ -5,14 +5,24 @@ Keys are read where the model has them, each row by its own pointer: nothing is 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sympy
 
-from codegen.emitted import TABLE, Argument, Emitted, by_pattern, header, indented, reads_groups, render
+from codegen.emitted import (
+    TABLE,
+    Argument,
+    Emitted,
+    box_tokens,
+    by_pattern,
+    header,
+    indented,
+    pointer_to,
+    reads_groups,
+    render,
+)
 from codegen.printing import Names, source_of
 from codegen.spec import DTYPES, SLOT_BITS, KernelSpec
 from codegen.table import HEADER
@@ -61,7 +71,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         key_loops=indented(_shared_loops(spec) if several else _key_loops(spec, edges)),
         global_step=list(_global_step(spec)),
     )
-    element = {"bfloat16": "*bf16", "float16": "*fp16"}.get(spec.dtype, "*fp32")
+    element = pointer_to(spec.dtype)
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
     arguments += [Argument(name, element, 16) for name in means]
@@ -118,7 +128,7 @@ def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
     yield from edges.lines()
     stops = _query_stops(spec.program)
     starts = [edges.source_of(start) for start in queries.starts(_TILE)]
-    yield from _tokens(starts, queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
+    yield from box_tokens(starts, queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
     inside = [f"(q{axis} >= 0)" for axis, before in enumerate(queries.begins_before) if before]
     inside += [
         f"(q{axis} < {edges.source_of(stop)})"
@@ -126,26 +136,6 @@ def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
         if passes
     ]
     yield f"is_query = {' & '.join(inside) or 'row >= 0'}"
-
-
-def _tokens(
-    starts: Sequence[str],
-    box: Sequence[int],
-    origin: int,
-    axes: Sequence[tuple[int, int]],
-    counter: str,
-    name: str,
-) -> Iterator[str]:
-    """Coordinates and sequence indices of the tokens of a box, which a counter runs over."""
-    letter = "q" if counter == "row" else "x"
-    places = list[str]()
-    for axis, (start, (_, stride)) in enumerate(zip(starts, axes, strict=True)):
-        inner = math.prod(box[axis + 1 :])
-        digit = counter if inner == 1 else f"{counter} // {inner}"
-        digit = digit if axis == 0 else f"{digit} % {box[axis]}"
-        yield f"{letter}{axis} = {start} + {digit}"
-        places.append(f"{letter}{axis}" if stride == 1 else f"{letter}{axis} * {stride}")
-    yield f"{name} = {' + '.join([str(origin)] * bool(origin) + places)}"
 
 
 def _global_rows(spec: KernelSpec) -> Iterator[str]:
@@ -271,7 +261,7 @@ def _step(
     spec: KernelSpec,
 ) -> Iterator[str]:
     """Read one tile of keys and values and attend to them."""
-    yield from _tokens(starts, box, view.origin, view.axes, "column", "keys")
+    yield from box_tokens(starts, box, view.origin, view.axes, "column", "keys")
     inside = [f"(x{axis} < {stop})" for axis, stop in enumerate(stops) if ragged[axis]]
     is_masked = bool(inside) or spec.key_mask
     yield f"inside = {' & '.join(inside) or 'column >= 0'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -133,6 +134,31 @@ def _inside(digit: str, ranges: Sequence[Range], groups: int, edges: Names) -> s
             return ""
         tests.append(" & ".join(ends))
     return tests[0] if len(tests) == 1 else f"({' | '.join(f'({test})' for test in tests)})"
+
+
+def box_tokens(
+    starts: Sequence[str],
+    box: Sequence[int],
+    origin: int,
+    axes: Sequence[tuple[int, int]],
+    counter: str,
+    name: str,
+) -> Iterator[str]:
+    """Coordinates and sequence indices of the tokens of a box, which a counter runs over."""
+    letter = "q" if counter == "row" else "x"
+    places = list[str]()
+    for axis, (start, (_, stride)) in enumerate(zip(starts, axes, strict=True)):
+        inner = math.prod(box[axis + 1 :])
+        digit = counter if inner == 1 else f"{counter} // {inner}"
+        digit = digit if axis == 0 else f"{digit} % {box[axis]}"
+        yield f"{letter}{axis} = {start} + {digit}"
+        places.append(f"{letter}{axis}" if stride == 1 else f"{letter}{axis} * {stride}")
+    yield f"{name} = {' + '.join([str(origin)] * bool(origin) + places)}"
+
+
+def pointer_to(dtype: str) -> str:
+    """The type of a pointer to elements, as Triton spells it."""
+    return {"bfloat16": "*bf16", "float16": "*fp16"}.get(dtype, "*fp32")
 
 
 def indented(lines: Iterable[str]) -> list[str]:
