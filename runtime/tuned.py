@@ -84,7 +84,7 @@ def _launch(spec: KernelSpec, device: torch.device) -> Any:
     tensors = {"q": query, "k": key, "v": value, "o": torch.empty_like(query), "lse": lse, "key_mask": mask}
     for kind, rows in spec.mean_rows.items():
         for letter in "kv":
-            tensors[f"{letter}_means_{kind}"] = torch.randn(
+            tensors[f"{letter}_means" if spec.only_means else f"{letter}_means_{kind}"] = torch.randn(
                 spec.batch, spec.kv_heads, rows, spec.head_dim, dtype=dtype, device=device
             )
     tensors["mean_bias"] = torch.zeros(spec.batch * sum(spec.mean_rows.values()) + spec.config.block_n, device=device)
