@@ -63,7 +63,10 @@ UNIFORM = {
     },
 }
 DENSITIES = (0.7, 0.35, 0.2, 0.13, 0.08)
-BUDGETS = (14.0, 16.0, 18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 31.0, 35.0)
+BUDGETS = {
+    "psnr": (14.0, 16.0, 18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 31.0, 35.0),
+    "ssim": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98),
+}
 
 
 class Study:
@@ -76,11 +79,13 @@ class Study:
         shape = pipeline.shape if options.size is None else (*pipeline.shape[:-2], options.size, options.size)
         self.pipeline = replace(pipeline, embed=book, steps=options.steps, shape=shape)
         self.batch, self.only = options.batch, options.only
-        self.budgets: Sequence[float] = options.budgets
+        self.budgets = [Quality(**{options.metric: asked}) for asked in options.budgets or BUDGETS[options.metric]]
         first = 1 + options.calibration
-        self.calibration = _cases(book.prompts[1:first], options.calibration)
+        self.calibration = _cases(book.prompts[1:first], options.cases or options.calibration)
         self.held = _cases(book.prompts[first:], options.held)
         self.rows = list[dict[str, Any]]()
+        self.facts = dict[str, Any]()
+        self.results, self.out = f"pareto-{options.model}{options.label}", options.out
         self.sample(self.pipeline.transformer, self.calibration[:2])  # libraries load at their first use
         start = time.perf_counter()
         self.dense_calibration = self.sample(self.pipeline.transformer, self.calibration)
@@ -99,8 +104,8 @@ class Study:
         """Samples of the calibration cases by a plan."""
         return self.sample(masked_model(self.pipeline.transformer, plan), self.calibration)
 
-    def measure(self, name: str, found: Allocation, asked: float = math.nan, **more: Any) -> None:
-        """Quality of a plan on the held-out cases, if it is asked for."""
+    def measure(self, name: str, found: Allocation, quality: Quality | None = None, **more: Any) -> None:
+        """PSNR of a plan on the held-out cases, and the metric that it was made for, if it is asked for; published."""
         if not any(part in name for part in self.only):
             return
         start = time.perf_counter()
@@ -111,14 +116,24 @@ class Study:
             "density": found.density,
             "psnr": float(values.mean()),
             "psnr_p5": float(values.quantile(0.05)),
-            "kept": float((values >= asked).float().mean()),
             "mse": float((made - self.dense).square().mean()),
             "predicted_error": found.error,
             "predicted_ms": found.seconds * 1e3,
             **more,
         }
+        if quality is not None:
+            delivered = torch.tensor(quality.of(made, self.dense))
+            row |= {
+                "metric": quality.metric,
+                "asked": quality.asked,
+                "delivered": float(delivered.mean()),
+                "delivered_p5": float(delivered.quantile(0.05)),
+                "kept": float((delivered >= quality.asked).float().mean()),
+            }
         self.rows.append(row)
         print(f"{time.perf_counter() - start:.1f} s {row}", flush=True)
+        correlation = spearman([row["predicted_error"] for row in self.rows], [row["mse"] for row in self.rows])
+        publish(self.results, self.rows, self.out, **self.facts, rank_correlation=correlation)
 
 
 def main() -> None:
@@ -130,11 +145,13 @@ def main() -> None:
     parser.add_argument("--parts", default="baselines,match,curve,alone,budgets")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--calibration", type=int, default=24, help="calibration cases")
+    parser.add_argument("--calibration", type=int, default=24, help="calibration prompts")
+    parser.add_argument("--cases", type=int, help="calibration cases, where they are not one of each prompt")
     parser.add_argument("--held", type=int, default=64, help="held-out cases")
     parser.add_argument("--size", type=int, help="side in pixels, in place of the model's own")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of the plans to measure")
-    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="PSNR in dB")
+    parser.add_argument("--metric", choices=sorted(BUDGETS), default="psnr", help="what budgets are of")
+    parser.add_argument("--budgets", nargs="+", type=float, help="in dB, or SSIM")
     parser.add_argument("--label", default="", help="what the file of results is called after the model")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -152,24 +169,20 @@ def main() -> None:
     target = resolve_target("h100", model)
     start = time.perf_counter()
     gains = measured_gains(evidence, target, study.dense_calibration, study.calibrate, print)
-    facts = {
+    study.facts = {
         "sampling_s": study.seconds,
         "record_s": record,
         "gains_s": time.perf_counter() - start,
         "gains": gains,
         "ranges": [end for end, _, _ in evidence.ranges(3)],
     }
-    print(facts, flush=True)
+    print(study.facts, flush=True)
     allocator = Allocator(evidence, target, gains)
     known = {str(pattern) for patterns in allocator.patterns for pattern in patterns}
     named = {name: str(parse_pattern(text)) for name, text in UNIFORM[options.model].items()}
     uniform = {name: allocator.uniform(pattern) for name, pattern in named.items() if pattern in known}
     for part in options.parts.split(","):
         PARTS[part](study, evidence, target, allocator, uniform)
-        correlation = spearman([row["predicted_error"] for row in study.rows], [row["mse"] for row in study.rows])
-        publish(
-            f"pareto-{options.model}{options.label}", study.rows, options.out, **facts, rank_correlation=correlation
-        )
 
 
 def baselines(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: dict[str, Allocation]) -> None:
@@ -245,13 +258,13 @@ def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocat
             seen[patterns] = study.calibrate(plan)
         return seen[patterns]
 
-    for asked in study.budgets:
-        quality, start = Quality(psnr=asked), time.perf_counter()
+    for quality in study.budgets:
+        start = time.perf_counter()
         plan = certify(evidence, target, quality, cases, study.dense_calibration, calibrate, "bench", "", note=print)
         taken = time.perf_counter() - start
         assert plan.certificate is not None
         found = allocator.predicted(plan)
-        study.measure(f"asked {asked:g} dB", found, asked=asked, promised=plan.certificate.bound, tuning_s=taken)
+        study.measure(f"asked {quality}", found, quality, promised=plan.certificate.bound, tuning_s=taken)
 
 
 PARTS: dict[str, Callable[..., None]] = {
@@ -269,7 +282,8 @@ def draw(model: str, folder: Path) -> None:
 
     paths = sorted(folder.glob(f"pareto-{model}*.json"))
     rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
-    asked = [row for row in rows if row["run"].startswith("asked")]
+    asked = {metric: [row for row in rows if row.get("metric") == metric] for metric in BUDGETS}
+    asked = {metric: sorted(found, key=lambda row: row["asked"]) for metric, found in asked.items() if found}
     ours = [row for row in rows if row["run"].startswith("ours at")]
     kinds = {
         "ours": sorted(ours, key=lambda row: row["density"]),
@@ -279,21 +293,22 @@ def draw(model: str, folder: Path) -> None:
         ],
         "uniform with means of far groups": [row for row in rows if row["run"].endswith("far")],
     }
-    figure = Figure(figsize=(12 if asked else 7, 5), layout="constrained")
-    plot, *budgets = np.atleast_1d(figure.subplots(1, 2 if asked else 1))
+    figure = Figure(figsize=(7 + 5 * len(asked), 5), layout="constrained")
+    plot, *budgets = np.atleast_1d(figure.subplots(1, 1 + len(asked)))
     for (label, points), marker in zip(kinds.items(), "oDs^", strict=True):
         line = "solid" if label == "ours" else "none"
         plot.plot(
             [row["density"] for row in points], [row["psnr"] for row in points], marker=marker, ls=line, label=label
         )
     plot.set(xlabel="density of attention", ylabel="PSNR against dense, dB, mean of held-out cases", title=model)
-    for axes in budgets:
-        levels = [float(row["run"].split()[1]) for row in asked]
+    for axes, (metric, found) in zip(budgets, asked.items(), strict=True):
+        levels = [row["asked"] for row in found]
         axes.plot(levels, levels, color="gray", label="asked")
-        axes.plot(levels, [row["psnr_p5"] for row in asked], "o-", label="5th percentile of held-out cases")
-        axes.plot(levels, [row["psnr"] for row in asked], "s-", label="mean of held-out cases")
-        axes.plot(levels, [row["promised"] for row in asked], "x", label="promised: 95 % of cases keep it")
-        axes.set(xlabel="PSNR asked, dB", ylabel="PSNR delivered, dB", title="budgets")
+        axes.plot(levels, [row["delivered_p5"] for row in found], "o-", label="5th percentile of held-out cases")
+        axes.plot(levels, [row["delivered"] for row in found], "s-", label="mean of held-out cases")
+        axes.plot(levels, [row["promised"] for row in found], "x", label="promised: 95 % of cases keep it")
+        name = f"{metric.upper()}{', dB' if metric == 'psnr' else ''}"
+        axes.set(xlabel=f"{name} asked", ylabel=f"{name} delivered", title="budgets")
     for axes in (plot, *budgets):
         axes.grid(alpha=0.3)
         axes.legend()
