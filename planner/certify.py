@@ -27,6 +27,9 @@ Note = Callable[[str], None]
 TRIES = 8
 """Plans that are measured at most, after those that measure the gains."""
 
+FIRST_STEP = 0.1
+"""By how much of a nat the allowed error is moved at least, at first."""
+
 CLOSE = {"psnr": 0.3, "ssim": 0.003}
 """How near above what is asked the bound of a plan has to be for the search to end."""
 
@@ -86,7 +89,7 @@ def certify(
     best: tuple[float, Plan] | None = None
     error, fastest = _first_error(quality, allocator), allocator.within(Budget(error=math.inf)).seconds
     passing, failing = None, None
-    for _ in range(TRIES):
+    for number in range(TRIES):
         found = allocator.within(Budget(error=error))
         certificate = measure(found)
         point = math.log(max(error, 1e-30)), certificate.bound - quality.asked
@@ -98,7 +101,7 @@ def certify(
                 break
         else:
             failing = point if failing is None or point[0] < failing[0] else failing
-        step = _next(quality, passing, failing)
+        step = _next(quality, passing, failing, number)
         if step is None:
             break
         error = math.exp(step)
@@ -118,17 +121,21 @@ def _first_error(quality: Quality, allocator: Allocator) -> float:
     return allocator.within(Budget(error=math.inf)).error / 10
 
 
-def _next(quality: Quality, passing: tuple[float, float] | None, failing: tuple[float, float] | None) -> float | None:
+def _next(
+    quality: Quality, passing: tuple[float, float] | None, failing: tuple[float, float] | None, number: int
+) -> float | None:
     """The logarithm of the next error to allow: between the two, or outwards where there is one; None at the end.
 
-    Both as (logarithm of the error, how far the bound was above what is asked).
+    Both as (logarithm of the error, how far the bound was above what is asked). Outwards each step is at least twice
+    the one before: a case that goes another way early on stays far off until errors are much smaller.
     """
     if passing is None or failing is None:
         known = passing or failing
         assert known is not None
+        least = math.log(4) if quality.metric == "ssim" else FIRST_STEP * 2**number
         if quality.metric == "psnr" and math.isfinite(known[1]):  # a decibel of error is a decibel of PSNR
-            return known[0] + (known[1] - CLOSE["psnr"] / 2) * math.log(10) / 10
-        return known[0] + (math.log(4) if passing is not None else -math.log(4))
+            least = max(least, abs(known[1] - CLOSE["psnr"] / 2) * math.log(10) / 10)
+        return known[0] + (least if passing is not None else -least)
     (low, above), (high, below) = passing, failing
     if high - low < 0.02:
         return None
