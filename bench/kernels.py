@@ -2,6 +2,7 @@
 
     python -m bench.kernels                       every shape and peer that is installed
     python -m bench.kernels --only flux2048 --rounds 5
+    python -m bench.kernels --only 8x8- --configs "triton{m=64,n=64,warps=4,stages=3}"      ours in other configs too
 
 Peers: cuDNN's dense attention, FlexAttention with a prebuilt block mask, FlashAttention 4 with block-sparse lists
 (`flash-attn-4`), and the dense pattern in our own kernel. Ours reads the model's own order, heads beside channels, and
@@ -29,10 +30,13 @@ import torch
 import torch.nn.functional as F
 
 from bench.protocol import RESULTS, publish
+from codegen.config import KernelConfig
 from planner.density import attended_pairs
 from planner.layout import TokenLayout
 from planner.pattern import Pattern, parse_pattern
+from runtime.cache import build
 from runtime.kernels import attention, kernel_for
+from runtime.launch import Kernel
 from runtime.measure import device_seconds
 
 HOT_MILLISECONDS = 50
@@ -93,6 +97,14 @@ def heads_last(case: Case, tokens: int) -> tuple[torch.Tensor, ...]:
 def ours(case: Case) -> Run:
     q, k, v = heads_last(case, case.tokens)
     return lambda: attention(q, k, v, case.layout, case.pattern)
+
+
+def ours_as(case: Case, config: KernelConfig) -> Run:
+    q, k, v = heads_last(case, case.tokens)
+    problem = kernel_for(q, k, v, case.layout, case.pattern).emitted.spec.problem
+    made = build(problem.with_config(config))
+    kernel, out = Kernel(made.emitted, made.binary, q.device), torch.empty_like(q)
+    return lambda: kernel(q, k, v, out, case.head_dim**-0.5)
 
 
 def ours_dense(case: Case) -> Run:
@@ -259,8 +271,9 @@ def matrix_product() -> float:
     return 2 * 8192**3 / statistics.median(milliseconds(lambda: a @ b, 10) for _ in range(5)) / 1e9
 
 
-def build_peers(case: Case, wanted: list[str]) -> dict[str, Run]:
+def build_peers(case: Case, wanted: list[str], configs: list[str]) -> dict[str, Run]:
     runs = {"ours": ours(case)}
+    runs |= {f"ours as {config}": ours_as(case, KernelConfig.parse(config)) for config in configs}
     for name in wanted:
         if name == "fa4" and importlib.util.find_spec("flash_attn") is None:
             continue
@@ -281,6 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cases whose names contain one of these, with commas between")
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers, with commas between")
+    parser.add_argument("--configs", nargs="+", default=[], help="kernel configs to time ours in as well")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1e9, help="start no case after so many seconds")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
@@ -294,7 +308,7 @@ def main() -> None:
         if time.monotonic() - start > options.seconds:
             print(f"{case.name}: no time left", flush=True)
             continue
-        runs = build_peers(case, peers)
+        runs = build_peers(case, peers, options.configs)
         rows.append(measure(case, runs, options.rounds, cool=True))
         print(rows[-1], flush=True)
         del runs

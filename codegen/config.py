@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from codegen.tiles import pair_axis, tile_programs
 from planner.errors import BadSpelling, NoKernel, times
 
 if TYPE_CHECKING:
     from codegen.spec import Problem
 
-Body = Literal["sm90", "triton", "means"]
-"""``sm90``: warp-specialised Gluon for Hopper. ``triton``: one loop a region, which runs everywhere. ``means``: the
-means of groups, block_n tokens at a time.
+Body = Literal["sm90", "pairs", "triton", "means"]
+"""``sm90``: warp-specialised Gluon for Hopper. ``pairs``: the same, for groups of 64 tokens: each of its two warpgroups
+has a group. ``triton``: one loop a region, which runs everywhere. ``means``: the means of groups, block_n tokens at a
+time.
 """
+
+HOPPER = ("sm90", "pairs")
+"""The bodies that run on SM90 alone."""
 
 EXAMPLE = "triton{m=128,n=64,warps=8,stages=3}"
 
@@ -68,7 +73,7 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
         return f"nothing is known of compute capability {problem.arch}"
     if problem.only_means != (config.body == "means"):
         return f"a kernel with the body {config.body} computes {'attention' if problem.only_means else 'means'}"
-    reason = _why_not_sm90(config, problem) if config.body == "sm90" else _why_not_together(config, problem)
+    reason = _why_not_sm90(config, problem) if config.body in HOPPER else _why_not_together(config, problem)
     needed, given = _shared_bytes(config, problem), SHARED_KIB[problem.arch] * 1024
     if reason is None and needed > given:
         return f"it needs {needed} bytes of shared memory and SM{problem.arch} has {given}"
@@ -87,6 +92,7 @@ def candidates(problem: Problem) -> Iterator[KernelConfig]:
     wide = problem.head_block > 64
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
     found = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
+    found += [KernelConfig("pairs", 128, 64, 4, 4), KernelConfig("pairs", 128, 128, 4, 2 if wide else 4)]
     held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
     for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
@@ -123,7 +129,7 @@ def _shared_bytes(config: KernelConfig, problem: Problem) -> int:
     if problem.only_means:
         return 0
     width = 4 if problem.dtype in ("float32", "tf32") else 2
-    rows = 2 * config.stages * config.block_n + (3 if config.body == "sm90" else 1) * config.block_m
+    rows = 2 * config.stages * config.block_n + (3 if config.body in HOPPER else 1) * config.block_m
     return rows * problem.head_block * width * (3 if problem.dtype == "float32" else 2) // 2 + 1024
 
 
@@ -138,7 +144,23 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
         return "it has tiles of 128 queries and 64 or 128 keys"
     if config.stages & (config.stages - 1):
         return "its stages are a power of two"
+    if config.body == "pairs":
+        return _why_not_paired(config, problem)
     for pattern, tiles in zip(problem.patterns, problem.query_tiles(config.block_m), strict=True):
         if not tiles.holds_whole_boxes:
             return f"groups of {times(pattern.group)} are not made of whole boxes of 128 tokens"
+    return None
+
+
+def _why_not_paired(config: KernelConfig, problem: Problem) -> str | None:
+    axes = {pair_axis(problem.token_layout, pattern, config.block_m) for pattern in problem.grouped}
+    groups = " and ".join(sorted({times(pattern.group) for pattern in problem.grouped})) or "no tokens"
+    if len(axes) != 1 or None in axes or len({pattern.group for pattern in problem.grouped}) != 1:
+        return f"groups of {groups} do not make pairs of {config.block_m} tokens in one way"
+    programs = tile_programs(
+        problem.token_layout, problem.patterns, problem.keys, config.block_m, config.block_n, paired=True
+    )
+    for pattern, program in zip(problem.patterns, programs, strict=True):
+        if not program.pairs_share_evenly:
+            return f"two groups side by side share no keys of {pattern}, or read unequal numbers of tiles alone"
     return None

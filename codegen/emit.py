@@ -12,7 +12,12 @@ from codegen.emitted import Emitted
 from codegen.spec import KernelSpec
 from planner.errors import NoKernel
 
-_BODIES: dict[Body, Callable[[KernelSpec], Emitted]] = {"sm90": emit_sm90, "triton": emit_triton, "means": emit_means}
+_BODIES: dict[Body, Callable[[KernelSpec], Emitted]] = {
+    "sm90": emit_sm90,
+    "pairs": emit_sm90,
+    "triton": emit_triton,
+    "means": emit_means,
+}
 
 
 def emit(spec: KernelSpec) -> Emitted:

@@ -54,6 +54,11 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     several = len(spec.programs) > 1
     read = [each.tiles_read for each in spec.programs]
     mine = ["which"] * several + coords
+    paired = config.body == "pairs"
+    readers = [mine if means else []]
+    if paired and means:
+        axis = halves(program.queries.box)[1]
+        readers = [[f"2 * {name} + {half}" if name == coords[axis] else name for name in mine] for half in range(2)]
     source = render(
         "sm90.py.jinja",
         title=f"Attention {spec.pattern} over {spec.layout}, for SM90.",
@@ -75,7 +80,10 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         c_args="".join(f"{name}, " for name in mine),
         group_of=indented(_group_of(spec.programs)),
         tiles_vary=any(each.free_symbols for each in read),
-        tiles_read=indented(_tiles_read(read)),
+        tiles_read=indented(_counted(read)),
+        paired=paired,
+        lone_vary=any(each.lone_tiles.free_symbols for each in spec.programs),
+        lone_tiles=indented(_counted([each.lone_tiles for each in spec.programs])),
         mean_tiles=indented(by_pattern([_mean_tiles(spec, each) for each in spec.programs])),
         means=bool(means),
         visible_takes="".join(f", {name}" for name in mine) if means else "",
@@ -103,8 +111,11 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         next_x_args=", ".join(f"next_{name}" for name in x),
         located=", ".join(["view", *x, *["note"] * noted]),
         located_next=", ".join(f"next_{name}" for name in ["view", *x, *["note"] * noted]),
-        visible_args=_visible_args(spec, "", x, mine if means else []),
-        visible_next_args=_visible_args(spec, "next_", x, mine if means else []),
+        words_first=_words(spec, "", x, readers),
+        words_next=_words(spec, "next_", x, readers),
+        leave_words=_leave_words(len(readers)),
+        note_sets=len(readers),
+        note_at="k_at" if len(readers) == 1 else "(k_at * 2 + half)",
         load_queries=indented(_move_queries(spec, q_views, half_box, load=True)),
         store_output=indented(_move_queries(spec, o_views, half_box, load=False)),
         store_lse=indented(_store_lse(spec, half_box)),
@@ -158,7 +169,8 @@ def _group_of(programs: Sequence[TileProgram]) -> Iterator[str]:
     yield f"return {', '.join(names)}"
 
 
-def _tiles_read(counts: Sequence[sympy.Expr]) -> Iterator[str]:
+def _counted(counts: Sequence[sympy.Expr]) -> Iterator[str]:
+    """A number for each pattern, in the coordinates of the group, or of the pair."""
     edges = [Names([count], "edge") for count in counts]
     spelled = [names.source_of(count) for names, count in zip(edges, counts, strict=True)]
     if len(counts) == 1:
@@ -174,9 +186,20 @@ def _mean_tiles(spec: KernelSpec, program: TileProgram) -> list[str]:
     return [f"count = {program.mean_tiles}", f"first = {first}"]
 
 
-def _visible_args(spec: KernelSpec, prefix: str, x: Sequence[str], mine: Sequence[str]) -> str:
-    places = [f"{prefix}{name}" for name in x] if spec.key_mask or mine else []
-    return ", ".join([f"{prefix}note", *mine, *places, *["mask"] * spec.key_mask])
+def _words(spec: KernelSpec, prefix: str, x: Sequence[str], readers: Sequence[Sequence[str]]) -> list[str]:
+    """What the producer notes of a key tile, for each of the groups that read it and differ in what they see."""
+    lines = list[str]()
+    for number, mine in enumerate(readers):
+        places = [f"{prefix}{name}" for name in x] if spec.key_mask or mine else []
+        args = ", ".join([f"{prefix}note", *mine, *places, *["mask"] * spec.key_mask])
+        lines.append(f"words{number or ''} = visible_words({args})")
+    return lines
+
+
+def _leave_words(readers: int) -> list[str]:
+    if readers == 1:
+        return ["notes.index(stage).store(words)"]
+    return ["notes.index(stage * 2).store(words)", "notes.index(stage * 2 + 1).store(words1)"]
 
 
 def _query_views(letter: str, half_box: tuple[int, ...], spec: KernelSpec) -> list[ViewArgument]:

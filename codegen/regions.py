@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import sympy
@@ -97,6 +97,42 @@ def grid_regions(
             spans.append([Span(n, strides[axis], begin(first), begin(last), axis) for first, last in ranges])
         found += [_joined(layout, product) for product in itertools.product(*spans)]
     return tuple(found)
+
+
+def shared_by_pair(
+    regions: Sequence[Region], axis: int, coord: sympy.Symbol, pairs: int
+) -> tuple[list[Region], list[Region], list[Region]]:
+    """What two groups side by side along an axis read: (both, the first alone, the second alone).
+
+    regions: of one group in its coordinates. Those found are in the coordinates of the pair, whose groups have twice
+    its coordinate along the axis, and one more. Both ends of a region grow with the coordinate.
+    """
+    found: tuple[list[Region], list[Region], list[Region]] = ([], [], [])
+    for region in regions:
+        at = next((at for at, span in enumerate(region.spans) if span.axis == axis), None)
+        if at is None:
+            found[0].append(region)
+            continue
+        span = region.spans[at]
+        (start, stop), (next_start, next_stop) = (
+            [sympy.sympify(end).subs(coord, 2 * coord + second) for end in (span.start, span.stop)]
+            for second in range(2)
+        )
+        low, high = _sorted(next_start, stop, coord, pairs)
+        ranges = (next_start, high), (start, low), (high, next_stop)
+        for which, (begin, end) in zip(found, ranges, strict=True):
+            part = replace(span, start=begin, stop=end)
+            which.append(replace(region, spans=(*region.spans[:at], part, *region.spans[at + 1 :])))
+    return found
+
+
+def _sorted(a: sympy.Expr, b: sympy.Expr, coord: sympy.Symbol, count: int) -> tuple[sympy.Expr, sympy.Expr]:
+    """The lesser and the greater of two expressions, for each value of a coordinate."""
+    difference = sympy.lambdify(coord, b - a, "math")
+    signs = [difference(c) for c in range(count)]
+    if min(signs) >= 0:
+        return a, b
+    return (b, a) if max(signs) <= 0 else (sympy.Min(a, b), sympy.Max(a, b))
 
 
 def _begin(group: Number, c: Number, G: int, g: int, n: int, lead: int, arithmetic: Arithmetic) -> Number:

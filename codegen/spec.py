@@ -113,7 +113,7 @@ class Problem:
         return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
 
     def query_tiles(self, block_m: int) -> tuple[QueryTiles, ...]:
-        """The query tiles of each pattern."""
+        """The query tiles of each pattern, where a tile is of one group."""
         return query_tiles(self.token_layout, self.patterns, block_m)
 
     def with_config(self, config: KernelConfig) -> KernelSpec:
@@ -154,8 +154,9 @@ class KernelSpec(Problem):
     @cached_property
     def programs(self) -> tuple[TileProgram, ...]:
         """What the kernel does, tile by tile, for each pattern."""
-        config = self.config
-        return tile_programs(self.token_layout, self.patterns, self.keys, config.block_m, config.block_n)
+        config, layout = self.config, self.token_layout
+        paired = config.body == "pairs"
+        return tile_programs(layout, self.patterns, self.keys, config.block_m, config.block_n, paired)
 
     @property
     def program(self) -> TileProgram:

@@ -1,6 +1,7 @@
 """Tiles: the boxes of tokens that a kernel handles at once, in closed form.
 
-A query tile is a box of one group's tokens. It reads the regions of its group, each cut into boxes of one shape. A box
+A query tile is a box of one group's tokens, or of two groups' that lie side by side: a pair. It reads the regions of
+its group, each cut into boxes of one shape; of a pair first what both groups read, then what either reads alone. A box
 is a power of two along every axis, so that a column of a tile finds its token by shifts, and so that the copy engine of
 SM90 and later can fetch it from where the model has it. Only the last box along an axis can hold tokens outside its
 region: it is the only one whose columns are masked.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,7 @@ from typing import Any
 import sympy
 
 from codegen.printing import quotient
-from codegen.regions import Region, Span, global_regions, regions, whole
+from codegen.regions import Region, Span, global_regions, regions, shared_by_pair, whole
 from planner.arithmetic import SYMBOLS
 from planner.axis_set import Range
 from planner.errors import times
@@ -255,8 +257,10 @@ class QueryTiles:
 class TileProgram:
     """All that a kernel does: which query tiles there are, and which key tiles each of them reads.
 
-    coords: symbols of a query tile's group coordinates. keys: what such a tile reads, in order. means: what it reads
-    after that, of the groups that it does not read.
+    coords: symbols of a query tile's group coordinates, of its pair's where there are pairs. keys: what such a tile
+    reads, in order; of a pair first what both groups read, then what the first reads alone, then what the second does,
+    which is as much. lone: what each of the two reads alone. means: what a tile reads after that, of the groups that it
+    does not read.
     global_runs: (first token, tokens) of the runs whose queries read ``everything``.
     """
 
@@ -268,6 +272,7 @@ class TileProgram:
     block_m: int
     block_n: int
     means: MeanTiles | None = None
+    lone: tuple[tuple[KeyTiles, ...], ...] = ((), ())
 
     @cached_property
     def tiles_read(self) -> sympy.Expr:
@@ -281,8 +286,25 @@ class TileProgram:
 
     @property
     def average_tiles_read(self) -> float:
-        """Key tiles that a query tile reads on average over the groups of the grid."""
-        return sum(tiles.mean_count for tiles in self.keys) + self.mean_tiles
+        """Key tiles that a row of a query tile reads on average over the groups of the grid."""
+        lone = sum(tiles.mean_count for tiles in self.lone[0])
+        return sum(tiles.mean_count for tiles in self.keys) - lone + self.mean_tiles
+
+    @cached_property
+    def lone_tiles(self) -> sympy.Expr:
+        """Key tiles that each group of a pair reads alone."""
+        return sympy.Add(*(tiles.count for tiles in self.lone[0]))
+
+    @property
+    def pairs_share_evenly(self) -> bool:
+        """Whether the groups of every pair have keys in common, and read equally many tiles alone."""
+        if not any(self.lone):
+            return True
+        first, second = (sympy.Add(*(tiles.count for tiles in kind)) for kind in self.lone)
+        shared = self.tiles_read - self.mean_tiles - first - second
+        at = sympy.lambdify(self.coords, (shared, first, second), [{"Quotient": operator.floordiv}, "math"])
+        found = (at(*coords) for coords in itertools.product(*map(range, self.keys[0].groups)))
+        return all(both > 0 and one == other for both, one, other in found)
 
     @property
     def row_blocks(self) -> tuple[int, ...]:
@@ -291,37 +313,62 @@ class TileProgram:
 
 
 def tile_programs(
-    layout: TokenLayout, patterns: Sequence[Pattern], keys: int, block_m: int, block_n: int
+    layout: TokenLayout, patterns: Sequence[Pattern], keys: int, block_m: int, block_n: int, paired: bool = False
 ) -> tuple[TileProgram, ...]:
     """Cut a site into tiles of ``block_m`` queries and ``block_n`` keys, both powers of two, for each of some patterns.
 
     The query tiles of all patterns are the same boxes. keys: length of the key sequence; other than the layout's only
-    where there is nothing but dense attention.
+    where there is nothing but dense attention. paired: whether a query tile holds a pair of groups (see ``pair_axis``).
     """
-    queries = query_tiles(layout, patterns, block_m)
+    queries = query_tiles(layout, patterns, block_m, paired)
     if all(isinstance(pattern, Dense) for pattern in patterns):
         every = KeyTiles(Region(0, (Span(keys, 1, 0, keys, None),)), (block_n,))
         return tuple(TileProgram((), tiles, (every,), (), every, block_m, block_n) for tiles in queries)
     return tuple(
-        _tile_program(layout, pattern, tiles, block_m, block_n)
+        _tile_program(layout, pattern, tiles, block_m, block_n, paired)
         for pattern, tiles in zip(patterns, queries, strict=True)
     )
 
 
-def query_tiles(layout: TokenLayout, patterns: Sequence[Pattern], block_m: int) -> tuple[QueryTiles, ...]:
-    """The query tiles of some patterns, all of which are the same boxes."""
+def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None:
+    """The axis along which two groups make a query tile, one half each; None where they cannot.
+
+    Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis,
+    which is the one that the tile is halved along.
+    """
+    sides = pattern.group
+    if math.prod(sides) * 2 != block_m or any(side & (side - 1) for side in sides) or any(pattern.lead):
+        return None
+    counts = pattern.grid(layout.grid.sizes).counts
+    axes = (axis for axis, count in enumerate(counts) if count % 2 == 0 and halves(_paired(sides, axis))[1] == axis)
+    return next(axes, None)
+
+
+def _paired(sizes: Sequence[int], axis: int) -> tuple[int, ...]:
+    """Sizes of a pair along each axis, given those of a group."""
+    return (*sizes[:axis], sizes[axis] * 2, *sizes[axis + 1 :])
+
+
+def query_tiles(
+    layout: TokenLayout, patterns: Sequence[Pattern], block_m: int, paired: bool = False
+) -> tuple[QueryTiles, ...]:
+    """The query tiles of some patterns, all of which are the same boxes; paired: each holds a pair of groups."""
     grouped = [pattern for pattern in patterns if not isinstance(pattern, Dense)]
     if not grouped:
         return (QueryTiles(View(0, ((layout.tokens, 1),)), (block_m,), (block_m,), (0,)),) * len(patterns)
     sizes, lead = layout.grid.sizes, grouped[0].lead
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     view = View(layout.grid_start, tuple(zip(sizes, strides, strict=True)))
-    box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), lead, block_m)
-    return tuple(QueryTiles(view, box, pattern.group or grouped[0].group, lead) for pattern in patterns)
+    groups = {pattern: pattern.group for pattern in grouped}
+    if paired:
+        axes = {pattern: pair_axis(layout, pattern, block_m) for pattern in grouped}
+        groups = {pattern: _paired(pattern.group, axis) for pattern, axis in axes.items() if axis is not None}
+    box = _query_box(sizes, list(dict.fromkeys(groups.values())), lead, block_m)
+    return tuple(QueryTiles(view, box, groups.get(pattern, groups[grouped[0]]), lead) for pattern in patterns)
 
 
 def _tile_program(
-    layout: TokenLayout, pattern: Pattern, queries: QueryTiles, block_m: int, block_n: int
+    layout: TokenLayout, pattern: Pattern, queries: QueryTiles, block_m: int, block_n: int, paired: bool
 ) -> TileProgram:
     every, sizes = KeyTiles(whole(layout), (block_n,)), layout.grid.sizes
     runs = tuple((span.start, span.stop - span.start) for region in global_regions(layout) for span in region.spans)
@@ -329,15 +376,20 @@ def _tile_program(
     if isinstance(pattern, Dense):
         return TileProgram(coords, queries, (every,), runs, every, block_m, block_n)
     groups = pattern.grid(sizes).verify().counts
-    read = regions(layout, pattern, coords, SYMBOLS)
+    kinds: tuple[Sequence[Region], ...] = (regions(layout, pattern, coords, SYMBOLS), (), ())
+    if paired:
+        axis = halves(queries.box)[1]
+        groups = (*groups[:axis], groups[axis] // 2, *groups[axis + 1 :])
+        kinds = shared_by_pair(kinds[0], axis, coords[axis], groups[axis])
+    read = list(itertools.chain(*kinds))
     alike = {
         axes: [region for region in read if region.view[1] == axes] for axes in {region.view[1] for region in read}
     }
     boxes = {axes: _key_box(members, groups, block_n) for axes, members in alike.items()}
-    cut = (KeyTiles(region, boxes[region.view[1]], groups) for region in read)
-    keys_read = tuple(tiles for tiles in cut if tiles.mean_count)  # some are empty for every group
-    means = MeanTiles(pattern, groups, block_n) if pattern.far else None
-    return TileProgram(coords, queries, keys_read, runs, every, block_m, block_n, means)
+    cut = [[KeyTiles(region, boxes[region.view[1]], groups) for region in kind] for kind in kinds]
+    both, lone, others = (tuple(tiles for tiles in kind if tiles.mean_count) for kind in cut)  # some are always empty
+    means = MeanTiles(pattern, pattern.grid(sizes).counts, block_n) if pattern.far else None
+    return TileProgram(coords, queries, (*both, *lone, *others), runs, every, block_m, block_n, means, (lone, others))
 
 
 def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:

@@ -16,6 +16,7 @@ from triton.compiler import compile as triton_compile
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
+from codegen.config import HOPPER
 from codegen.emitted import Emitted, ViewArgument
 from runtime.binary import Binary
 
@@ -35,7 +36,7 @@ def compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
 
     folder: where Triton may leave what it makes on the way.
     """
-    is_gluon = emitted.spec.config.body == "sm90"
+    is_gluon = emitted.spec.config.body in HOPPER
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
     source_type = GluonASTSource if is_gluon else ASTSource

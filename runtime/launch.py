@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from codegen.config import HOPPER
 from codegen.emitted import Emitted, ViewArgument
 from codegen.launches import Serving
 from codegen.tiles import View
@@ -118,7 +119,7 @@ class Kernel:
     def why_not(self, tensor: torch.Tensor) -> str | None:
         """Why the kernel cannot read a tensor as it lies in memory, None if it can."""
         spec = self.emitted.spec
-        return why_not_boxes(tensor, spec.head_block) if spec.config.body == "sm90" else why_not_rows(tensor)
+        return why_not_boxes(tensor, spec.head_block) if spec.config.body in HOPPER else why_not_rows(tensor)
 
     def _table(self, serving: Serving) -> _Table:
         """A table in device memory, written at the first launch; made while a graph is captured it would not be."""

@@ -5,6 +5,7 @@ from codegen.spec import Problem
 from planner.layout import TokenLayout
 
 HOPPER = "sm90{m=128,n=128,warps=4,stages=2}"
+PAIRS = "pairs{m=128,n=64,warps=4,stages=4}"
 WIDE, NARROW = "triton{m=128,n=64,warps=8,stages=2}", "triton{m=64,n=64,warps=4,stages=2}"
 
 MEANS = "means{m=16,n=64,warps=2,stages=1}"
@@ -40,6 +41,16 @@ SPECS = {
         dtype="float16",
     ),
     "hopper_dense": _spec(HOPPER, "n:4608", "dense", head_dim=80),
+    "hopper_pairs": _spec(PAIRS, FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
+    "hopper_pairs_rules": _spec(
+        PAIRS.replace("n=64", "n=128").replace("stages=4", "stages=2"),
+        "t:6 h:45 w:80 | text:250",
+        "crisscross{axes=planes,group=1x8x8}; neighborhood{radius=1,edge=clamp,group=1x8x8,far=mean}; dense",
+        tabled=True,
+        key_mask=True,
+        batch=2,
+        returns_lse=True,
+    ),
     "triton_flux_grat_x": _spec(WIDE, FLUX, "crisscross{axes=lines,group=16x16}", arch=80),
     "triton_flux_grat_b_8x8": _spec(NARROW, FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
     "triton_any_group": _spec(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from oracle import masked_dense
 from strategies import problems
 
+from codegen.config import KernelConfig
 from planner.errors import BadAttentionInput, PlannerError
 from planner.layout import TokenLayout
 from planner.pattern import Dense, parse_pattern
@@ -88,6 +89,35 @@ def test_hopper_body(layout, pattern, head_dim):
     kernel, _ = assert_right(q, k, v, layout, pattern)
     if torch.cuda.get_device_capability() == (9, 0):
         assert kernel.emitted.spec.config.body == "sm90"
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern"),
+    [
+        (FLUX, "crisscross{axes=lines,group=8x8}"),
+        (FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
+        ("h:45 w:45 | text:77", "neighborhood{radius=2,edge=clamp,group=8x8}"),
+        ("h:32 w:70", "neighborhood{radius=1x3,edge=clamp,group=4x16,far=mean}"),
+        ("a:100 | t:6 h:21 w:40 | b:200", "crisscross{axes=planes,group=1x8x8}"),
+        ("n:2048", "neighborhood{radius=2,edge=clamp,group=64}"),
+    ],
+)
+@pytest.mark.parametrize("block_n", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("masked", [False, True])
+def test_pairs_of_groups(layout, pattern, block_n, head_dim, masked, monkeypatch):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("its instructions are those of SM90")
+    config = KernelConfig("pairs", 128, block_n, 4, 4 if block_n == 64 else 2)
+    monkeypatch.setattr("runtime.tuned.tuned_config", lambda problem: None if problem.only_means else config)
+    tokens = TokenLayout.parse(layout).tokens
+    q, k, v = tensors(tokens, batch=2, heads=6, kv_heads=3, head_dim=head_dim)
+    mask = torch.rand(2, 1, 1, tokens, device="cuda") < 0.7 if masked else None
+    monkeypatch.setattr("runtime.kernels._kernels", {})
+    made = [dispatch.attend(q, k, v, layout, pattern, attn_mask=mask, enable_gqa=True) for _ in range(3)]
+    expected, _ = masked_dense(q, k, v, layout, pattern, mask=None if mask is None else mask[:, 0, 0])
+    assert (made[0].double() - expected).norm() / expected.norm() < 4e-3
+    assert all(torch.equal(each, made[0]) for each in made)
 
 
 @pytest.mark.parametrize("head_dim", [72, 80, 88, 96, 256])
