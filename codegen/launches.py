@@ -94,8 +94,9 @@ def _share_tiles(site: Problem, patterns: Sequence[Pattern]) -> bool:
     """Whether one kernel can serve patterns as fast as kernels of their own would."""
     if len(patterns) >= MAX_PATTERNS or len({pattern.lead for pattern in patterns}) > 1:
         return False
-    configs = {choose_config(_problem(site, [pattern])) for pattern in patterns}
-    return len(configs) == 1 and why_not(configs.pop(), _problem(site, patterns)) is None
+    configs = [choose_config(_problem(site, [pattern])) for pattern in patterns]
+    tiles = {(config.body, config.block_m) for config in configs}
+    return len(tiles) == 1 and why_not(configs[0], _problem(site, patterns)) is None
 
 
 def _launch(site: Problem, rules: Rules, kernel: Sequence[Pattern], serves_dense: bool) -> Launch:

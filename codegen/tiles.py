@@ -14,7 +14,7 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy
@@ -295,7 +295,7 @@ class TileProgram:
         """Key tiles that each group of a pair reads alone."""
         return sympy.Add(*(tiles.count for tiles in self.lone[0]))
 
-    @property
+    @cached_property
     def pairs_share_evenly(self) -> bool:
         """Whether the groups of every pair have keys in common, and read equally many tiles alone."""
         if not any(self.lone):
@@ -367,6 +367,7 @@ def query_tiles(
     return tuple(QueryTiles(view, box, groups.get(pattern, groups[grouped[0]]), lead) for pattern in patterns)
 
 
+@lru_cache(maxsize=1024)
 def _tile_program(
     layout: TokenLayout, pattern: Pattern, queries: QueryTiles, block_m: int, block_n: int, paired: bool
 ) -> TileProgram:

@@ -46,8 +46,7 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
         return dense_seconds(site, target)
     global_pairs = layout.global_tokens * layout.tokens
     grouped = attention_flops(site, attended_pairs(pattern, layout) - global_pairs)
-    small = target.small_groups if math.prod(pattern.group) < SMALL_GROUP else 1
-    cost = grouped / (target.sparse_attention * small) / _tile_use(pattern)
+    cost = grouped / (target.sparse_attention * _group_share(pattern, target)) / _tile_use(pattern)
     cost += attention_flops(site, global_pairs) / target.dense_attention
     seconds = _roofline(site, target, cost)
     if not target.raster_order:
@@ -118,6 +117,14 @@ def _bytes(site: AttentionSite) -> int:
     """Bytes of queries, keys, values and output."""
     elements = site.batch * site.head_dim * 2 * (site.heads * site.queries + site.kv_heads * site.keys)
     return elements * getattr(torch, site.dtype).itemsize
+
+
+def _group_share(pattern: Pattern, target: Target) -> float:
+    """What a pattern's groups leave of the rate: those of 64 tokens can share a query tile two by two."""
+    tokens = math.prod(pattern.group)
+    if tokens >= SMALL_GROUP:
+        return 1.0
+    return target.groups_of_64 if tokens == TILE else target.small_groups
 
 
 def _tile_use(pattern: Pattern) -> float:
