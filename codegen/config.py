@@ -155,7 +155,8 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
 def _paired_configs(problem: Problem) -> list[KernelConfig]:
     """Both sizes of key tile; the smaller first where the larger would multiply over a tenth more keys.
 
-    So measured on an H100: criss-cross of 8x8 is 1 to 6 % faster with 128 keys, GRAT-B up to 7 % with 64.
+    So measured on an H100: criss-cross of 8x8 is 1 to 6 % faster with 128 keys, GRAT-B up to 7 % with 64. A kernel of
+    several patterns takes longer to find a tile, and is faster the fewer there are (bench/RESULTS.md, kernels).
     """
     wide = problem.head_block > 64
     small, large = KernelConfig("pairs", 128, 64, 4, 4), KernelConfig("pairs", 128, 128, 4, 2 if wide else 4)
@@ -165,7 +166,8 @@ def _paired_configs(problem: Problem) -> list[KernelConfig]:
         config.block_n * sum(program.average_tiles_read for program in problem.with_config(config).programs)
         for config in (small, large)
     )
-    return [small, large] if of_large > 1.1 * of_small else [large, small]
+    wasteful = of_large > 1.1 * of_small and len(problem.patterns) == 1
+    return [small, large] if wasteful else [large, small]
 
 
 def _why_not_paired(config: KernelConfig, problem: Problem) -> str | None:

@@ -111,7 +111,7 @@ def kernels(draw, body, several=False):
     return spec, {slot: draw(st.integers(0, len(spelled) - 1)) for slot in slots} if several else None
 
 
-quickly = settings(max_examples=10, phases=[Phase.explicit, Phase.generate])  # shrinking would wait for each deadlock
+quickly = settings(max_examples=4, phases=[Phase.explicit, Phase.generate])  # shrinking would wait for each deadlock
 
 
 @quickly
