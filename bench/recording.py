@@ -4,7 +4,7 @@
     python -m bench.recording flux.1-dev --size 4096x4096 --steps 2 --scores-only      memory; not the probes
 
 Sampling is a loop of the model's own calls at falling noise levels, dense, by diffusers' eager code. Recording is
-planner.record with its defaults around the same loop. The model is called once before, so that libraries have chosen
+planner.record, told how many calls there will be, around the same loop. The model is called once before, so that libraries have chosen
 their kernels; ours are compiled within the first recording, not in the second, asked for by --again. Memory is the most
 that PyTorch has held.
 """
@@ -16,6 +16,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def main() -> None:
 
     def record() -> None:
         with contextlib.suppress(_BrokenOff):
-            planner.record(model, lambda twin: sample(twin, breaks=given.scores_only), path=path)
+            watched = partial(sample, breaks=given.scores_only)
+            planner.record(model, watched, path=path, sampler_calls=given.steps)
 
     with torch.no_grad():
         model(**inputs)

@@ -86,6 +86,7 @@ def record(
     *,
     path: str | os.PathLike[str] | None = None,
     calls: int = 6,
+    sampler_calls: int | None = None,
     queries: int = 256,
     layout: str | None = None,
     noise: str | None = None,
@@ -95,16 +96,20 @@ def record(
     sample: runs the sampler with a given model in the place of this one, ``lambda model: pipeline(model, prompts)``;
     its calls must all have the same input shapes. path: where the evidence is kept as it grows; a recording that was
     broken off goes on from there. calls: at least so many of the sampler's calls are looked at, where it makes as many.
+    sampler_calls: how many it makes, if that is known; else up to three times as many are looked at as are kept.
     queries: drawn of each site's grid. layout, noise: as in planner.Options.
     Raises CannotCapture, NoNoiseLevel, LayoutMismatch, NothingRecorded and BadEvidence.
     """
     from runtime.record import record_evidence
 
-    if calls < 1 or queries < 1:
-        raise BadOption("calls, queries", (calls, queries), "numbers of at least 1")
+    if min(calls, queries, 1 if sampler_calls is None else sampler_calls) < 1:
+        asked = (calls, sampler_calls, queries)
+        raise BadOption("calls, sampler_calls, queries", asked, "numbers of at least 1")
     options = Options(pattern="dense", layout=layout, noise=noise).verify()
     kept = None if path is None else Path(path)
-    return record_evidence(require_module(model), sample, partial(plan_dense, options), catalogue, calls, queries, kept)
+    stride = max(1, (sampler_calls or 1) // calls)
+    plan = partial(plan_dense, options)
+    return record_evidence(require_module(model), sample, plan, catalogue, calls, stride, queries, kept)
 
 
 def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, **budget: Unpack[Budgets]) -> Plan:
@@ -154,8 +159,9 @@ def tune(
     """
     quality.verify()
     place = resolve_target(target, require_module(model))
+    dense, made = _counting_calls(model, sample)
     if evidence is None:
-        evidence = record(model, sample)
+        evidence = record(model, sample, sampler_calls=made)
     if quality.recall is not None:
         return allocate(evidence, target=place.name, by_head=by_head, recall=quality.recall)
     made_by = f"planner {__version__}, torch {torch.__version__}, {place.name}"
@@ -165,7 +171,24 @@ def tune(
         return sample(compile(model, plan=plan, backend=backend))
 
     today = date.today().isoformat()
-    return certify(evidence, place, quality, cases, sample(model), sample_plan, made_by, today, by_head, note)
+    return certify(evidence, place, quality, cases, dense, sample_plan, made_by, today, by_head, note)
+
+
+def _counting_calls(
+    model: torch.nn.Module, sample: Callable[[torch.nn.Module], torch.Tensor]
+) -> tuple[torch.Tensor, int]:
+    """(dense samples, calls of the model that it took to make them, at least 1)"""
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    counting = model.register_forward_pre_hook(count)
+    try:
+        return sample(model), max(1, calls)
+    finally:
+        counting.remove()
 
 
 def require_module(model: Model) -> Model:

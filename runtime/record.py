@@ -63,12 +63,16 @@ def record_evidence(
     dense_plan: DensePlan,
     catalogue: Callable[[TokenLayout], Sequence[Pattern]],
     calls: int,
+    stride: int,
     queries: int,
     path: Path | None,
 ) -> Evidence:
-    """Record while ``sample(model)`` runs; arguments, shapes and errors as in planner.record."""
+    """Record while ``sample(model)`` runs; arguments, shapes and errors as in planner.record.
+
+    stride: every so many calls leave evidence at first.
+    """
     known = Evidence.load(path) if path is not None and path.exists() else None
-    recorder = _Recorder(model, dense_plan, catalogue, calls, queries, known, path)
+    recorder = _Recorder(model, dense_plan, catalogue, calls, stride, queries, known, path)
     twin = uncompiled(model)
     twin._compiled_call_impl = recorder.run
     sample(twin)
@@ -88,17 +92,17 @@ class _Recorder:
         dense_plan: DensePlan,
         catalogue: Callable[[TokenLayout], Sequence[Pattern]],
         calls: int,
+        stride: int,
         queries: int,
         known: Evidence | None,
         path: Path | None,
     ) -> None:
         self.model = weakref.ref(model)
         self.dense_plan, self.catalogue = dense_plan, catalogue
-        self.calls, self.queries = calls, queries
+        self.calls, self.stride, self.queries = calls, stride, queries
         self.known, self.path = known, path
         self.plan: Plan | None = None
         self.candidates = dict[str, tuple[str, ...]]()
-        self.stride = 1
         self.steps = list[float]()
         self.recorded = list[_Call]()
 

@@ -14,8 +14,8 @@ import torch
 from planner.layout import TokenLayout
 from planner.pattern import Pattern, parse_pattern
 
-WORKING_SET = 2**26
-"""Numbers to hold at once: 256 MiB of float32."""
+WORKING_SET = 3 * 2**26
+"""Numbers to hold at once: 768 MiB of float32, all 24 heads of FLUX at 1024²."""
 
 
 TINY = 1e-30

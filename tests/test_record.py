@@ -149,6 +149,23 @@ def test_long_runs_leave_evidence_of_few_calls(case):
     assert all(len(calls) for _, _, calls in found.ranges(2))
 
 
+@pytest.mark.parametrize(
+    ("steps", "told", "scored", "kept"), [(11, None, 7, 3), (11, 11, 3, 3), (11, 3, 7, 3), (2, 2, 2, 2)]
+)
+def test_a_run_of_known_length_scores_no_call_in_vain(case, monkeypatch, steps, told, scored, kept):
+    model, inputs = case
+    made = []
+
+    class Counting(recording._Scoring):
+        def __init__(self, *args):
+            made.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(recording, "_Scoring", Counting)
+    found = planner.record(model, sampler(inputs, steps=steps), calls=2, queries=16, sampler_calls=told)
+    assert (len(made), len(found.recorded)) == (scored, kept)
+
+
 def test_what_leaves_nothing_says_so(case):
     model, inputs = case
     with pytest.raises(NothingRecorded, match="did not call the model"):
@@ -157,6 +174,8 @@ def test_what_leaves_nothing_says_so(case):
         planner.record(model, sampler(flux_inputs(3, 4)))
     with pytest.raises(BadOption, match="calls"):
         planner.record(model, sampler(inputs), calls=0)
+    with pytest.raises(BadOption, match="sampler_calls"):
+        planner.record(model, sampler(inputs), sampler_calls=0)
     broken = {**inputs, "hidden_states": torch.full_like(inputs["hidden_states"], float("nan"))}
     with pytest.raises(BadEvidence, match=r"attn(.|\n)*no numbers"):
         planner.record(model, sampler(broken, steps=1))

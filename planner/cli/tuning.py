@@ -61,7 +61,7 @@ class Sampler:
 def calibrate(sampler: Sampler, output: Path) -> None:
     """Record evidence into a file, or go on with one that was broken off."""
     with render.progress("recording"):
-        found = record(sampler.pipeline.transformer, sampler, path=output)
+        found = record(sampler.pipeline.transformer, sampler, path=output, sampler_calls=sampler.pipeline.steps)
     render.console().print(describe(found), soft_wrap=True)
     render.console().print(f"written to {output}", soft_wrap=True)
 
