@@ -83,8 +83,9 @@ def header(spec: KernelSpec) -> list[str]:
         f"{share} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
     ]
     if program.coords:
+        whose = "pair of groups" if spec.config.body == "pairs" else "group"
         lines.append(
-            "c0, c1, … are the coordinates of the query's group, slow to fast; i counts the key tiles it reads"
+            f"c0, c1, … are the coordinates of the query's {whose}, slow to fast; i counts the key tiles it reads"
         )
     return lines
 
