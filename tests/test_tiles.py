@@ -5,13 +5,13 @@ from collections import Counter
 import pytest
 import sympy
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import problems
+from strategies import layouts, patterns, problems
 
 from codegen.printing import quotient, source_of
 from codegen.schedule import make_schedule
-from codegen.tiles import halves, tile_programs
+from codegen.tiles import halves, pair_axis, tile_programs
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 
@@ -103,6 +103,46 @@ def test_key_tiles_hold_exactly_what_the_mask_attends(problem, block_n):
                 assert all(ragged or not p for ragged, p in zip(tiles.ragged, past, strict=True))
         query = layout.grid_start + order[grid.start(coords)]
         assert sorted(read.elements()) == every[attends(query, every)].tolist()
+
+
+@st.composite
+def paired(draw):
+    """(layout, pattern) whose groups of 64 tokens make pairs."""
+    group = draw(st.sampled_from([(8, 8), (4, 16), (2, 32), (1, 8, 8), (2, 4, 8), (64,)]))
+    layout = draw(layouts(tuple(draw(st.integers(side, 3 * side + 2)) for side in group)))
+    pattern = draw(patterns(group))
+    assume(pair_axis(layout, pattern, 128) is not None)
+    return layout, pattern
+
+
+@settings(max_examples=25)
+@given(paired(), st.sampled_from([64, 128]))
+def test_each_group_of_a_pair_reads_what_both_do_and_what_it_does_alone(problem, block_n):
+    layout, pattern = problem
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, block_n, paired=True)
+    axis, queries = pair_axis(layout, pattern, 128), program.queries
+    attends, every, grid = pattern.mask_mod(layout), torch.arange(layout.tokens), pattern.grid(layout.grid.sizes)
+    first, second = program.lone
+    both = program.keys[: len(program.keys) - len(first) - len(second)]
+    assert program.keys == (*both, *first, *second)
+    for number in range(min(queries.count, 12)):
+        coords = [evaluate(c, i=number) for c in queries.coords(INDEX)]
+        start = [evaluate(c, i=number) for c in queries.starts(INDEX)]
+        counts = [sum(evaluate(tiles.count, **names(coords)) for tiles in kind) for kind in (both, first, second)]
+        if program.pairs_share_evenly and any(program.lone):
+            assert counts[0] > 0
+            assert counts[1] == counts[2] == evaluate(program.lone_tiles, **names(coords))
+        for half, alone in enumerate((first, second)):
+            mine = [2 * c + half if at == axis else c for at, c in enumerate(coords)]
+            assert start[axis] + half * queries.box[axis] // 2 == mine[axis] * pattern.group[axis]
+            read = Counter()
+            for tiles in (*both, *alone):
+                stops = [evaluate(span.stop, **names(coords)) for span in tiles.region.spans]
+                for index in range(evaluate(tiles.count, **names(coords))):
+                    starts = [evaluate(start, i=index, **names(coords)) for start in tiles.starts(INDEX)]
+                    read.update(tokens_of(starts, stops, tiles.box, tiles.view))
+            query = layout.grid_start + grid.order()[grid.start(mine)]
+            assert sorted(read.elements()) == every[attends(query, every)].tolist()
 
 
 @given(problems(), st.integers(1, 140), st.integers(1, 8))
