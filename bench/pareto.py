@@ -85,6 +85,7 @@ class Study:
         self.held = _cases(book.prompts[first:], options.held)
         self.rows = list[dict[str, Any]]()
         self.facts = dict[str, Any]()
+        self.calibrated = dict[tuple[str, ...], torch.Tensor]()
         self.results, self.out = f"pareto-{options.model}{options.label}", options.out
         self.sample(self.pipeline.transformer, self.calibration[:2])  # libraries load at their first use
         start = time.perf_counter()
@@ -101,8 +102,12 @@ class Study:
         return torch.cat(made)
 
     def calibrate(self, plan: Plan) -> torch.Tensor:
-        """Samples of the calibration cases by a plan."""
-        return self.sample(masked_model(self.pipeline.transformer, plan), self.calibration)
+        """Samples of the calibration cases by a plan, made once."""
+        patterns = tuple(decision.pattern for decision in plan.decisions)
+        if patterns not in self.calibrated:
+            twin = masked_model(self.pipeline.transformer, plan)
+            self.calibrated[patterns] = self.sample(twin, self.calibration)
+        return self.calibrated[patterns]
 
     def measure(self, name: str, found: Allocation, quality: Quality | None = None, **more: Any) -> None:
         """PSNR of a plan on the held-out cases, and the metric that it was made for, if it is asked for; published."""
@@ -250,17 +255,11 @@ def shifted(plan: Plan) -> Plan:
 def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
     """Budgets asked and delivered: tuned on the calibration cases, counted on the held-out ones."""
     cases = [f"{prompt}, seed {seed}" for prompt, seed in study.calibration]
-    seen = dict[tuple[str, ...], torch.Tensor]()
-
-    def calibrate(plan: Plan) -> torch.Tensor:
-        patterns = tuple(decision.pattern for decision in plan.decisions)
-        if patterns not in seen:
-            seen[patterns] = study.calibrate(plan)
-        return seen[patterns]
-
     for quality in study.budgets:
         start = time.perf_counter()
-        plan = certify(evidence, target, quality, cases, study.dense_calibration, calibrate, "bench", "", note=print)
+        plan = certify(
+            evidence, target, quality, cases, study.dense_calibration, study.calibrate, "bench", "", note=print
+        )
         taken = time.perf_counter() - start
         assert plan.certificate is not None
         found = allocator.predicted(plan)
