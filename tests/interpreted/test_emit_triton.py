@@ -90,7 +90,7 @@ def run(spec, folder, mask, serving=None, noise=0.5):
         torch.testing.assert_close(given["lse"].double(), lse, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     problems(),
     st.sampled_from([16, 24, 32]),
@@ -128,7 +128,7 @@ def test_a_row_of_global_queries_in_many_parts(tmp_path):
 GROUPS = {(3, 4): (16, 16), (4, 4): (16, 16), (8, 2): (16, 32), (7, 5): (32, 16)}
 
 
-@settings(max_examples=25)
+@settings(max_examples=18)
 @given(st.data())
 def test_heads_follow_the_patterns_that_the_table_names(tmp_path_factory, data):
     group = data.draw(st.sampled_from(list(GROUPS)))
