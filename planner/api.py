@@ -159,11 +159,12 @@ def tune(
     """
     quality.verify()
     place = resolve_target(target, require_module(model))
-    dense, made = _counting_calls(model, sample)
-    if evidence is None:
-        evidence = record(model, sample, sampler_calls=made)
     if quality.recall is not None:
-        return allocate(evidence, target=place.name, by_head=by_head, recall=quality.recall)
+        known = record(model, sample) if evidence is None else evidence
+        return allocate(known, target=place.name, by_head=by_head, recall=quality.recall)
+    dense, calls = _counting_calls(model, sample)
+    if evidence is None:
+        evidence = record(model, sample, sampler_calls=calls)
     made_by = f"planner {__version__}, torch {torch.__version__}, {place.name}"
 
     def sample_plan(plan: Plan) -> torch.Tensor:

@@ -166,6 +166,14 @@ def test_a_run_of_known_length_scores_no_call_in_vain(case, monkeypatch, steps, 
     assert (len(made), len(found.recorded)) == (scored, kept)
 
 
+def test_a_recall_is_kept_without_sampling(case, evidence):
+    def sample(model):
+        raise AssertionError("nothing needs to be sampled")
+
+    plan = planner.tune(case[0], sample, Quality(recall=0.5), cases=[], evidence=evidence, target="h100")
+    assert plan.decisions == planner.allocate(evidence, recall=0.5).decisions
+
+
 def test_what_leaves_nothing_says_so(case):
     model, inputs = case
     with pytest.raises(NothingRecorded, match="did not call the model"):
