@@ -18,7 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.kernels import Case, cases
+import torch
+
+from bench.kernels import Case, cases, ours
 from bench.protocol import RESULTS, provenance, publish
 from planner.errors import MissingDependency
 
@@ -33,10 +35,6 @@ NCU = [
 
 def launch_all() -> None:
     """Launch every case once with the profiler off, to compile and to warm up, and once with it on."""
-    import torch
-
-    from bench.kernels import ours
-
     facts = provenance()
     print("PROVENANCE", json.dumps({name: facts[name] for name in ("device", "torch", "date")}))
     for case in cases():

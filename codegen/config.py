@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from codegen.tiles import pair_axis, tile_programs
+from codegen.tiles import pair_axis
 from planner.errors import BadSpelling, NoKernel, times
 
 if TYPE_CHECKING:
@@ -175,10 +175,7 @@ def _why_not_paired(config: KernelConfig, problem: Problem) -> str | None:
     groups = " and ".join(sorted({times(pattern.group) for pattern in problem.grouped})) or "no tokens"
     if len(axes) != 1 or None in axes or len({pattern.group for pattern in problem.grouped}) != 1:
         return f"groups of {groups} do not make pairs of {config.block_m} tokens in one way"
-    programs = tile_programs(
-        problem.token_layout, problem.patterns, problem.keys, config.block_m, config.block_n, paired=True
-    )
-    for pattern, program in zip(problem.patterns, programs, strict=True):
+    for pattern, program in zip(problem.patterns, problem.with_config(config).programs, strict=True):
         if not program.pairs_share_evenly:
             return f"two groups side by side share no keys of {pattern}, or read unequal numbers of tiles alone"
     return None

@@ -150,6 +150,15 @@ class Barriers:
         return self.barriers[at]
 
 
+def box_rows(argument, at):
+    """(row of the tensor for each row of a view's box that begins at some place, whether it lies in the view)"""
+    box = torch.stack(torch.meshgrid(*map(torch.arange, argument.box), indexing="ij"), -1).flatten(0, -2)
+    sizes, strides = (torch.tensor(x) for x in zip(*argument.view.axes, strict=True))
+    places = box + torch.tensor([int(x) for x in at])
+    inside = ((places >= 0) & (places < sizes)).all(-1)
+    return argument.view.origin + (places * strides).sum(-1), inside
+
+
 class View:
     """A tensor map: tokens of (outer, tokens, channels) seen as a box, as its argument says."""
 
@@ -157,14 +166,6 @@ class View:
         self.tensor, self.argument = tensor, argument
         self.dtype, self.layout = tensor.dtype, None
         self.block_type = SimpleNamespace(shape=[1, *argument.box, channels])
-
-    def rows(self, at):
-        """(row of the tensor for each row of a box, whether it lies in the view)"""
-        box = torch.stack(torch.meshgrid(*map(torch.arange, self.argument.box), indexing="ij"), -1).flatten(0, -2)
-        sizes, strides = (torch.tensor(x) for x in zip(*self.argument.view.axes, strict=True))
-        places = box + torch.tensor([int(x) for x in at])
-        inside = ((places >= 0) & (places < sizes)).all(-1)
-        return self.argument.view.origin + (places * strides).sum(-1), inside
 
 
 class Pending:
@@ -213,7 +214,7 @@ class Machine:
         while (copy := self.copies.get()) is not None:
             view, outer, at, bar, target = copy
             self.dawdle()
-            rows, inside = view.rows(at)
+            rows, inside = box_rows(view.argument, at)
             found = view.tensor[outer, torch.where(inside, rows, 0)] * inside[:, None]
             target.values.copy_(found.view(target.values.shape))
             bar.move(0, -found.numel() * self.width)
@@ -222,7 +223,7 @@ class Machine:
         outer, *at, last = at
         assert last == 0
         assert all(x >= 0 for x in at), "the copy engine writes no box that begins outside"
-        rows, inside = view.rows(at)
+        rows, inside = box_rows(view.argument, at)
         view.tensor[int(outer), rows[inside]] = source.values.flatten(0, -2)[inside].clone()
 
     def wait(self, bar, parity, pred=True):

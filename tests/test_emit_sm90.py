@@ -4,6 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import torch
+from hopper import box_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_specs import problem
@@ -182,14 +183,10 @@ class LogSums(list):
     type = SimpleNamespace(layout=None)
 
 
-def box_rows(view, at):
+def tokens_of_box(view, at):
     """The token of each row of a box, -1 outside the view."""
-    argument = view.argument
-    rows = torch.stack(torch.meshgrid(*map(torch.arange, argument.box), indexing="ij"), -1).flatten(0, -2)
-    places = rows + torch.tensor([int(x) for x in at])
-    sizes, strides = (torch.tensor(x) for x in zip(*argument.view.axes, strict=True))
-    inside = ((places >= 0) & (places < sizes)).all(-1)
-    return torch.where(inside, argument.view.origin + (places * strides).sum(-1), -1)
+    rows, inside = box_rows(view.argument, at)
+    return torch.where(inside, rows, -1)
 
 
 @settings(max_examples=40)
@@ -217,9 +214,9 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
             kernel.store_output(Whole(tile), is_global, half, 0, 0, *o_views, stored)
             ((view, (_, *at, _)),) = stored
             assert all(x >= 0 for x in at), "the copy engine refuses to write a box that begins outside"
-            rows = box_rows(view, at)
+            rows = tokens_of_box(view, at)
             ((view, (_, *at, _)),) = loaded
-            assert torch.equal(box_rows(view, at), rows)
+            assert torch.equal(tokens_of_box(view, at), rows)
             places = LogSums()
             kernel.store_lse(0, tile, is_global, half, places)
             assert places == rows.tolist()

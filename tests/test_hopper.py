@@ -15,6 +15,7 @@ from strategies import grids
 from codegen.config import KernelConfig, why_not
 from codegen.emit import emit
 from codegen.launches import Serving
+from codegen.tiles import kind_of_groups
 from planner.layout import GlobalTokens, TokenLayout
 from planner.pattern import CrissCross, Neighborhood
 
@@ -23,7 +24,7 @@ def means(spec, k, v, mask):
     """What a kernel of means gives, by its arguments' names."""
     biases, given = list[torch.Tensor](), dict[str, torch.Tensor]()
     for pattern in spec.patterns:
-        kind = "_".join("x".join(map(str, sizes)) for sizes in (pattern.group, pattern.offset) if sizes)
+        kind = kind_of_groups(pattern)
         if not pattern.far or f"k_means_{kind}" in given:
             continue
         belongs, _ = means_of(spec.keys, spec.token_layout, pattern)
