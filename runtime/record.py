@@ -172,12 +172,13 @@ class _Recorder:
         assert model is not None
         assert self.plan is not None
         blocks = [block_of(decision.site) for decision in self.plan.decisions]
+        medians = {candidates: self._median(call, candidates) for candidates in set(self.candidates.values())}
         resumed: Resumed | None = None
-        for name in self.candidates:
+        for name, candidates in self.candidates.items():
             found = self._known_sensitivity(call, name)
             if found is None:
                 resumed = resumed or Resumed(model, call.args, call.kwargs, blocks)
-                found = self._sensitivity(call, name, resumed)
+                found = self._sensitivity(call, name, medians[candidates], resumed)
             call.sensitivities[name] = found
 
     def _known_sensitivity(self, call: _Call, name: str) -> float | None:
@@ -207,19 +208,11 @@ class _Recorder:
         numbers = tuple(call.number for call in self.recorded)
         return Evidence(self.plan, tuple(self.steps), numbers, sites, made_by).verify()
 
-    def _sensitivity(self, call: _Call, name: str, resumed: Resumed) -> float:
-        """Mean squared change of the output over the error of the site under a candidate.
-
-        That is the one of median error over all sites with these candidates, so that one kernel serves them all.
-        """
+    def _sensitivity(self, call: _Call, name: str, place: int, resumed: Resumed) -> float:
+        """Mean squared change of the output over the error of a site under the candidate at a place."""
         model = self.model()
         assert model is not None
         assert self.plan is not None
-        errors = call.scores[name][1].sum(1)
-        alike = [other for other, candidates in self.candidates.items() if candidates == self.candidates[name]]
-        total = torch.stack([call.scores[other][1].sum(1) for other in alike]).sum(0)
-        near = [place for place, text in enumerate(self.candidates[name]) if not parse_pattern(text).far]
-        place = sorted(near, key=lambda at: float(total[at]))[len(near) // 2]
         pattern, result = self.candidates[name][place], None
         if resumed.reach(block_of(name)):
             left = [decision for decision in self.plan.decisions if block_of(decision.site) not in resumed.passed]
@@ -229,7 +222,18 @@ class _Recorder:
             with _OneSite(self.plan.decisions, name, pattern):
                 result = model._call_impl(*call.args, **call.kwargs)
         change = float((_first(result).float() - call.output.float()).square().mean())
-        return change / float(errors[place]) if float(errors[place]) > 0 else 0.0
+        error = float(call.scores[name][1][place].sum())
+        return change / error if error > 0 else 0.0
+
+    def _median(self, call: _Call, candidates: tuple[str, ...]) -> int:
+        """The place of the candidate of median error over all sites that have these; one kernel then serves them all.
+
+        Means of far groups are passed over.
+        """
+        alike = [call.scores[site][1].sum(1) for site, theirs in self.candidates.items() if theirs == candidates]
+        total = torch.stack(alike).sum(0).tolist()
+        near = [place for place, text in enumerate(candidates) if not parse_pattern(text).far]
+        return sorted(near, key=total.__getitem__)[len(near) // 2]
 
 
 PROBES = 3
