@@ -25,7 +25,7 @@ from planner.target import Target
 GROUPS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((64,), (256,)),
     2: ((8, 8), (16, 16)),
-    3: ((2, 8, 8), (4, 8, 8)),
+    3: ((2, 4, 8), (2, 8, 8), (4, 8, 8)),
 }
 RADII = (1, 2, 3)
 
@@ -33,8 +33,8 @@ RADII = (1, 2, 3)
 def catalogue(layout: TokenLayout) -> list[Pattern]:
     """The candidates that evidence is recorded of, each with and without the means of far groups.
 
-    GRAT's groups and half of them, the criss-cross by lines and planes, and neighbourhoods of every radius per axis up
-    to the greatest of RADII, as far as they leave something out.
+    Groups of 64 to 256 tokens, GRAT's among them; of each the criss-cross by lines and planes, and neighbourhoods of
+    every radius per axis up to the greatest of RADII, as far as they leave something out.
     """
     sizes = layout.grid.sizes
     found = list[Pattern]()

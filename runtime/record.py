@@ -31,7 +31,7 @@ from planner.plan import Decision, Plan
 from runtime.attention_calls import AttentionCalls
 from runtime.dispatch import attend
 from runtime.resumed import Resumed, block_of
-from runtime.scores import make_cells, score
+from runtime.scores import make_candidates, score
 
 Sample = Callable[[torch.nn.Module], Any]
 """Runs a sampler with a given model in the place of the original."""
@@ -261,8 +261,10 @@ class _Scoring(AttentionCalls):
         """Dense attention, as asked, with its scores put down."""
         if decision.site in self.candidates:
             query, key, value = given["query"], given["key"], given["value"]
-            cells = make_cells(decision.layout, self.candidates[decision.site], self.queries, query.device)
-            self.scores[decision.site] = score(query, key, value, cells, given.get("attn_mask"), given.get("scale"))
+            candidates = make_candidates(decision.layout, self.candidates[decision.site], self.queries, query.device)
+            self.scores[decision.site] = score(
+                query, key, value, candidates, given.get("attn_mask"), given.get("scale")
+            )
         return F.scaled_dot_product_attention(**given)
 
 

@@ -12,7 +12,7 @@ from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 from runtime import scores
 from runtime.reference import masked_dense
-from runtime.scores import make_cells, score
+from runtime.scores import make_candidates, score
 
 
 def brute_force(q, k, v, layout, pattern, mask, rows):
@@ -44,12 +44,12 @@ def test_scores_are_those_of_masked_dense_attention(layout, drawn, per_kv, masks
     mask = torch.rand(2, 1, 1, layout.tokens) < 0.7 if masks else None
     if mask is not None:
         mask[..., layout.grid_start :: 7] = True
-    cells = make_cells(str(layout), tuple(map(str, drawn)), 30, torch.device("cpu"))
+    candidates = make_candidates(str(layout), tuple(map(str, drawn)), 30, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "WORKING_SET", working_set)
-        recall, error, power = score(q, k, v, cells, mask)
+        recall, error, power = score(q, k, v, candidates, mask)
     for at, pattern in enumerate(drawn):
-        expected = brute_force(q, k, v, layout, pattern, mask, cells.rows)
+        expected = brute_force(q, k, v, layout, pattern, mask, candidates.queries)
         reads_something = not expected[1].isnan().any()  # a mask may leave a query's window without a key
         for found, true in zip((recall[at], error[at], power), expected, strict=True):
             if reads_something:
@@ -57,13 +57,14 @@ def test_scores_are_those_of_masked_dense_attention(layout, drawn, per_kv, masks
 
 
 def test_all_queries_are_looked_at_where_there_are_few_and_always_the_same_ones_where_there_are_many():
-    cells = make_cells("text:3 | h:4 w:5", ("crisscross{axes=lines,group=2x2}",), 100, torch.device("cpu"))
-    assert cells.rows.tolist() == list(range(3, 23))
+    candidates = make_candidates("text:3 | h:4 w:5", ("crisscross{axes=lines,group=2x2}",), 100, torch.device("cpu"))
+    assert candidates.queries.tolist() == list(range(3, 23))
     few = [
-        make_cells.__wrapped__("h:40 w:50", ("crisscross{axes=lines,group=8x8}",), 7, torch.device("cpu")) for _ in "ab"
+        make_candidates.__wrapped__("h:40 w:50", ("crisscross{axes=lines,group=8x8}",), 7, torch.device("cpu"))
+        for _ in "ab"
     ]
-    assert len(few[0].rows) == 7
-    assert torch.equal(few[0].rows, few[1].rows)
+    assert len(few[0].queries) == 7
+    assert torch.equal(few[0].queries, few[1].queries)
 
 
 @pytest.mark.parametrize(
