@@ -16,7 +16,7 @@ from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
 from codegen.spec import DTYPES, SLOT_BITS, KernelSpec
 from codegen.table import HEADER
-from codegen.tiles import KeyTiles, MeanTiles, QueryTiles, TileProgram, View, halves
+from codegen.tiles import KeyTiles, MeanTiles, QueryTiles, TileProgram, View
 from planner.errors import times
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
@@ -40,7 +40,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     means = {each.means.kind: each.means for each in spec.programs if each.means is not None}
     k_views = _key_views(key_tiles, means, "k", spec)
     v_views = _key_views(key_tiles, means, "v", spec)
-    half_box, _ = halves(program.queries.box)
+    half_box = program.queries.half
     q_views, o_views = (_query_views(letter, half_box, spec) for letter in "qo")
     names = {
         letter: ", ".join(view.name for view in views)
@@ -57,8 +57,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     paired = config.body == "pairs"
     readers = [mine if means else []]
     if paired and means:
-        axis = halves(program.queries.box)[1]
-        readers = [[f"2 * {name} + {half}" if name == coords[axis] else name for name in mine] for half in range(2)]
+        axis = coords[program.queries.cut_axis]
+        readers = [[f"2 * {name} + {half}" if name == axis else name for name in mine] for half in range(2)]
     source = render(
         "sm90.py.jinja",
         title=f"Attention {spec.pattern} over {spec.layout}, for SM90.",
@@ -418,8 +418,7 @@ def _move_grid(
 
 def _halved(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
     """What a warpgroup's half adds to the start of a tile along each axis."""
-    _, axis = halves(queries.box)
-    return [f" + half * {side}" if at == axis else "" for at, side in enumerate(half_box)]
+    return [f" + half * {side}" if at == queries.cut_axis else "" for at, side in enumerate(half_box)]
 
 
 def _move(name: str, starts: Sequence[str], load: bool) -> str:

@@ -161,6 +161,20 @@ class QueryTiles:
     """Tokens of a group along each axis of the view; the box where there are no groups."""
     lead: tuple[int, ...]
     """Tokens that the first group lacks along each axis; the first box may begin outside, by less than a box."""
+    pair_axis: int | None = None
+    """The axis along which the two groups of a pair lie side by side."""
+
+    @property
+    def cut_axis(self) -> int:
+        """The axis along which two warpgroups share a box: a pair's own, else the slowest that is longer than 1."""
+        longer = (axis for axis, length in enumerate(self.box) if length > 1)
+        return next(longer) if self.pair_axis is None else self.pair_axis
+
+    @property
+    def half(self) -> tuple[int, ...]:
+        """What each of them has of a box."""
+        cut = self.cut_axis
+        return (*self.box[:cut], self.box[cut] // 2, *self.box[cut + 1 :])
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -331,17 +345,15 @@ def tile_programs(
 
 
 def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None:
-    """The axis along which two groups make a query tile, one half each; None where they cannot.
+    """The slowest axis along which two groups make a query tile, one half each; None where they cannot.
 
-    Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis,
-    which is the one that the tile is halved along.
+    Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis.
     """
     sides = pattern.group
     if math.prod(sides) * 2 != block_m or any(side & (side - 1) for side in sides) or any(pattern.lead):
         return None
     counts = pattern.grid(layout.grid.sizes).counts
-    axes = (axis for axis, count in enumerate(counts) if count % 2 == 0 and halves(_paired(sides, axis))[1] == axis)
-    return next(axes, None)
+    return next((axis for axis, count in enumerate(counts) if count % 2 == 0), None)
 
 
 def _paired(sizes: Sequence[int], axis: int) -> tuple[int, ...]:
@@ -359,12 +371,14 @@ def query_tiles(
     sizes, lead = layout.grid.sizes, grouped[0].lead
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     view = View(layout.grid_start, tuple(zip(sizes, strides, strict=True)))
-    groups = {pattern: pattern.group for pattern in grouped}
     if paired:
-        axes = {pattern: pair_axis(layout, pattern, block_m) for pattern in grouped}
-        groups = {pattern: _paired(pattern.group, axis) for pattern, axis in axes.items() if axis is not None}
-    box = _query_box(sizes, list(dict.fromkeys(groups.values())), lead, block_m)
-    return tuple(QueryTiles(view, box, groups.get(pattern, groups[grouped[0]]), lead) for pattern in patterns)
+        axis = pair_axis(layout, grouped[0], block_m)
+        assert axis is not None
+        pair = _paired(grouped[0].group, axis)
+        return (QueryTiles(view, pair, pair, lead, axis),) * len(patterns)
+    box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), lead, block_m)
+    groups = [(grouped[0] if isinstance(pattern, Dense) else pattern).group for pattern in patterns]
+    return tuple(QueryTiles(view, box, group, lead) for group in groups)
 
 
 @lru_cache(maxsize=1024)
@@ -379,7 +393,7 @@ def _tile_program(
     groups = pattern.grid(sizes).verify().counts
     kinds: tuple[Sequence[Region], ...] = (regions(layout, pattern, coords, SYMBOLS), (), ())
     if paired:
-        axis = halves(queries.box)[1]
+        axis = queries.cut_axis
         groups = (*groups[:axis], groups[axis] // 2, *groups[axis + 1 :])
         kinds = shared_by_pair(kinds[0], axis, coords[axis], groups[axis])
     read = list(itertools.chain(*kinds))
@@ -402,12 +416,6 @@ def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:
     assert span.axis is not None
     at = sympy.lambdify(symbol, length, "math")
     return [at(c) for c in range(groups[span.axis])]
-
-
-def halves(box: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """A box cut in two along its slowest axis longer than 1: (half, that axis)."""
-    axis = next(axis for axis, length in enumerate(box) if length > 1)
-    return (*box[:axis], box[axis] // 2, *box[axis + 1 :]), axis
 
 
 def _tiles_along(n: int, b: int, g: int, lead: int) -> int:

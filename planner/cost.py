@@ -10,7 +10,7 @@ import torch
 
 from planner.density import attended_pairs, rules_density
 from planner.layout import TokenLayout
-from planner.pattern import Dense, Pattern
+from planner.pattern import Dense, Neighborhood, Pattern
 from planner.rules import Rules
 from planner.shadow_rules import op_name
 from planner.sites import AttentionSite
@@ -46,7 +46,7 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
         return dense_seconds(site, target)
     global_pairs = layout.global_tokens * layout.tokens
     grouped = attention_flops(site, attended_pairs(pattern, layout) - global_pairs)
-    cost = grouped / (target.sparse_attention * _group_share(pattern, target)) / _tile_use(pattern)
+    cost = grouped / (target.sparse_attention * _group_share(pattern, layout, target)) / _tile_use(pattern)
     cost += attention_flops(site, global_pairs) / target.dense_attention
     seconds = _roofline(site, target, cost)
     if not target.raster_order:
@@ -119,12 +119,15 @@ def _bytes(site: AttentionSite) -> int:
     return elements * getattr(torch, site.dtype).itemsize
 
 
-def _group_share(pattern: Pattern, target: Target) -> float:
-    """What a pattern's groups leave of the rate: those of 64 tokens can share a query tile two by two."""
+def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float:
+    """What a pattern's groups leave of the rate: those of 64 tokens share a query tile where two by two go up."""
     tokens = math.prod(pattern.group)
     if tokens >= SMALL_GROUP:
         return 1.0
-    return target.groups_of_64 if tokens == TILE else target.small_groups
+    is_clipped = isinstance(pattern, Neighborhood) and pattern.edge == "clip"
+    is_even = any(count % 2 == 0 for count in pattern.grid(layout.grid.sizes).counts)
+    makes_pairs = tokens == TILE and is_even and not is_clipped and not any(pattern.lead)
+    return target.groups_of_64 if makes_pairs else target.small_groups
 
 
 def _tile_use(pattern: Pattern) -> float:

@@ -9,6 +9,7 @@ from test_choose import site
 
 from planner.capture import capture_module
 from planner.cost import attention_flops, dense_seconds, rest_of_step, sparse_seconds
+from planner.density import attended_pairs
 from planner.errors import UnknownName
 from planner.pattern import CrissCross, Neighborhood
 from planner.target import SDPA, TARGETS, Target
@@ -46,6 +47,17 @@ def test_small_groups_waste_tiles():
     h100, large = Target.named("h100"), site("h:512 w:512")
     wasteful, whole = (sparse_seconds(large, CrissCross(g), h100) for g in ((9, 9), (8, 8)))
     assert wasteful > 2 * whole
+
+
+def test_groups_of_64_are_faster_where_they_make_pairs():
+    def rate(text, edge="clamp", offset=(), target="h100"):
+        asked, pattern = site(text), Neighborhood((8, 8), (3, 3), edge, offset)
+        return attended_pairs(pattern, asked.layout) / sparse_seconds(asked, pattern, Target.named(target))
+
+    even, odd = "h:520 w:512", "h:520 w:520"
+    assert rate(even) == pytest.approx(rate(odd) * 0.8 / 0.6, rel=0.01)
+    assert [rate(even, "clip"), rate(even, offset=(4, 4))] == pytest.approx([rate(odd)] * 2, rel=0.01)
+    assert rate(even, target="a100") == pytest.approx(rate(odd, target="a100"), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from strategies import layouts, patterns, problems
 
 from codegen.printing import quotient, source_of
 from codegen.schedule import make_schedule
-from codegen.tiles import halves, pair_axis, tile_programs
+from codegen.tiles import QueryTiles, View, pair_axis, tile_programs
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 
@@ -184,9 +184,11 @@ def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
     assert max(work) <= 1.01 * sum(work) / 132
 
 
-def test_halves_cut_the_slowest_side():
-    assert halves((8, 16)) == ((4, 16), 0)
-    assert halves((1, 128)) == ((1, 64), 1)
+def test_two_warpgroups_cut_a_box_along_its_slowest_side_and_a_pair_between_its_groups():
+    view = View(0, ((16, 128), (128, 1)))
+    assert QueryTiles(view, (8, 16), (8, 16), (0, 0)).half == (4, 16)
+    assert QueryTiles(view, (1, 128), (1, 128), (0, 0)).half == (1, 64)
+    assert QueryTiles(view, (8, 16), (8, 16), (0, 0), pair_axis=1).half == (8, 8)
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))

@@ -100,6 +100,8 @@ def test_hopper_body(layout, pattern, head_dim):
         ("h:32 w:70", "neighborhood{radius=1x3,edge=clamp,group=4x16,far=mean}"),
         ("a:100 | t:6 h:21 w:40 | b:200", "crisscross{axes=planes,group=1x8x8}"),
         ("n:2048", "neighborhood{radius=2,edge=clamp,group=64}"),
+        ("t:5 h:23 w:40 | text:70", "neighborhood{radius=1,edge=clamp,group=2x4x8,far=mean}"),
+        ("h:24 w:61 | text:77", "crisscross{axes=lines,group=8x8,far=mean}"),
     ],
 )
 @pytest.mark.parametrize("block_n", [64, 128])
