@@ -345,15 +345,16 @@ def tile_programs(
 
 
 def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None:
-    """The slowest axis along which two groups make a query tile, one half each; None where they cannot.
+    """The axis along which two groups make a query tile, one half each; None where they cannot.
 
-    Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis.
+    Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis, if
+    possible all whole. Of several axes the slowest.
     """
-    sides = pattern.group
+    sides, sizes = pattern.group, layout.grid.sizes
     if math.prod(sides) * 2 != block_m or any(side & (side - 1) for side in sides) or any(pattern.lead):
         return None
-    counts = pattern.grid(layout.grid.sizes).counts
-    return next((axis for axis, count in enumerate(counts) if count % 2 == 0), None)
+    even = (axis for axis, count in enumerate(pattern.grid(sizes).counts) if count % 2 == 0)
+    return min(even, key=lambda axis: sizes[axis] % sides[axis] > 0, default=None)
 
 
 def _paired(sizes: Sequence[int], axis: int) -> tuple[int, ...]:

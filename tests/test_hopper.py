@@ -15,7 +15,7 @@ from strategies import grids
 from codegen.config import KernelConfig, why_not
 from codegen.emit import emit
 from codegen.launches import Serving
-from codegen.tiles import kind_of_groups
+from codegen.tiles import kind_of_groups, pair_axis
 from planner.layout import GlobalTokens, TokenLayout
 from planner.pattern import CrissCross, Neighborhood
 
@@ -90,10 +90,10 @@ def kernels(draw, body, several=False):
     if body == "pairs":
         even = draw(st.integers(0, len(group) - 1))
         extents[even] = group[even] * draw(st.sampled_from([2, 4])) - draw(st.integers(0, group[even] // 2))
-    axis = next((at for at, (n, side) in enumerate(zip(extents, group, strict=True)) if -(-n // side) % 2 == 0), 0)
     text = [GlobalTokens("a", draw(st.integers(1, 150)))] * draw(st.booleans())
     layout = TokenLayout((*text, draw(grids(tuple(extents))))).verify()
     # Pairs that have no keys in common are refused: text or a radius along their axis gives them some.
+    axis = pair_axis(layout, CrissCross(group), 128)
     radius = tuple(draw(st.integers(int(not text and at == axis), 2)) for at in range(len(group)))
     kinds = [Neighborhood(group, radius, "clamp"), CrissCross(group, "lines"), CrissCross(group, "planes")]
     kinds += [Neighborhood(group, radius, "clamp", far=True), CrissCross(group, "lines", far=True)]
