@@ -1,11 +1,12 @@
 """Scores of candidate patterns on a site's own queries, keys and values, exact for the queries looked at.
 
-Candidates of one group read whole groups. One pass over the keys makes the sums of each group, and what a candidate
-reads is then a sum over a list of groups, much shorter than the keys.
+Keys are sorted into cells, the common refinement of all candidates' groups, and one pass over the keys makes the sums
+of each cell. What a candidate reads is then a sum over a list of cells, which is much shorter than the keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,77 +62,104 @@ class Lists:
 
 @dataclass(frozen=True)
 class Kind:
-    """Candidates of one kind of groups. Keys lie in rows: one for each group, then pieces of the global tokens.
+    """One kind of groups, of which candidates read the means.
 
-    keys: (rows, size) sequence indices, real: the same shape, false where a row is smaller. groups: rows that are
-    groups. lists: the rows that each query reads, by reading. near: places of candidates and of their readings, far:
-    the same of candidates that also read the means of all other groups.
+    members: (cells, groups), 1 where a cell lies in a group. readings: those of this kind; lists: the groups that each
+    query reads one by one, by reading. far: places of candidates and of their readings among these.
     """
 
-    keys: torch.Tensor
-    real: torch.Tensor
-    groups: int
+    members: torch.Tensor
+    readings: slice
     lists: Lists
-    near: tuple[torch.Tensor, torch.Tensor]
     far: tuple[torch.Tensor, torch.Tensor]
-
-    @staticmethod
-    def of(layout: TokenLayout, patterns: dict[int, Pattern], queries: torch.Tensor, device: torch.device) -> Kind:
-        """Patterns of one group and offset, by their places among the candidates."""
-        numbers, groups = _rows(layout, next(iter(patterns.values())))
-        sizes = numbers.bincount()
-        keys = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
-        real = torch.arange(keys.shape[1]) < sizes[:, None]
-        keys[real] = numbers.argsort(stable=True)
-        readings = list(dict.fromkeys(pattern.near for pattern in patterns.values()))
-        reads = [reading.mask_mod(layout)(queries[:, None], keys[None, :, 0]) for reading in readings]
-        near, far = (
-            torch.tensor(
-                [(at, readings.index(pattern.near)) for at, pattern in patterns.items() if pattern.far == is_far],
-                dtype=torch.int64,
-                device=device,
-            ).view(-1, 2)
-            for is_far in (False, True)
-        )
-        lists = Lists.of(torch.stack(reads, dim=1), device)
-        return Kind(keys.to(device), real.to(device), groups, lists, (near[:, 0], near[:, 1]), (far[:, 0], far[:, 1]))
-
-    def numbers(self, channels: int) -> int:
-        """How many numbers are held at once for each query of each head."""
-        rows, size = self.keys.shape
-        return rows * (2 * channels + size) + 3 * self.lists.readings * channels
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Some candidates, kind by kind; the sequence indices of the queries looked at, (queries,)."""
+    """Some candidates, and which keys lie in which cell.
+
+    queries: (queries,) sequence indices of those looked at. keys: (cells, size) sequence indices, real: the same shape,
+    false where a cell is smaller. lists: the cells that each query reads, by reading. near: places of candidates and of
+    their readings. kinds: candidates that also read means.
+    """
 
     queries: torch.Tensor
     count: int
+    keys: torch.Tensor
+    real: torch.Tensor
+    lists: Lists
+    near: tuple[torch.Tensor, torch.Tensor]
     kinds: tuple[Kind, ...]
+
+    def numbers(self, channels: int) -> int:
+        """How many numbers are held at once for each query of each head."""
+        cells, size = self.keys.shape
+        return cells * (2 * channels + size) + 2 * self.lists.readings * channels
 
 
 @lru_cache(maxsize=32)
 def make_candidates(layout_text: str, texts: tuple[str, ...], queries: int, device: torch.device) -> Candidates:
     """Candidates for a layout with one grid; the queries drawn of the grid are always the same."""
-    layout = TokenLayout.parse(layout_text)
+    layout, patterns = TokenLayout.parse(layout_text), [parse_pattern(text) for text in texts]
     drawn = torch.randperm(layout.grid.tokens, generator=torch.Generator().manual_seed(0))[:queries]
-    looked_at = layout.grid_start + drawn.sort().values
+    rows = (layout.grid_start + drawn.sort().values).to(device)
     alike = dict[tuple[tuple[int, ...], ...], dict[int, Pattern]]()
-    for place, text in enumerate(texts):
-        pattern = parse_pattern(text)
+    for place, pattern in enumerate(patterns):
         alike.setdefault((pattern.group, pattern.offset), {})[place] = pattern
-    kinds = tuple(Kind.of(layout, patterns, looked_at, device) for patterns in alike.values())
-    return Candidates(looked_at.to(device), len(texts), kinds)
+    numbered = [_numbers(layout, next(iter(members.values()))) for members in alike.values()]
+    cell = _cut(torch.stack(numbered).unique(dim=1, return_inverse=True)[1], layout)
+    sizes = cell.bincount()
+    keys = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
+    real = torch.arange(keys.shape[1]) < sizes[:, None]
+    keys[real] = cell.argsort(stable=True)
+    readings, kinds = list[Pattern](), list[Kind]()
+    for members, numbers in zip(alike.values(), numbered, strict=True):
+        own = list(dict.fromkeys(pattern.near for pattern in members.values()))
+        far = [(place, own.index(pattern.near)) for place, pattern in members.items() if pattern.far]
+        if far:
+            is_in = numbers[keys[:, 0], None] == torch.arange(int(numbers.max()) + 1)
+            lists = _lists(layout, own, rows, keys[is_in.int().argmax(0), 0], device)
+            mine = slice(len(readings), len(readings) + len(own))
+            kinds.append(Kind(is_in.float().to(device), mine, lists, _pairs(far, device)))
+        readings += own
+    near = [(place, readings.index(pattern)) for place, pattern in enumerate(patterns) if not pattern.far]
+    lists = _lists(layout, readings, rows, keys[:, 0], device)
+    return Candidates(rows, len(texts), keys.to(device), real.to(device), lists, _pairs(near, device), tuple(kinds))
 
 
-def _rows(layout: TokenLayout, pattern: Pattern) -> tuple[torch.Tensor, int]:
-    """The row of each token, and how many rows are groups; global tokens are cut up to be no more than a group."""
-    grid, start = layout.grid, layout.grid_start
-    numbers = pattern.grid(grid.sizes).numbers() if pattern.group else torch.zeros(grid.tokens, dtype=torch.int64)
-    sizes = numbers.bincount()
-    pieces = len(sizes) + torch.arange(layout.tokens - grid.tokens) // int(sizes.max())
-    return torch.cat([pieces[:start], numbers, pieces[start:]]), len(sizes)
+def _lists(
+    layout: TokenLayout, readings: Sequence[Pattern], queries: torch.Tensor, keys: torch.Tensor, device: torch.device
+) -> Lists:
+    """What queries read of cells or groups, each given by one of its keys."""
+    keys = keys.to(device)
+    reads = [reading.mask_mod(layout)(queries[:, None], keys[None, :]) for reading in readings]
+    return Lists.of(torch.stack(reads, dim=1), device)
+
+
+def _pairs(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first and the second of some pairs."""
+    found = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _cut(cell: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """Cells of global tokens cut up, so that none is larger than the largest of the grid."""
+    sizes = cell.bincount()
+    grid = cell[layout.grid_start : layout.grid_start + layout.grid.tokens]
+    most = int(sizes[grid].max())
+    order = cell.argsort(stable=True)
+    within = torch.empty_like(cell)
+    within[order] = torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]
+    pieces = torch.stack([cell, within // most])
+    return pieces.unique(dim=1, return_inverse=True)[1]
+
+
+def _numbers(layout: TokenLayout, pattern: Pattern) -> torch.Tensor:
+    """The number of each token's group, -1 for global tokens."""
+    numbers = torch.full((layout.tokens,), -1)
+    grid = pattern.grid(layout.grid.sizes).numbers() if pattern.group else torch.zeros(layout.grid.tokens)
+    numbers[layout.grid_start : layout.grid_start + layout.grid.tokens] = grid.to(numbers.dtype)
+    return numbers
 
 
 @torch.no_grad()
@@ -152,67 +180,76 @@ def score(
     factor = channels**-0.5 if scale is None else scale
     recall, error = torch.zeros(2, candidates.count, heads, device=query.device)
     power = torch.zeros(heads, device=query.device)
-    for kind in candidates.kinds:
-        rows = max(1, min(queries, WORKING_SET // (batch * kind.numbers(channels))))
-        step = max(1, min(heads, WORKING_SET // (rows * batch * kind.numbers(channels))))
-        for head in range(0, heads, step):
-            mine = slice(head, min(head + step, heads))
-            shared = torch.arange(heads, device=query.device)[mine] // per_kv
-            k, v = (x[:, shared][:, :, kind.keys].float() for x in (key, value))  # (B, h, rows, size, D)
-            hidden = _hidden(attn_mask, mine, kind, query.device)
-            for at in range(0, queries, rows):
-                q = query[:, mine, candidates.queries[at : at + rows]].float() * factor
-                dense, kept, without, with_means = _attended(q, k, v, hidden, kind, at)
-                for (places, readings), read in ((kind.near, without), (kind.far, with_means)):
-                    recall[places, mine] += kept.mean(2).sum(0)[readings] / queries
-                    error[places, mine] += (read - dense).square_().sum(4).mean(2).sum(0)[readings] / queries
-                if kind is candidates.kinds[0]:
-                    power[mine] += dense[:, 0].square().sum(3).mean(1).sum(0) / queries
+    per_query = batch * candidates.numbers(channels)
+    rows = max(1, min(queries, WORKING_SET // per_query))
+    step = max(1, min(heads, WORKING_SET // (rows * per_query)))
+    for head in range(0, heads, step):
+        mine = slice(head, min(head + step, heads))
+        shared = torch.arange(heads, device=query.device)[mine] // per_kv
+        k, v = (x[:, shared][:, :, candidates.keys].float() for x in (key, value))  # (B, h, cells, size, D)
+        hidden = _hidden(attn_mask, mine, candidates, query.device)
+        means = [_means(kind.members, k, v, hidden) for kind in candidates.kinds]
+        for at in range(0, queries, rows):
+            q = query[:, mine, candidates.queries[at : at + rows]].float() * factor
+            dense, kept, found = _read(q, k, v, hidden, means, candidates, at)
+            power[mine] += dense[:, 0].square().sum(3).mean(1).sum(0) / queries
+            of_reading = kept.mean(2).sum(0) / queries
+            for (places, readings), output, of in found:
+                recall[places, mine] += of_reading[of][readings]
+                error[places, mine] += ((output - dense).square_().sum(4).mean(2).sum(0) / queries)[readings]
     return recall, error, power
 
 
-def _attended(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor, kind: Kind, at: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What some queries, from the at-th on, get: densely, (q, 1, B, h, D); the softmax mass that readings keep,
-    (q, readings, B, h); by readings, (q, readings, B, h, D); and by these and the means of all other groups.
+Means = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Mean keys and values of groups, (B, h, groups, D), and of how many tokens they are."""
 
-    q (B, h, q, D), scaled; k and v (B, h, rows, size, D).
+
+def _read(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    hidden: torch.Tensor,
+    means: list[Means],
+    candidates: Candidates,
+    at: int,
+) -> tuple[torch.Tensor, torch.Tensor, list[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, slice]]]:
+    """What some queries, from the at-th on, get: densely, (q, 1, B, h, D); the softmax mass that each reading keeps,
+    (q, readings, B, h); and for each kind of candidates their places and readings, what the readings give,
+    (q, readings, B, h, D), and which these are of all.
+
+    q (B, h, q, D), scaled; k and v (B, h, cells, size, D).
     """
-    scores = (q @ k.flatten(2, 3).mT).unflatten(3, k.shape[2:4]) + hidden[:, :, None]  # (B, h, q, rows, size)
+    scores = (q @ k.flatten(2, 3).mT).unflatten(3, k.shape[2:4]) + hidden[:, :, None]  # (B, h, q, cells, size)
     shift = scores.flatten(3).logsumexp(3)
     weights = scores.sub_(shift[..., None, None]).exp_()
-    values = torch.einsum("bhqrs,bhrsd->qrbhd", weights, v)
-    mass, read = (kind.lists.sums(x, at) for x in (weights.sum(4).permute(2, 3, 0, 1), values))
-    keys, mean_values, sizes = _means(k, v, hidden, kind.groups)
-    worth = (q @ keys.mT + sizes.log()[:, :, None] - shift[..., None]).exp_().permute(2, 3, 0, 1)
-    coarse = worth[..., None] * mean_values.permute(2, 0, 1, 3)
-    added, more = (x.sum(1, keepdim=True) - kind.lists.sums(x, at) for x in (worth, coarse))
-    without, with_means = (
-        of / total.clamp(min=TINY)[..., None] for of, total in ((read, mass), (read + more, mass + added))
-    )
-    return values.sum(1, keepdim=True), mass, without, with_means
+    values = torch.einsum("bhqcs,bhcsd->qcbhd", weights, v)
+    kept, read = (candidates.lists.sums(x, at) for x in (weights.sum(4).permute(2, 3, 0, 1), values))
+    found = [(candidates.near, read / kept.clamp(min=TINY)[..., None], slice(None))]
+    for kind, (keys, mean_values, sizes) in zip(candidates.kinds, means, strict=True):
+        worth = (q @ keys.mT + sizes.log()[:, :, None] - shift[..., None]).exp_().permute(2, 3, 0, 1)
+        coarse = worth[..., None] * mean_values.permute(2, 0, 1, 3)
+        added, more = (x.sum(1, keepdim=True) - kind.lists.sums(x, at) for x in (worth, coarse))
+        total = (kept[:, kind.readings] + added).clamp(min=TINY)
+        found.append((kind.far, (read[:, kind.readings] + more) / total[..., None], kind.readings))
+    return values.sum(1, keepdim=True), kept, found
 
 
-def _means(
-    k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor, groups: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean keys and values of rows, (B, h, rows, D), and of how many tokens, none for rows that are no groups."""
-    seen = (hidden > float("-inf")).float()  # (B or 1, h or 1, rows, size)
-    sizes = seen.sum(3)
-    keys, values = ((x * seen[..., None]).sum(3) / sizes.clamp(min=1)[..., None] for x in (k, v))
-    return keys, values, torch.where(torch.arange(len(sizes[0, 0]), device=k.device) < groups, sizes, 0)
+def _means(members: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> Means:
+    seen = (hidden > float("-inf")).float()  # (B or 1, h or 1, cells, size)
+    sizes = seen.sum(3) @ members
+    keys, values = (members.mT @ (x * seen[..., None]).sum(3) / sizes.clamp(min=1)[..., None] for x in (k, v))
+    return keys, values, sizes
 
 
-def _hidden(mask: torch.Tensor | None, heads: slice, kind: Kind, device: torch.device) -> torch.Tensor:
+def _hidden(mask: torch.Tensor | None, heads: slice, candidates: Candidates, device: torch.device) -> torch.Tensor:
     """What is added to the scores of some heads' keys, -inf for those that do not exist or are masked.
 
-    (B or 1, h or 1, rows, size)
+    (B or 1, h or 1, cells, size)
     """
-    added = torch.zeros(kind.real.shape, device=device).masked_fill(~kind.real, float("-inf"))[None, None]
+    added = torch.zeros(candidates.real.shape, device=device).masked_fill(~candidates.real, float("-inf"))[None, None]
     if mask is None:
         return added
     mask = mask.view(*[1] * (4 - mask.dim()), *mask.shape)[:, :, 0]
     mask = mask[:, heads] if mask.shape[1] > 1 else mask
-    mask = mask.expand(-1, -1, int(kind.keys.max()) + 1)[:, :, kind.keys]
+    mask = mask.expand(-1, -1, int(candidates.keys.max()) + 1)[:, :, candidates.keys]
     return added.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else added + mask.float()
