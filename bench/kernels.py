@@ -81,6 +81,8 @@ def cases() -> list[Case]:
         found.append(Case(f"{name}-B", layout, "neighborhood{radius=1,edge=clamp,group=4x8x8}", heads))
         found.append(Case(f"{name}-lines", layout, "crisscross{axes=lines,group=4x8x8}", heads))
         found.append(Case(f"{name}-planes", layout, "crisscross{axes=planes,group=4x8x8}", heads))
+        found.append(Case(f"{name}-2x4x8-B", layout, "neighborhood{radius=1,edge=clamp,group=2x4x8}", heads))
+        found.append(Case(f"{name}-2x4x8-lines", layout, "crisscross{axes=lines,group=2x4x8}", heads))
     found += [
         Case("flux2048-16x16-X-shifted", "text:512 | h:128 w:128", "crisscross{axes=lines,group=16x16,offset=8x8}"),
         Case("flux2048-16x16-B-shifted", "text:512 | h:128 w:128", "neighborhood{radius=1,group=16x16,offset=8x8}"),

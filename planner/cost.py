@@ -127,7 +127,7 @@ def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float
     is_clipped = isinstance(pattern, Neighborhood) and pattern.edge == "clip"
     is_even = any(count % 2 == 0 for count in pattern.grid(layout.grid.sizes).counts)
     makes_pairs = tokens == TILE and is_even and not is_clipped and not any(pattern.lead)
-    return target.groups_of_64 if makes_pairs else target.small_groups
+    return target.groups_of_64[len(pattern.group) - 1] if makes_pairs else target.small_groups
 
 
 def _tile_use(pattern: Pattern) -> float:

@@ -17,8 +17,8 @@ class Target:
     tflops, tflops32: dense matrix products per second, bf16 and float32 (tf32 on GPUs), in TFLOP/s.
     bandwidth: device memory, GB/s.
     matmul, dense_attention, sparse_attention: share of the peak that linear layers, dense attention and grouped
-    attention reach. small_groups, groups_of_64: what grouped attention reaches of that where a group holds under 128
-    tokens, and just 64.
+    attention reach. small_groups: what grouped attention reaches of that where a group holds under 128 tokens.
+    groups_of_64: the same of groups that share query tiles two by two, in grids of one, two and three axes.
     raster_order: whether grouped kernels read tokens where the model has them, so that nothing is permuted.
     step_us: host time of one unit of work, in microseconds: one launch on a GPU, one group of queries on a CPU.
     arch, processors: compute capability (90 for 9.0) and multiprocessors, 0 where kernels are not emitted.
@@ -35,7 +35,7 @@ class Target:
     step_us: float
     steps_per_group: bool = False
     small_groups: float = 1.0
-    groups_of_64: float = 1.0
+    groups_of_64: tuple[float, float, float] = (1.0, 1.0, 1.0)
     arch: int = 0
     processors: int = 0
 
@@ -69,9 +69,10 @@ SDPA_SHARE = 0.16
 """What that reaches of dense attention: 91 to 117 of 640 TFLOP/s in FLUX steps on an H100, 2026-11-22."""
 
 
-SMALL_GROUPS, GROUPS_OF_64 = 0.6, 0.8
+SMALL_GROUPS, GROUPS_OF_64 = 0.6, (0.8, 0.8, 0.67)
 """Groups of 8x8 run at 317 to 430 TFLOP/s on an H100, one to a query tile, and at 447 to 541, two to a tile, where
-groups of 16x16 run at 568 to 660 (bench/RESULTS.md). Two to a tile are what the Hopper body makes of them.
+groups of 16x16 run at 568 to 660; groups of 2x4x8 at 272 to 369 and at 255 to 438 where those of 4x8x8 run at 484 to
+630 (bench/RESULTS.md). Two to a tile are what the Hopper body makes of them.
 """
 
 
@@ -81,7 +82,7 @@ def _gpu(
     made = Target(
         *(name, tflops, tflops / 2, bandwidth, 0.7, dense, sparse, True, 10),
         small_groups=SMALL_GROUPS,
-        groups_of_64=GROUPS_OF_64 if arch == 90 else SMALL_GROUPS,
+        groups_of_64=GROUPS_OF_64 if arch == 90 else (SMALL_GROUPS,) * 3,
         arch=arch,
         processors=processors,
     )
@@ -90,7 +91,7 @@ def _gpu(
         sparse_attention=dense * SDPA_SHARE,
         raster_order=False,
         small_groups=1.0,
-        groups_of_64=1.0,
+        groups_of_64=(1.0, 1.0, 1.0),
         arch=0,
         processors=0,
     )

@@ -107,11 +107,7 @@ def make_candidates(layout_text: str, texts: tuple[str, ...], queries: int, devi
     for place, pattern in enumerate(patterns):
         alike.setdefault((pattern.group, pattern.offset), {})[place] = pattern
     numbered = [_numbers(layout, next(iter(members.values()))) for members in alike.values()]
-    cell = _cut(torch.stack(numbered).unique(dim=1, return_inverse=True)[1], layout)
-    sizes = cell.bincount()
-    keys = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
-    real = torch.arange(keys.shape[1]) < sizes[:, None]
-    keys[real] = cell.argsort(stable=True)
+    keys, real = _cells(layout, numbered)
     readings, kinds = list[Pattern](), list[Kind]()
     for members, numbers in zip(alike.values(), numbered, strict=True):
         own = list(dict.fromkeys(pattern.near for pattern in members.values()))
@@ -140,6 +136,16 @@ def _pairs(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[torc
     """The first and the second of some pairs."""
     found = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2)
     return found[:, 0], found[:, 1]
+
+
+def _cells(layout: TokenLayout, numbered: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The keys of cells, none of which lies in two groups of one kind, and which of them are real."""
+    cell = _cut(torch.stack(list(numbered)).unique(dim=1, return_inverse=True)[1], layout)
+    sizes = cell.bincount()
+    keys = torch.zeros(len(sizes), int(sizes.max()), dtype=torch.int64)
+    real = torch.arange(keys.shape[1]) < sizes[:, None]
+    keys[real] = cell.argsort(stable=True)
+    return keys, real
 
 
 def _cut(cell: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
