@@ -82,7 +82,7 @@ def _gpu(
     made = Target(
         *(name, tflops, tflops / 2, bandwidth, 0.7, dense, sparse, True, 10),
         small_groups=SMALL_GROUPS,
-        groups_of_64=GROUPS_OF_64 if arch == 90 else (SMALL_GROUPS,) * 3,
+        groups_of_64=GROUPS_OF_64 if arch == 90 else (SMALL_GROUPS, SMALL_GROUPS, SMALL_GROUPS),
         arch=arch,
         processors=processors,
     )
