@@ -30,6 +30,7 @@ from torch._guards import tracing
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from planner.copied_blocks import CopiedBlocks
 from planner.errors import CannotCapture, times
 from planner.known_values import KnownValues
 
@@ -141,7 +142,8 @@ def capture_module(
     hooked = list(filter(is_hooked, model.modules()))
     device = _execution_device(tensors[len(weights) :]) if hooked else None
     processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
-    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors):
+    copied = contextlib.nullcontext() if runs else CopiedBlocks(model, known.reads).standing_in()
+    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors), copied:
         graph = _trace(run, tensors, type(model).__name__, lambda x: runs or is_known(x), device)
     return replace(Capture.of(graph, tensors), read=tuple(tensors[place] for place in sorted(known.read)))
 

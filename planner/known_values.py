@@ -39,6 +39,8 @@ class KnownValues(TorchFunctionMode):
         self._inputs = inputs
         self.read = set[int]()
         """Places of the inputs whose values were asked for."""
+        self.reads = list[torch.fx.Node]()
+        """What stands for the values that were asked for and known."""
         self._values = dict[torch.fx.Node, Any]()
 
     def __torch_function__(
@@ -92,6 +94,7 @@ class KnownValues(TorchFunctionMode):
             except _NotKnown:
                 return None
         self._note(proxy.node)
+        self.reads.append(proxy.node)
         return tensor
 
     def _note(self, node: torch.fx.Node) -> None:
