@@ -8,12 +8,13 @@ weights alone.
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -67,18 +68,20 @@ def _description(module: torch.nn.Module) -> Any:
         raise _CannotTell
     children = [(name, child and _description(child)) for name, child in module._modules.items()]
     weights = [(name, _like(value)) for name, value in {**module._parameters, **module._buffers}.items()]
-    buffers = [value for value in module._buffers.values() if value is not None]
-    steering = [value.tolist() for value in buffers if _is_steering(value)]
-    return type(module), _told(_attributes(module), ()), _told(steering, ()), tuple(weights), tuple(children)
+    steering = tuple(_digest(value) for value in module._buffers.values() if value is not None)
+    return type(module), _told(_attributes(module), ()), steering, tuple(weights), tuple(children)
 
 
 def _attributes(module: torch.nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE and name != "forward"}
 
 
-def _is_steering(buffer: torch.Tensor) -> bool:
-    """Whether a buffer's values may decide what is traced."""
-    return buffer.device.type != "meta" and not buffer.is_floating_point()
+def _digest(buffer: torch.Tensor) -> bytes:
+    """A digest of values that may decide what is traced: whole numbers and truth values; of others nothing."""
+    if buffer.device.type == "meta" or buffer.is_floating_point() or buffer.is_complex():
+        return b""
+    values = buffer.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.blake2b(values.numpy().tobytes()).digest()
 
 
 def _told(value: Any, around: tuple[int, ...]) -> Any:
@@ -148,17 +151,25 @@ class CopiedBlocks:
     def standing_in(self) -> Iterator[None]:
         """While entered, on this and any other thread; the others are not traced and run their own."""
         for block in self._kinds:
-            vars(block)["forward"] = partial(self._forward, block, block.forward)
+            vars(block)["forward"] = self._in_the_place_of(block, block.forward)
         try:
             yield
         finally:
             for block in self._kinds:
                 del vars(block)["forward"]
 
-    def _forward(self, block: torch.nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _in_the_place_of(self, block: torch.nn.Module, own: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(own)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return own(*args, **kwargs) if get_proxy_mode() is None else self._forward(block, own, args, kwargs)
+
+        return forward
+
+    def _forward(
+        self, block: torch.nn.Module, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         mode = get_proxy_mode()
-        if mode is None:
-            return own(*args, **kwargs)
+        assert mode is not None
         leaves, spec = pytree.tree_flatten((args, kwargs))
         weights = [
             *block.named_parameters(remove_duplicate=False),

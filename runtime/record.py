@@ -29,7 +29,7 @@ from planner.noise import NoiseLevel
 from planner.pattern import Pattern, parse_pattern
 from planner.plan import Decision, Plan
 from runtime.attention_calls import AttentionCalls
-from runtime.dispatch import attend
+from runtime.grouped import grouped_sdpa
 from runtime.resumed import Resumed, block_of
 from runtime.scores import make_candidates, score
 
@@ -226,10 +226,7 @@ class _Recorder:
         return change / error if error > 0 else 0.0
 
     def _median(self, call: _Call, candidates: tuple[str, ...]) -> int:
-        """The place of the candidate of median error over all sites that have these; one kernel then serves them all.
-
-        Means of far groups are passed over.
-        """
+        """The place of the candidate of median error over all sites that have these, those with means passed over."""
         alike = [call.scores[site][1].sum(1) for site, theirs in self.candidates.items() if theirs == candidates]
         total = torch.stack(alike).sum(0).tolist()
         near = [place for place, text in enumerate(candidates) if not parse_pattern(text).far]
@@ -276,11 +273,11 @@ class _OneSite(AttentionCalls):
         self.site, self.pattern = site, pattern
 
     def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """Attention as asked, or under the pattern."""
+        """Attention as asked, or under the pattern by torch's own; to compile a kernel would take longer."""
         if decision.site != self.site:
             return F.scaled_dot_product_attention(**given)
         given.pop("dropout_p", None)
-        return attend(**given, layout=decision.layout, rules=self.pattern)
+        return grouped_sdpa(**given, layout=decision.layout, pattern=self.pattern)
 
 
 def _first(result: Any) -> torch.Tensor:

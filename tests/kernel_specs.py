@@ -1,5 +1,7 @@
 """The kernels that between them use everything that emission can do; their sources are kept in goldens/."""
 
+import torch
+
 from codegen.config import KernelConfig
 from codegen.spec import Problem
 from planner.layout import TokenLayout
@@ -114,3 +116,13 @@ SPECS = {
     ),
     "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),
 }
+
+
+def told(table, noise):
+    """The arguments of a tabled kernel at a noise level."""
+    return {
+        "table": torch.tensor(table.rows, dtype=torch.int32),
+        "levels": torch.tensor([*table.levels, 1.0]),
+        "ranges": len(table.rows),
+        "noise": torch.tensor(noise),
+    }

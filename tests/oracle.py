@@ -43,3 +43,17 @@ def masked_dense(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
     scores = (scores + bias[:, None, None, :]).masked_fill(~reads, -math.inf)
     lse = scores.logsumexp(-1)
     return (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v, lse
+
+
+def of_heads(spec, q, k, v, mask=None, served=None):
+    """(output, log-sum-exp) of a kernel of several patterns, NaN for heads that it does not serve.
+
+    served: the number of the pattern of each slot that is served; all follow the first if it is left out.
+    """
+    out, lse = torch.full_like(q, math.nan).double(), torch.full(q.shape[:3], math.nan).double()
+    for number, pattern in enumerate(spec.patterns):
+        made, sums = masked_dense(q, k, v, spec.layout, str(pattern), mask=mask)
+        mine = [number == 0 if served is None else served.get(slot) == number for slot in range(spec.slots)]
+        mine = torch.tensor(mine).view(spec.batch, spec.heads, 1)
+        out, lse = torch.where(mine[..., None], made, out), torch.where(mine, sums, lse)
+    return out, lse

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from kernel_specs import problem
-from oracle import masked_dense, means_of
+from kernel_specs import problem, told
+from oracle import means_of, of_heads
 from strategies import grids
 
 from codegen.config import KernelConfig, why_not
@@ -55,12 +55,7 @@ def run(spec, served=None, seed=0):
     if served is not None:
         table = Serving((), (tuple(served.items()),)).table(spec)
         part_rows = table.part_rows
-        given |= {
-            "table": torch.tensor(table.rows).int(),
-            "noise": torch.zeros(1),
-            "levels": torch.ones(1),
-            "ranges": 1,
-        }
+        given |= told(table, [0.0])
     given |= {
         "parts": torch.full((part_rows * spec.head_dim + 1,), math.nan),
         "part_lse": torch.full((part_rows + 1,), math.nan),
@@ -68,12 +63,7 @@ def run(spec, served=None, seed=0):
     for again in range(2):
         hopper.launch(emitted, given, seed + again)
     assert not given["arrivals"].any()
-    out, lse = torch.full_like(q, math.nan).double(), torch.full(q.shape[:3], math.nan).double()
-    for number, pattern in enumerate(spec.patterns):
-        made, sums = masked_dense(q, k, v, spec.layout, str(pattern), mask=mask)
-        mine = torch.tensor([served is None or served.get(slot) == number for slot in range(slots)])
-        mine = mine.view(spec.batch, spec.heads, 1)
-        out, lse = torch.where(mine[..., None], made, out), torch.where(mine, sums, lse)
+    out, lse = of_heads(spec, q, k, v, mask, served)
     torch.testing.assert_close(given["o"].view(q.shape).double(), out, rtol=1e-4, atol=1e-5, equal_nan=True)
     if spec.returns_lse:
         torch.testing.assert_close(given["lse"].view(q.shape[:3]).double(), lse, rtol=1e-4, atol=1e-4, equal_nan=True)

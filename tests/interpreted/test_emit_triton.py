@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import masked_dense
+from kernel_specs import told
+from oracle import of_heads
 from strategies import layouts, patterns, problems
 
 from codegen.config import MEANS, KernelConfig
@@ -40,17 +41,6 @@ def launch(spec, folder, given):
     kernel[(emitted.grid,)](*[given[argument.name] for argument in emitted.arguments])
 
 
-def told(spec, serving, noise):
-    """The arguments of a tabled kernel."""
-    table = serving.table(spec)
-    return {
-        "table": torch.tensor(table.rows, dtype=torch.int32),
-        "levels": torch.tensor([*table.levels, 1.0]),
-        "ranges": len(table.rows),
-        "noise": torch.tensor(noise),
-    }
-
-
 def run(spec, folder, mask, serving=None, noise=0.5):
     """Launch a spec's kernel twice in the interpreter and compare; what it does not serve must stay as it was."""
     emitted, dtype = emit(spec), getattr(torch, spec.dtype)
@@ -70,20 +60,15 @@ def run(spec, folder, mask, serving=None, noise=0.5):
         means = problem.with_config(MEANS)
         here = given | {f"{letter}_means": torch.full(shape, math.nan, dtype=dtype) for letter in "kv"}
         here |= {"mean_bias": given["mean_bias"][:, spec.first_mean(kind) :], "bias_batch": rows}
-        here |= {} if serving is None else told(means, serving.means(spec, kind), noise)
+        here |= {} if serving is None else told(serving.means(spec, kind).table(means), noise)
         launch(means, folder, here)
         given |= {f"{letter}_means_{kind}": here[f"{letter}_means"] for letter in "kv"}
-    given |= {} if serving is None else told(spec, serving, noise)
+    given |= {} if serving is None else told(serving.table(spec), noise)
     for _ in range(2):
         launch(spec, folder, given)
     assert not given["arrivals"].any()
-    out, lse = torch.full_like(q, math.nan).double(), torch.full(q.shape[:3], math.nan).double()
-    for number, pattern in enumerate(spec.patterns):
-        made, sums = masked_dense(q, k, v, spec.layout, str(pattern), mask=mask if spec.key_mask else None)
-        served = {} if serving is None else dict(serving.served[sum(noise > level for level in serving.levels)])
-        mine = [serving is None or served.get(slot) == number for slot in range(spec.slots)]
-        mine = torch.tensor(mine).view(spec.batch, spec.heads, 1)
-        out, lse = torch.where(mine[..., None], made, out), torch.where(mine, sums, lse)
+    served = None if serving is None else dict(serving.served[sum(noise > level for level in serving.levels)])
+    out, lse = of_heads(spec, q, k, v, mask if spec.key_mask else None, served)
     tolerance = {"rtol": 1e-3, "atol": 4e-3} if spec.dtype == "float16" else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(given["o"].double(), out, equal_nan=True, **tolerance)
     if spec.returns_lse:
@@ -166,5 +151,5 @@ def test_a_level_belongs_to_the_range_that_ends_with_it_and_no_number_is_high(tm
     level = float(torch.tensor(0.8))
     serving = Serving((level,), (((0, 0), (1, 0)), ((0, 1), (1, 1))))
     run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), serving, noise if noise == noise else 1.0)
-    given = told(spec, serving, noise)
+    given = told(serving.table(spec), noise)
     assert (given["noise"] <= given["levels"][0]).item() == (noise <= 0.8)
