@@ -49,7 +49,7 @@ class _CannotTell(Exception):
 
 
 def equal_blocks(model: torch.nn.Module) -> dict[torch.nn.Module, int]:
-    """The numbered modules of a model, with modules of their own, that have equals, by the number of their kind."""
+    """The numbered modules of a model that have equals, and modules of their own alone, by the number of their kind."""
     kinds = dict[Any, list[torch.nn.Module]]()
     for parent in model.modules():
         for name, child in parent.named_children():
@@ -58,8 +58,13 @@ def equal_blocks(model: torch.nn.Module) -> dict[torch.nn.Module, int]:
                     kinds.setdefault(_description(child), []).append(child)
                 except _CannotTell:
                     continue
-    alike = [blocks for blocks in kinds.values() if len(blocks) > 1]
+    alike = [blocks for blocks in kinds.values() if len(blocks) > 1 and not _share_modules(blocks)]
     return {block: number for number, blocks in enumerate(alike) for block in blocks}
+
+
+def _share_modules(blocks: Sequence[torch.nn.Module]) -> bool:
+    modules = [module for block in blocks for module in block.modules()]
+    return len(set(modules)) < len(modules)
 
 
 def _description(module: torch.nn.Module) -> Any:
@@ -245,17 +250,17 @@ def _is_closed(traced: _Traced) -> bool:
     )
 
 
-def _written(node: Node) -> Iterator[Node]:
-    """The tensors that a node writes to."""
-    schema = getattr(node.target, "_schema", None)
-    for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
-        if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Node):
-            yield value
-    yield from (value for name, value in node.kwargs.items() if name == "out" and isinstance(value, Node))
+def _written(node: Node) -> list[Any]:
+    """What a node writes to."""
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    places = [at for at, each in enumerate(arguments) if each.alias_info is not None and each.alias_info.is_write]
+    return [node.args[at] if at < len(node.args) else node.kwargs.get(arguments[at].name) for at in places]
 
 
-def _is_new(node: Node, given: set[Node]) -> bool:
-    """Whether a tensor is a view of one that was made anew, not of one that was given."""
+def _is_new(node: Any, given: set[Node]) -> bool:
+    """Whether something is a view of a tensor that was made anew, not of one that was given."""
+    if not isinstance(node, Node):
+        return False
     while node not in given and _is_view(node):
         node = node.all_input_nodes[0]
     return node not in given and op_name(node.target) in _MADE_NEW
@@ -274,7 +279,7 @@ def _copied(
     for node in traced.made:
         copies[node] = tracer.graph.node_copy(node, copies.__getitem__)
         within = _stack(node.meta)[len(traced.stack) :]
-        moved = [(path.replace(traced.stack[-1][0], stack[-1][0], 1), kind) for path, kind in within]
+        moved = [(stack[-1][0] + path.removeprefix(traced.stack[-1][0]), kind) for path, kind in within]
         copies[node].meta["nn_module_stack"] = {str(level): entry for level, entry in enumerate([*stack, *moved])}
     same = dict(zip(traced.given, tensors, strict=True))
     for leaf, node in traced.result:

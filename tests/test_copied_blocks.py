@@ -48,12 +48,14 @@ class Block(torch.nn.Module):
 
     traced = 0
 
-    def __init__(self, way, number):
+    def __init__(self, way, number, shared):
         super().__init__()
         self.way, self.linear = way, torch.nn.Linear(4, 4)
         self.scale = number if way == "attribute" else 2
         self.where = [torch.nn.Parameter(torch.ones(4))] if way == "hidden weight" else []
         self.register_buffer("order", torch.tensor([0, 1, 3, 2] if way == "buffer" and number else [0, 1, 2, 3]))
+        if shared is not None:
+            self.shared = shared
         if way == "hook":
             self.linear.register_forward_hook(lambda *_: None)
 
@@ -65,11 +67,15 @@ class Block(torch.nn.Module):
             self.seen = x.shape
         if self.way == "writes":
             x[:, 1:].mul_(2)
+        if self.way == "writes to several":
+            torch._foreach_mul_([x], 2)
         if self.way == "writes anew":
             x = torch.empty_like(x).copy_(x)
             x[:, 1:] = 2
         for weight in self.where:
             x = x * weight
+        if self.way == "shares":
+            x = self.shared(x)
         x = self.linear(x[:, self.order]) * self.scale + depth * mask[:, None]
         return {"x": x, "mask": mask, "depth": depth}
 
@@ -78,7 +84,8 @@ class Model(torch.nn.Module):
     def __init__(self, way):
         super().__init__()
         self.way = way
-        self.blocks = torch.nn.ModuleList(Block(way, number) for number in range(4))
+        shared = torch.nn.Sequential(torch.nn.Linear(4, 4)) if way == "shares" else None
+        self.blocks = torch.nn.ModuleList(Block(way, number, shared) for number in range(12 if shared else 4))
 
     def forward(self, x, mask):
         depth = 1
@@ -107,7 +114,9 @@ class Model(torch.nn.Module):
         ("reads", 4),
         ("stores", 4),
         ("writes", 4),
+        ("writes to several", 4),
         ("outside", 4),
+        ("shares", 12),
     ],
 )
 def test_blocks_are_copied_where_nothing_tells_them_apart(way, traced, monkeypatch):
