@@ -40,8 +40,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     means = {each.means.kind: each.means for each in spec.programs if each.means is not None}
     k_views = _key_views(key_tiles, means, "k", spec)
     v_views = _key_views(key_tiles, means, "v", spec)
-    half_box = program.queries.half
-    q_views, o_views = (_query_views(letter, half_box, spec) for letter in "qo")
+    q_views, o_views = (_query_views(letter, spec) for letter in "qo")
     names = {
         letter: ", ".join(view.name for view in views)
         for letter, views in zip("qkvo", (q_views, k_views, v_views, o_views), strict=True)
@@ -116,9 +115,9 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         leave_words=_leave_words(len(readers)),
         note_sets=len(readers),
         note_at="k_at" if len(readers) == 1 else "(k_at * 2 + half)",
-        load_queries=indented(_move_queries(spec, q_views, half_box, load=True)),
-        store_output=indented(_move_queries(spec, o_views, half_box, load=False)),
-        store_lse=indented(_store_lse(spec, half_box)),
+        load_queries=indented(_move_queries(spec, q_views, load=True)),
+        store_output=indented(_move_queries(spec, o_views, load=False)),
+        store_lse=indented(_store_lse(spec)),
     )
     arguments: list[Argument] = [*q_views, *k_views, *v_views, *o_views]
     arguments += [Argument(f"{letter}_last", "i32") for letter in "qkvo"]
@@ -202,10 +201,11 @@ def _leave_words(readers: int) -> list[str]:
     return ["notes.index(stage * 2).store(words)", "notes.index(stage * 2 + 1).store(words1)"]
 
 
-def _query_views(letter: str, half_box: tuple[int, ...], spec: KernelSpec) -> list[ViewArgument]:
+def _query_views(letter: str, spec: KernelSpec) -> list[ViewArgument]:
     """The grid's views, the whole grid first, and those of the runs of global tokens."""
     program = spec.program
-    made = [_view(letter, _stem(spec, first), view, half_box, spec) for first, view in program.queries.views()]
+    half = program.queries.half
+    made = [_view(letter, _stem(spec, first), view, half, spec) for first, view in program.queries.views()]
     for number, (start, size) in enumerate(program.global_runs):
         made.append(_view(letter, f"global{number}", View(start, ((size, 1),)), (program.block_m // 2,), spec))
     return made
@@ -385,9 +385,7 @@ def _by_run(program: TileProgram, of_run: Callable[[int, str], list[str]], of_gr
     yield from indented(of_grid) if program.row_blocks else of_grid
 
 
-def _move_queries(
-    spec: KernelSpec, views: Sequence[ViewArgument], half_box: tuple[int, ...], load: bool
-) -> Iterator[str]:
+def _move_queries(spec: KernelSpec, views: Sequence[ViewArgument], load: bool) -> Iterator[str]:
     """Copy half a query tile between device and shared memory."""
     queries = spec.program.queries
     of_grid, runs = views[: len(queries.views())], views[len(queries.views()) :]
@@ -395,14 +393,12 @@ def _move_queries(
     def of_run(number: int, tile: str) -> list[str]:
         return [_move(runs[number].name, [f"{tile} * BLOCK_M + half * HALF_M"], load)]
 
-    return _by_run(spec.program, of_run, list(_move_grid(queries, of_grid, half_box, load)))
+    return _by_run(spec.program, of_run, list(_move_grid(queries, of_grid, load)))
 
 
-def _move_grid(
-    queries: QueryTiles, views: Sequence[ViewArgument], half_box: tuple[int, ...], load: bool
-) -> Iterator[str]:
+def _move_grid(queries: QueryTiles, views: Sequence[ViewArgument], load: bool) -> Iterator[str]:
     """The copy engine writes no box that begins before its view: such a box begins with the first view's own tokens."""
-    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries, half_box)
+    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries)
     if len(views) == 1:
         yield _move(views[0].name, [start + half for start, half in zip(starts, halved, strict=True)], load)
         return
@@ -416,9 +412,9 @@ def _move_grid(
         yield f"    {_move(view.name, at, load)}"
 
 
-def _halved(queries: QueryTiles, half_box: tuple[int, ...]) -> list[str]:
+def _halved(queries: QueryTiles) -> list[str]:
     """What a warpgroup's half adds to the start of a tile along each axis."""
-    return [f" + half * {side}" if at == queries.cut_axis else "" for at, side in enumerate(half_box)]
+    return [f" + half * {side}" if at == queries.cut_axis else "" for at, side in enumerate(queries.half)]
 
 
 def _move(name: str, starts: Sequence[str], load: bool) -> str:
@@ -429,7 +425,7 @@ def _move(name: str, starts: Sequence[str], load: bool) -> str:
     return f"tma.async_copy_shared_to_global({name}, [outer, {at}, last], src{shaped})"
 
 
-def _store_lse(spec: KernelSpec, half_box: tuple[int, ...]) -> Iterator[str]:
+def _store_lse(spec: KernelSpec) -> Iterator[str]:
     program = spec.program
 
     def of_run(number: int, tile: str) -> list[str]:
@@ -439,17 +435,17 @@ def _store_lse(spec: KernelSpec, half_box: tuple[int, ...]) -> Iterator[str]:
             f"gl.store(lse + {start} + place, values, mask=place < {size})",
         ]
 
-    return _by_run(program, of_run, list(_store_grid_lse(program.queries, half_box)))
+    return _by_run(program, of_run, list(_store_grid_lse(program.queries)))
 
 
-def _store_grid_lse(queries: QueryTiles, half_box: tuple[int, ...]) -> Iterator[str]:
+def _store_grid_lse(queries: QueryTiles) -> Iterator[str]:
     # Within half a box the rows count from 0; the half's own start is added along the axis that was cut.
     places, inside = list[str](), list[str]()
-    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries, half_box)
+    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries)
     for axis, (start, half, box, (size, stride), first) in enumerate(
-        zip(starts, halved, half_box, queries.view.axes, queries.first_sides, strict=True)
+        zip(starts, halved, queries.half, queries.view.axes, queries.first_sides, strict=True)
     ):
-        inner = math.prod(half_box[axis + 1 :])
+        inner = math.prod(queries.half[axis + 1 :])
         digit = "row % HALF_M" if inner == 1 else f"row % HALF_M // {inner}"
         digit = digit if axis == 0 else f"{digit} % {box}"
         begins = f"max({start}, 0)" if first else start

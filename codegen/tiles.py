@@ -167,14 +167,14 @@ class QueryTiles:
     @property
     def cut_axis(self) -> int:
         """The axis along which two warpgroups share a box: a pair's own, else the slowest that is longer than 1."""
-        longer = (axis for axis, length in enumerate(self.box) if length > 1)
-        return next(longer) if self.pair_axis is None else self.pair_axis
+        if self.pair_axis is not None:
+            return self.pair_axis
+        return next(axis for axis, length in enumerate(self.box) if length > 1)
 
-    @property
+    @cached_property
     def half(self) -> tuple[int, ...]:
         """What each of them has of a box."""
-        cut = self.cut_axis
-        return (*self.box[:cut], self.box[cut] // 2, *self.box[cut + 1 :])
+        return _along(self.box, self.cut_axis, self.box[self.cut_axis] // 2)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -357,9 +357,9 @@ def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None
     return min(even, key=lambda axis: sizes[axis] % sides[axis] > 0, default=None)
 
 
-def _paired(sizes: Sequence[int], axis: int) -> tuple[int, ...]:
-    """Sizes of a pair along each axis, given those of a group."""
-    return (*sizes[:axis], sizes[axis] * 2, *sizes[axis + 1 :])
+def _along(sizes: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    """Sizes with another one along an axis."""
+    return (*sizes[:axis], size, *sizes[axis + 1 :])
 
 
 def query_tiles(
@@ -375,7 +375,7 @@ def query_tiles(
     if paired:
         axis = pair_axis(layout, grouped[0], block_m)
         assert axis is not None
-        pair = _paired(grouped[0].group, axis)
+        pair = _along(grouped[0].group, axis, 2 * grouped[0].group[axis])
         return (QueryTiles(view, pair, pair, lead, axis),) * len(patterns)
     box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), lead, block_m)
     groups = [(grouped[0] if isinstance(pattern, Dense) else pattern).group for pattern in patterns]
@@ -395,7 +395,7 @@ def _tile_program(
     kinds: tuple[Sequence[Region], ...] = (regions(layout, pattern, coords, SYMBOLS), (), ())
     if paired:
         axis = queries.cut_axis
-        groups = (*groups[:axis], groups[axis] // 2, *groups[axis + 1 :])
+        groups = _along(groups, axis, groups[axis] // 2)
         kinds = shared_by_pair(kinds[0], axis, coords[axis], groups[axis])
     read = list(itertools.chain(*kinds))
     alike = {
