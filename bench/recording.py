@@ -4,9 +4,8 @@
     python -m bench.recording flux.1-dev --size 4096x4096 --steps 2 --scores-only      memory; not the probes
 
 Sampling is a loop of the model's own calls at falling noise levels, dense, by diffusers' eager code. Recording is
-planner.record, told how many calls there will be, around the same loop. The model is called once before, so that
-libraries have chosen their kernels; ours are compiled within the first recording, not in the second, asked for by
---again. Memory is the most that PyTorch has held.
+planner.record, told how many calls there will be, around the same loop; twice with --again. The model is called once
+before, so that libraries have chosen their kernels. Memory is the most that PyTorch has held.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import enum
 import gc
-import hashlib
 import inspect
 import logging
 import re
@@ -32,7 +31,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from planner.copied_blocks import CopiedBlocks
 from planner.errors import CannotCapture, times
-from planner.known_values import KnownValues
+from planner.known_values import KnownValues, digest, is_known, is_whole_number
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -81,8 +80,7 @@ class Call:
 
     def digest(self, name: str) -> bytes:
         """A digest of the values of one tensor of the call."""
-        values = dict(self.tensors)[name].detach().cpu().contiguous()
-        return hashlib.blake2b(values.flatten().view(torch.uint8).numpy().tobytes()).digest()
+        return digest(dict(self.tensors)[name])
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def capture_module(
     hooked = list(filter(is_hooked, model.modules()))
     device = _execution_device(tensors[len(weights) :]) if hooked else None
     processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
-    copied = contextlib.nullcontext() if runs else CopiedBlocks(model, known.reads).standing_in()
+    copied = contextlib.nullcontext() if runs else CopiedBlocks(model, known.asked).standing_in()
     with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors), copied:
         graph = _trace(run, tensors, type(model).__name__, lambda x: runs or is_known(x), device)
     return replace(Capture.of(graph, tensors), read=tuple(tensors[place] for place in sorted(known.read)))
@@ -274,11 +272,6 @@ def _without_hooks(hooked: Sequence[torch.nn.Module], processors: Sequence[Any])
             processor._parallel_config = config
 
 
-def is_known(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's values may steer the graph: whole numbers or truth values that are really there."""
-    return _is_whole_number(tensor) and tensor.device.type != "meta"
-
-
 def is_same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether an input of a graph is an argument of the call, perhaps by another object."""
     if tensor is other:
@@ -286,10 +279,6 @@ def is_same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     if tensor.device.type == "meta" or other.device.type == "meta" or isinstance(tensor, torch.nn.Parameter):
         return False
     return tensor.shape == other.shape and tensor.dtype == other.dtype and tensor.data_ptr() == other.data_ptr() != 0
-
-
-def _is_whole_number(tensor: torch.Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 @contextlib.contextmanager
@@ -343,7 +332,7 @@ def _tables_on_cpu(model: torch.nn.Module) -> Iterator[None]:
     moved = list[tuple[dict[str, Any], str, torch.Tensor]]()
     for module in model.modules():
         for name, value in vars(module).items():
-            if isinstance(value, torch.Tensor) and value.device.type == "meta" and not _is_whole_number(value):
+            if isinstance(value, torch.Tensor) and value.device.type == "meta" and not is_whole_number(value):
                 moved.append((vars(module), name, value))
     for attributes, name, value in moved:
         attributes[name] = torch.zeros_like(value, device="cpu")

@@ -8,11 +8,9 @@ weights alone.
 
 from __future__ import annotations
 
-import hashlib
-import operator
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
@@ -30,7 +28,9 @@ from torch.fx.experimental.proxy_tensor import (
     track_tensor_tree,
 )
 
-from planner.shadow_rules import op_name
+from planner.forwards import replaced
+from planner.known_values import digest, is_known, sources
+from planner.shadow_rules import changed_by, is_alias, op_name
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, slice)
 _BY_IDENTITY = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Tensor)
@@ -41,7 +41,7 @@ _MADE_NEW = frozenset(
 )
 """Operations whose result is never what they were given."""
 
-_HOOKS = tuple(name for name in _OF_EVERY_MODULE if name.endswith(("_hooks", "_pre_hooks")))
+_HOOKS = tuple(name for name in _OF_EVERY_MODULE if name.endswith("_hooks"))
 
 
 class _CannotTell(Exception):
@@ -73,20 +73,12 @@ def _description(module: torch.nn.Module) -> Any:
         raise _CannotTell
     children = [(name, child and _description(child)) for name, child in module._modules.items()]
     weights = [(name, _like(value)) for name, value in {**module._parameters, **module._buffers}.items()]
-    steering = tuple(_digest(value) for value in module._buffers.values() if value is not None)
+    steering = tuple(digest(value) for value in module._buffers.values() if value is not None and is_known(value))
     return type(module), _told(_attributes(module), ()), steering, tuple(weights), tuple(children)
 
 
 def _attributes(module: torch.nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE and name != "forward"}
-
-
-def _digest(buffer: torch.Tensor) -> bytes:
-    """A digest of values that may decide what is traced: whole numbers and truth values; of others nothing."""
-    if buffer.device.type == "meta" or buffer.is_floating_point() or buffer.is_complex():
-        return b""
-    values = buffer.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.blake2b(values.numpy().tobytes()).digest()
 
 
 def _told(value: Any, around: tuple[int, ...]) -> Any:
@@ -144,44 +136,40 @@ class _Traced:
 class CopiedBlocks:
     """Stands in for the forward of a model's equal blocks while a trace of make_fx runs.
 
-    reads: the nodes whose values were looked at so far.
+    asked: the nodes whose values were looked at so far.
     """
 
-    def __init__(self, model: torch.nn.Module, reads: Sequence[Node]) -> None:
+    def __init__(self, model: torch.nn.Module, asked: Sequence[Node]) -> None:
         self._kinds = equal_blocks(model)
-        self._reads = reads
+        self._asked = asked
         self._traced = dict[Any, _Traced]()
 
-    @contextmanager
-    def standing_in(self) -> Iterator[None]:
+    def standing_in(self) -> AbstractContextManager[None]:
         """While entered, on this and any other thread; the others are not traced and run their own."""
-        for block in self._kinds:
-            vars(block)["forward"] = self._in_the_place_of(block, block.forward)
-        try:
-            yield
-        finally:
-            for block in self._kinds:
-                del vars(block)["forward"]
+        return replaced({block: self._in_the_place_of(block, block.forward) for block in self._kinds})
 
     def _in_the_place_of(self, block: torch.nn.Module, own: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return own(*args, **kwargs) if get_proxy_mode() is None else self._forward(block, own, args, kwargs)
+            mode = get_proxy_mode()
+            return own(*args, **kwargs) if mode is None else self._run(block, own, args, kwargs, mode.tracer)
 
         return forward
 
-    def _forward(
-        self, block: torch.nn.Module, own: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _run(
+        self,
+        block: torch.nn.Module,
+        own: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tracer: PythonKeyTracer,
     ) -> Any:
-        mode = get_proxy_mode()
-        assert mode is not None
+        """The result of a block, copied or traced."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        weights = [
-            *block.named_parameters(remove_duplicate=False),
-            *block.named_buffers(remove_duplicate=False),
-        ]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)] + [weight for _, weight in weights]
-        given = [node for tensor in tensors for node in [_node_of(tensor, mode.tracer)] if node is not None]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        tensors += [weight for _, weight in block.named_parameters(remove_duplicate=False)]
+        tensors += [buffer for _, buffer in block.named_buffers(remove_duplicate=False)]
+        given = [node for tensor in tensors for node in [_node_of(tensor, tracer)] if node is not None]
         plain = [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]
         state = _state(block)
         if len(given) < len(tensors) or state is None or not all(isinstance(leaf, _PLAIN) for leaf in plain):
@@ -190,31 +178,20 @@ class CopiedBlocks:
         key = (self._kinds[block], state, spec, alike, _told(plain, ()), tuple(map(_like, tensors)))
         stack = _stack(fx_traceback.current_meta)
         if key in self._traced and self._traced[key].serves(given):
-            return _copied(self._traced[key], stack, given, tensors, mode.tracer)
-        before, reads = next(iter(reversed(mode.tracer.graph.nodes))), len(self._reads)
+            return _copied(self._traced[key], stack, given, tensors, tracer)
+        before, asked = next(iter(reversed(tracer.graph.nodes))), len(self._asked)
         result = own(*args, **kwargs)
         made, node = list[Node](), before.next
         while node.op != "root":
             made.append(node)
             node = node.next
         found, result_spec = pytree.tree_flatten(result)
-        nodes = [_node_of(leaf, mode.tracer) if isinstance(leaf, torch.Tensor) else None for leaf in found]
-        steering = _origins(self._reads[reads:], set(made)).intersection(given)
+        nodes = [_node_of(leaf, tracer) if isinstance(leaf, torch.Tensor) else None for leaf in found]
+        steering = frozenset(sources(self._asked[asked:], set(made)).intersection(given))
         traced = _Traced(stack, given, made, steering, list(zip(found, nodes, strict=True)), result_spec)
         if state == _state(block) and _is_closed(traced):
             self._traced[key] = traced
         return result
-
-
-def _origins(nodes: Sequence[Node], made: set[Node]) -> frozenset[Node]:
-    """What nodes follow from, among those that were there before some were made."""
-    waiting, seen = list(nodes), set(nodes)
-    while waiting:
-        node = waiting.pop()
-        parents = node.all_input_nodes if node in made else []
-        waiting += [parent for parent in parents if parent not in seen]
-        seen.update(parents)
-    return frozenset(seen - made)
 
 
 def _state(block: torch.nn.Module) -> Any:
@@ -242,7 +219,7 @@ def _is_closed(traced: _Traced) -> bool:
     return all(
         node.op in ("call_function", "get_attr")
         and inside.issuperset(node.all_input_nodes)
-        and all(_is_new(written, given) for written in _written(node))
+        and all(_is_new(changed, given) for changed in changed_by(node))
         for node in traced.made
     ) and all(
         node in given or (isinstance(leaf, FakeTensor) and node in inside) or isinstance(leaf, _PLAIN)
@@ -250,25 +227,13 @@ def _is_closed(traced: _Traced) -> bool:
     )
 
 
-def _written(node: Node) -> list[Any]:
-    """What a node writes to."""
-    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
-    places = [at for at, each in enumerate(arguments) if each.alias_info is not None and each.alias_info.is_write]
-    return [node.args[at] if at < len(node.args) else node.kwargs.get(arguments[at].name) for at in places]
-
-
 def _is_new(node: Any, given: set[Node]) -> bool:
     """Whether something is a view of a tensor that was made anew, not of one that was given."""
     if not isinstance(node, Node):
         return False
-    while node not in given and _is_view(node):
+    while node not in given and is_alias(node):
         node = node.all_input_nodes[0]
     return node not in given and op_name(node.target) in _MADE_NEW
-
-
-def _is_view(node: Node) -> bool:
-    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
-    return node.target is operator.getitem or any(returned.alias_info is not None for returned in returns)
 
 
 def _copied(

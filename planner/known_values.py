@@ -7,7 +7,8 @@ asks. What depends on weights is not: that would be running the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,33 @@ _SIZED = frozenset("reshape view expand repeat narrow split unflatten".split())
 """Names of functions whose further arguments are sizes, which a tensor of one number can be."""
 
 
+def is_whole_number(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds whole numbers or truth values."""
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def is_known(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values may steer the graph: whole numbers or truth values that are really there."""
+    return is_whole_number(tensor) and tensor.device.type != "meta"
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    """A digest of a tensor's values."""
+    values = tensor.detach().cpu().contiguous()
+    return hashlib.blake2b(values.flatten().view(torch.uint8).numpy().tobytes()).digest()
+
+
+def sources(nodes: Iterable[torch.fx.Node], through: Container[torch.fx.Node] | None = None) -> set[torch.fx.Node]:
+    """Nodes and all that they follow from; if it is given, no further than through some nodes."""
+    waiting, seen = list(nodes), set(nodes)
+    while waiting:
+        node = waiting.pop()
+        parents = node.all_input_nodes if through is None or node in through else []
+        waiting += [parent for parent in parents if parent not in seen]
+        seen.update(parents)
+    return seen
+
+
 class KnownValues(TorchFunctionMode):
     """While entered inside a trace of make_fx, reads of values that follow from ``inputs`` give them.
 
@@ -39,7 +67,7 @@ class KnownValues(TorchFunctionMode):
         self._inputs = inputs
         self.read = set[int]()
         """Places of the inputs whose values were asked for."""
-        self.reads = list[torch.fx.Node]()
+        self.asked = list[torch.fx.Node]()
         """What stands for the values that were asked for and known."""
         self._values = dict[torch.fx.Node, Any]()
 
@@ -93,19 +121,9 @@ class KnownValues(TorchFunctionMode):
                     tensor = self._evaluated(proxy.node, mode.tracer.root)
             except _NotKnown:
                 return None
-        self._note(proxy.node)
-        self.reads.append(proxy.node)
+        self.asked.append(proxy.node)
+        self.read.update(_place(node) for node in sources([proxy.node]) if node.op == "placeholder")
         return tensor
-
-    def _note(self, node: torch.fx.Node) -> None:
-        """Note the inputs that a value follows from."""
-        waiting, seen = [node], {node}
-        while waiting:
-            each = waiting.pop()
-            if each.op == "placeholder":
-                self.read.add(_place(each))
-            waiting += [parent for parent in each.all_input_nodes if parent not in seen]
-            seen.update(each.all_input_nodes)
 
     def _evaluated(self, node: torch.fx.Node, root: torch.nn.Module) -> Any:
         if node not in self._values:

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from planner import shadow_rules
-from planner.capture import Call, Capture, is_known, is_same
+from planner.capture import Call, Capture, is_same
+from planner.known_values import is_known
 from planner.shadow_rules import SOURCE_STRIDE, Shadow, ShadowTree, Unsupported
 
 CHANNEL_STRIDE = 2**20

@@ -84,6 +84,22 @@ def is_view(target: Any) -> bool:
     )
 
 
+def changed_by(node: torch.fx.Node) -> list[Any]:
+    """The arguments that a node's operation changes in place."""
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    places = [at for at, each in enumerate(arguments) if each.alias_info is not None and each.alias_info.is_write]
+    return [node.args[at] if at < len(node.args) else node.kwargs.get(arguments[at].name) for at in places]
+
+
+def is_alias(node: torch.fx.Node) -> bool:
+    """Whether a result may be the memory of the operation's first input."""
+    schema = getattr(node.target, "_schema", None)
+    if not node.all_input_nodes or node.op != "call_function":
+        return False
+    returns_alias = schema is not None and any(value.alias_info is not None for value in schema.returns)
+    return returns_alias or op_name(node.target) in ("getitem", "dropout")
+
+
 def compress(shadow: torch.Tensor) -> torch.Tensor:
     """The shadow with size 1 along the dimensions in which it does not vary."""
     for dim in range(shadow.dim()):

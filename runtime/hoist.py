@@ -23,7 +23,7 @@ from planner.layout import TokenLayout
 from planner.pattern import Pattern
 from planner.plan import Plan
 from planner.rules import Rules
-from planner.shadow_rules import op_name
+from planner.shadow_rules import changed_by, is_alias
 from runtime.commutes import Proof, State, Stored, attention, prove
 from runtime.operator import grouped_attention
 from runtime.recipe import nest_of, order_of, runs_of, spell_nest
@@ -122,7 +122,7 @@ class _Walk:
                 self.left[module_path(node)] += AT_A_SITE
             else:
                 copied.kwargs = {**copied.kwargs, "stored": self.stored}
-        self.roots[node] = self.roots[node.all_input_nodes[0]] if _is_alias(node) else node
+        self.roots[node] = self.roots[node.all_input_nodes[0]] if is_alias(node) else node
         if written is not None:
             self._forget(written, is_stored=proof is not None)
 
@@ -158,7 +158,7 @@ class _Walk:
 
     def _raise(self, x: Node, wanted: Stored, user: Node) -> Node | None:
         """A view or a cast of something that is permuted instead, once for all its views and casts."""
-        if not _is_alias(x) or len(x.all_input_nodes) != 1 or self.states[source := x.all_input_nodes[0]] is not None:
+        if not is_alias(x) or len(x.all_input_nodes) != 1 or self.states[source := x.all_input_nodes[0]] is not None:
             return None
         for dim, size in enumerate(_shape(source)):
             state = Stored(dim, wanted.start, wanted.tokens)
@@ -194,19 +194,9 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 def _written(node: Node) -> Node | None:
     """The value that an operation changes in place, None if it changes none; raises _Unsafe."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
+    changed = changed_by(node)
+    if not changed:
         return None
-    writes = [argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments]
-    if writes.index(True) or sum(writes) > 1 or not isinstance(node.args[0], Node):
+    if tuple(changed) != node.args[:1] or not isinstance(changed[0], Node):
         raise _Unsafe
-    return node.args[0]
-
-
-def _is_alias(node: Node) -> bool:
-    """Whether a result may be the memory of the operation's first input."""
-    schema = getattr(node.target, "_schema", None)
-    if not node.all_input_nodes or node.op != "call_function":
-        return False
-    returns_alias = schema is not None and any(value.alias_info is not None for value in schema.returns)
-    return returns_alias or op_name(node.target) in ("getitem", "dropout")
+    return changed[0]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+
+from planner.forwards import replaced
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 StandIn = Callable[[int, Callable[..., Any], Arguments], Any]
@@ -108,28 +110,18 @@ class Resumed:
         args, kwargs = self._call
         return self._model._call_impl(*args, **kwargs)
 
-    @contextmanager
-    def _replaced(self, stand_in: StandIn) -> Iterator[None]:
+    def _replaced(self, stand_in: StandIn) -> AbstractContextManager[None]:
         """While open, something stands in for the blocks, on this thread alone."""
         thread = threading.get_ident()
-        before = [module.__dict__.get("forward") for module in self._modules]
-        for number, module in enumerate(self._modules):
 
-            def forward(
-                *args: Any, _number: int = number, _own: Callable[..., Any] = module.forward, **kwargs: Any
-            ) -> Any:
+        def made(number: int, own: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
                 is_mine = threading.get_ident() == thread
-                return stand_in(_number, _own, (args, kwargs)) if is_mine else _own(*args, **kwargs)
+                return stand_in(number, own, (args, kwargs)) if is_mine else own(*args, **kwargs)
 
-            module.forward = forward
-        try:
-            yield
-        finally:
-            for module, own in zip(self._modules, before, strict=True):
-                if own is None:
-                    del module.forward
-                else:
-                    module.forward = own
+            return forward
+
+        return replaced({module: made(number, module.forward) for number, module in enumerate(self._modules)})
 
 
 def _nothing(tensor: torch.Tensor) -> torch.Tensor:
