@@ -107,7 +107,7 @@ def record(
         raise BadOption("calls, sampler_calls, queries", asked, "numbers of at least 1")
     options = Options(pattern="dense", layout=layout, noise=noise).verify()
     kept = None if path is None else Path(path)
-    stride = max(1, (sampler_calls or 1) // calls)
+    stride = max(1, ((sampler_calls or 1) - 1) // max(1, calls - 1))
     plan = partial(plan_dense, options)
     return record_evidence(require_module(model), sample, plan, catalogue, calls, stride, queries, kept)
 

@@ -127,6 +127,7 @@ class _Recorder:
         with _Scoring(self.plan, self.candidates, self.queries, scores) if not scores else nullcontext():
             result = model._call_impl(*args, **kwargs)
         kept = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
+        scores = pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, scores)
         self.recorded.append(_Call(number, kept[0], kept[1], _first(result).clone(), scores))
         if len(self.recorded) > 2 * self.calls:
             self.recorded, self.stride = self.recorded[::2], 2 * self.stride
@@ -167,36 +168,51 @@ class _Recorder:
 
     @torch.no_grad()
     def _probe(self, call: _Call) -> None:
-        """The sensitivities of all sites at a call, in the order in which they attend."""
+        """The sensitivities of all sites at a call."""
+        known = self._known_sensitivities(call.number)
+        medians = {candidates: self._median(call, candidates) for candidates in set(self.candidates.values())}
+        places = {name: medians[candidates] for name, candidates in self.candidates.items() if name not in known}
+        changes = self._changes(call, {name: self.candidates[name][place] for name, place in places.items()})
+        errors = {name: float(call.scores[name][1][place].sum()) for name, place in places.items()}
+        found = {name: changes[name] / error if error > 0 else 0.0 for name, error in errors.items()}
+        call.sensitivities.update(known | found)
+
+    def _known_sensitivities(self, number: int) -> dict[str, float]:
+        """Sensitivities at a call from a recording that was broken off."""
+        if self.known is None or number not in self.known.recorded:
+            return {}
+        at = self.known.recorded.index(number)
+        found = {name: float(site.sensitivity[at]) for name, site in self.known.sites.items()}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def _changes(self, call: _Call, patterns: Mapping[str, str]) -> dict[str, float]:
+        """Mean squared changes of a call's output when one of some sites, given as they attend, follows a pattern."""
         model = self.model()
         assert model is not None
         assert self.plan is not None
-        blocks = [block_of(decision.site) for decision in self.plan.decisions]
-        medians = {candidates: self._median(call, candidates) for candidates in set(self.candidates.values())}
-        resumed: Resumed | None = None
-        for name, candidates in self.candidates.items():
-            found = self._known_sensitivity(call, name)
-            if found is None:
-                resumed = resumed or Resumed(model, call.args, call.kwargs, blocks)
-                found = self._sensitivity(call, name, medians[candidates], resumed)
-            call.sensitivities[name] = found
-
-    def _known_sensitivity(self, call: _Call, name: str) -> float | None:
-        """A sensitivity from a recording that was broken off."""
-        if self.known is None or call.number not in self.known.recorded:
-            return None
-        found = float(self.known.sites[name].sensitivity[self.known.recorded.index(call.number)])
-        return None if math.isnan(found) else found
+        under_way = dict[str, torch.Tensor]()
+        if patterns:
+            blocks = [block_of(decision.site) for decision in self.plan.decisions]
+            resumed = Resumed(model, call.args, call.kwargs, blocks)
+            for name, pattern in patterns.items():
+                if resumed.reach(block_of(name)):
+                    left = [one for one in self.plan.decisions if block_of(one.site) not in resumed.passed]
+                    with _OneSite(left, name, pattern):
+                        under_way[name] = _change(resumed.run(), call.output)
+        changes = {name: float(change) for name, change in under_way.items()}
+        for name, pattern in patterns.items():
+            if math.isnan(changes.get(name, math.nan)):
+                with _OneSite(self.plan.decisions, name, pattern):
+                    changes[name] = float(_change(model._call_impl(*call.args, **call.kwargs), call.output))
+        return changes
 
     def evidence(self) -> Evidence:
         """What was found so far; raises BadEvidence for values that are no numbers."""
         assert self.plan is not None
         sites = dict[str, SiteEvidence]()
         for name, candidates in self.candidates.items():
-            recall, error, power = (
-                torch.stack([table.cpu() for table in tables])
-                for tables in zip(*(call.scores[name] for call in self.recorded), strict=True)
-            )
+            tables = zip(*(call.scores[name] for call in self.recorded), strict=True)
+            recall, error, power = (torch.stack(of_calls) for of_calls in tables)
             sensitivity = torch.tensor([call.sensitivities.get(name, math.nan) for call in self.recorded])
             sites[name] = SiteEvidence(candidates, recall, error, power, sensitivity)
         made_by = {
@@ -207,23 +223,6 @@ class _Recorder:
         }
         numbers = tuple(call.number for call in self.recorded)
         return Evidence(self.plan, tuple(self.steps), numbers, sites, made_by).verify()
-
-    def _sensitivity(self, call: _Call, name: str, place: int, resumed: Resumed) -> float:
-        """Mean squared change of the output over the error of a site under the candidate at a place."""
-        model = self.model()
-        assert model is not None
-        assert self.plan is not None
-        pattern, result = self.candidates[name][place], None
-        if resumed.reach(block_of(name)):
-            left = [decision for decision in self.plan.decisions if block_of(decision.site) not in resumed.passed]
-            with _OneSite(left, name, pattern):
-                result = resumed.run()
-        if result is None:
-            with _OneSite(self.plan.decisions, name, pattern):
-                result = model._call_impl(*call.args, **call.kwargs)
-        change = float((_first(result).float() - call.output.float()).square().mean())
-        error = float(call.scores[name][1][place].sum())
-        return change / error if error > 0 else 0.0
 
     def _median(self, call: _Call, candidates: tuple[str, ...]) -> int:
         """The place of the candidate of median error over all sites that have these, those with means passed over."""
@@ -278,6 +277,11 @@ class _OneSite(AttentionCalls):
             return F.scaled_dot_product_attention(**given)
         given.pop("dropout_p", None)
         return grouped_sdpa(**given, layout=decision.layout, pattern=self.pattern)
+
+
+def _change(result: Any, before: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of a model's output from what it was before."""
+    return (_first(result).float() - before.float()).square().mean()
 
 
 def _first(result: Any) -> torch.Tensor:

@@ -40,23 +40,15 @@ class Resumed:
         self._names = [name for name in dict.fromkeys(blocks) if name in modules]
         self._modules = [modules[name] for name in self._names]
         self._made = dict[int, Any]()
-        self._at = 0
-        entered, inputs = list[int](), list[Arguments]()
-
-        def note(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
-            entered.append(number)
-            if len(entered) == 1:
-                inputs.append(given)
-            made = forward(*given[0], **given[1])
-            self._made[number] = pytree.tree_map_only(torch.Tensor, _nothing, made)
-            return made
-
-        with self._replaced(note):
-            self._run()
-        self._inputs = inputs[0] if entered == list(range(len(self._names))) and entered else None
+        self._inputs: Arguments | None = None
+        self._at, self._is_noted = 0, False
 
     def reach(self, block: str) -> bool:
         """Go on to a block; False where the call cannot be taken up there."""
+        if not self._is_noted:
+            if block in self._names[:1]:
+                return True
+            self._note()
         while self._inputs is not None and block in self._names[self._at + 1 :]:
             self._advance()
         return self._inputs is not None and self._names[self._at] == block
@@ -67,7 +59,9 @@ class Resumed:
         return frozenset(self._names[: self._at])
 
     def run(self) -> Any:
-        """The call's result, from the block that was reached on; None if it is NaN somewhere."""
+        """The call's result, from the block that was reached on; NaN where it needs a block that was passed over."""
+        if not self._is_noted:
+            return self._note()
 
         def resume(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
             if number < self._at:
@@ -76,9 +70,25 @@ class Resumed:
             return forward(*args, **kwargs)
 
         with self._replaced(resume):
+            return self._run()
+
+    def _note(self) -> Any:
+        """The call's result, run whole; what blocks make and the first is given are noted."""
+        entered, inputs = list[int](), list[Arguments]()
+
+        def note(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
+            entered.append(number)
+            if len(entered) == 1:
+                inputs.append(_copy(given))
+            made = forward(*given[0], **given[1])
+            self._made[number] = pytree.tree_map_only(torch.Tensor, _nothing, made)
+            return made
+
+        with self._replaced(note):
             result = self._run()
-        leaves = pytree.tree_leaves(getattr(result, "to_tuple", lambda: result)())
-        return None if any(torch.is_tensor(leaf) and bool(leaf.isnan().any()) for leaf in leaves) else result
+        self._is_noted = True
+        self._inputs = inputs[0] if entered == list(range(len(self._names))) and entered else None
+        return result
 
     def _advance(self) -> None:
         """Run the block that was reached, and keep what the next one is given."""
@@ -99,12 +109,12 @@ class Resumed:
 
     def _stands_for(self, number: int) -> Any:
         """NaN in the place of what a block makes, which others may write to."""
-        return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, self._made[number])
+        return _copy(self._made[number])
 
     def _taken(self) -> Arguments:
         """The arguments of the block that was reached; a copy, in which the block may write."""
         assert self._inputs is not None
-        return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, self._inputs)
+        return _copy(self._inputs)
 
     def _run(self) -> Any:
         args, kwargs = self._call
@@ -122,6 +132,11 @@ class Resumed:
             return forward
 
         return replaced({module: made(number, module.forward) for number, module in enumerate(self._modules)})
+
+
+def _copy(values: Any) -> Any:
+    """Values with their tensors copied."""
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, values)
 
 
 def _nothing(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,17 +1,17 @@
 """Scores of candidate patterns on a site's own queries, keys and values, exact for the queries looked at.
 
 Keys are sorted into cells, the common refinement of all candidates' groups, and one pass over the keys makes the sums
-of each cell. What a candidate reads is then a sum over a list of cells, which is much shorter than the keys.
+of each cell. What a candidate reads is then a sum over some of the cells, which are far fewer than the keys.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 
 from planner.layout import TokenLayout
 from planner.pattern import Pattern, parse_pattern
@@ -24,54 +24,22 @@ TINY = 1e-30
 """Less softmax mass than this is none: what reads no key gives zeros, as in torch's own attention."""
 
 
-@dataclass(frozen=True)
-class Lists:
-    """Which rows of a table each query reads under each reading, one list after the other.
-
-    rows: of all lists, in the table of all queries. starts: (queries * readings + 1,), where lists begin in ``rows``.
-    ends: where those of each query end, from 0 on.
-    """
-
-    rows: torch.Tensor
-    starts: torch.Tensor
-    ends: tuple[int, ...]
-
-    @staticmethod
-    def of(reads: torch.Tensor, device: torch.device) -> Lists:
-        """The lists of a table (queries, readings, rows) of truth values."""
-        _, readings, rows = reads.shape
-        found = reads.flatten().nonzero()[:, 0]
-        starts = F.pad(reads.sum(2).flatten().cumsum(0), (1, 0))
-        numbered = found // (readings * rows) * rows + found % rows
-        return Lists(numbered.int().to(device), starts.int().to(device), tuple(starts[::readings].tolist()))
-
-    @property
-    def readings(self) -> int:
-        """Lists of each query."""
-        return (len(self.starts) - 1) // (len(self.ends) - 1)
-
-    def sums(self, table: torch.Tensor, at: int) -> torch.Tensor:
-        """(q, readings, ...): sums over the lists of some queries, from the at-th on, of their table (q, rows, ...)."""
-        (queries, rows), readings = table.shape[:2], self.readings
-        begin, end = self.ends[at], self.ends[at + queries]
-        items = self.rows[begin:end] - at * rows
-        starts = self.starts[at * readings : (at + queries) * readings + 1] - begin
-        found = F.embedding_bag(items, table.reshape(queries * rows, -1), starts, mode="sum", include_last_offset=True)
-        return found.view(queries, readings, *table.shape[2:])
+Pairs = tuple[torch.Tensor, torch.Tensor]
+"""Places of some candidates, and of their readings."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of groups, of which candidates read the means.
 
-    members: (cells, groups), 1 where a cell lies in a group. readings: those of this kind; lists: the groups that each
-    query reads one by one, by reading. far: places of candidates and of their readings among these.
+    members: (cells, groups), 1 where a cell lies in a group. readings: those of this kind; unread: (queries, these
+    readings, groups), true where a query reads no key of a group. far: candidates and their readings among these.
     """
 
     members: torch.Tensor
     readings: slice
-    lists: Lists
-    far: tuple[torch.Tensor, torch.Tensor]
+    unread: torch.Tensor
+    far: Pairs
 
 
 @dataclass(frozen=True)
@@ -79,22 +47,23 @@ class Candidates:
     """Some candidates, and which keys lie in which cell.
 
     queries: (queries,) sequence indices of those looked at. keys: (cells, size) sequence indices, real: the same shape,
-    false where a cell is smaller. lists: the cells that each query reads, by reading. near: places of candidates and of
-    their readings. kinds: candidates that also read means.
+    false where a cell is smaller. reads: (queries, readings, cells), true where a query reads a cell. near: candidates
+    that read no means, and their readings. kinds: those that do.
     """
 
     queries: torch.Tensor
     count: int
     keys: torch.Tensor
     real: torch.Tensor
-    lists: Lists
-    near: tuple[torch.Tensor, torch.Tensor]
+    reads: torch.Tensor
+    near: Pairs
     kinds: tuple[Kind, ...]
 
     def numbers(self, channels: int) -> int:
         """How many numbers are held at once for each query of each head."""
         cells, size = self.keys.shape
-        return cells * (2 * channels + size) + 2 * self.lists.readings * channels
+        means = max((math.prod(kind.unread.shape[1:]) for kind in self.kinds), default=0)
+        return cells * (2 * channels + size) + 2 * self.reads.shape[1] * channels + means
 
 
 @lru_cache(maxsize=32)
@@ -114,25 +83,22 @@ def make_candidates(layout_text: str, texts: tuple[str, ...], queries: int, devi
         far = [(place, own.index(pattern.near)) for place, pattern in members.items() if pattern.far]
         if far:
             is_in = numbers[keys[:, 0], None] == torch.arange(int(numbers.max()) + 1)
-            lists = _lists(layout, own, rows, keys[is_in.int().argmax(0), 0], device)
+            unread = ~_reads(layout, own, rows, keys[is_in.int().argmax(0), 0].to(device))
             mine = slice(len(readings), len(readings) + len(own))
-            kinds.append(Kind(is_in.float().to(device), mine, lists, _pairs(far, device)))
+            kinds.append(Kind(is_in.float().to(device), mine, unread, _pairs(far, device)))
         readings += own
     near = [(place, readings.index(pattern)) for place, pattern in enumerate(patterns) if not pattern.far]
-    lists = _lists(layout, readings, rows, keys[:, 0], device)
-    return Candidates(rows, len(texts), keys.to(device), real.to(device), lists, _pairs(near, device), tuple(kinds))
+    keys, real = keys.to(device), real.to(device)
+    reads = _reads(layout, readings, rows, keys[:, 0])
+    return Candidates(rows, len(texts), keys, real, reads, _pairs(near, device), tuple(kinds))
 
 
-def _lists(
-    layout: TokenLayout, readings: Sequence[Pattern], queries: torch.Tensor, keys: torch.Tensor, device: torch.device
-) -> Lists:
-    """What queries read of cells or groups, each given by one of its keys."""
-    keys = keys.to(device)
-    reads = [reading.mask_mod(layout)(queries[:, None], keys[None, :]) for reading in readings]
-    return Lists.of(torch.stack(reads, dim=1), device)
+def _reads(layout: TokenLayout, readings: Sequence[Pattern], queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """(queries, readings, keys), true where a query reads a key, which stands for its cell or group."""
+    return torch.stack([reading.mask_mod(layout)(queries[:, None], keys[None, :]) for reading in readings], dim=1)
 
 
-def _pairs(pairs: Sequence[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(pairs: Sequence[tuple[int, int]], device: torch.device) -> Pairs:
     """The first and the second of some pairs."""
     found = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2)
     return found[:, 0], found[:, 1]
@@ -194,20 +160,19 @@ def score(
         shared = torch.arange(heads, device=query.device)[mine] // per_kv
         k, v = (x[:, shared][:, :, candidates.keys].float() for x in (key, value))  # (B, h, cells, size, D)
         hidden = _hidden(attn_mask, mine, candidates, query.device)
-        means = [_means(kind.members, k, v, hidden) for kind in candidates.kinds]
+        means = _means(candidates.kinds, k, v, hidden)
         for at in range(0, queries, rows):
             q = query[:, mine, candidates.queries[at : at + rows]].float() * factor
-            dense, kept, found = _read(q, k, v, hidden, means, candidates, at)
+            dense, found = _read(q, k, v, hidden, means, candidates, at)
             power[mine] += dense[:, 0].square().sum(3).mean(1).sum(0) / queries
-            of_reading = kept.mean(2).sum(0) / queries
-            for (places, readings), output, of in found:
-                recall[places, mine] += of_reading[of][readings]
-                error[places, mine] += ((output - dense).square_().sum(4).mean(2).sum(0) / queries)[readings]
+            for (places, readings), kept, squares in found:
+                recall[places, mine] += kept.mean(2).sum(0)[readings] / queries
+                error[places, mine] += squares.mean(2).sum(0)[readings] / queries
     return recall, error, power
 
 
 Means = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Mean keys and values of groups, (B, h, groups, D), and of how many tokens they are."""
+"""Mean keys and values of groups, (B, h, groups, D), and the logarithms of how many tokens they are of."""
 
 
 def _read(
@@ -218,33 +183,51 @@ def _read(
     means: list[Means],
     candidates: Candidates,
     at: int,
-) -> tuple[torch.Tensor, torch.Tensor, list[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, slice]]]:
-    """What some queries, from the at-th on, get: densely, (q, 1, B, h, D); the softmax mass that each reading keeps,
-    (q, readings, B, h); and for each kind of candidates their places and readings, what the readings give,
-    (q, readings, B, h, D), and which these are of all.
+) -> tuple[torch.Tensor, list[tuple[Pairs, torch.Tensor, torch.Tensor]]]:
+    """What some queries, from the at-th on, get densely, (q, 1, B, h, D); and for each kind of candidates their places
+    and readings, and of the readings the softmax mass kept and the squared errors, (q, readings, B, h) both.
 
     q (B, h, q, D), scaled; k and v (B, h, cells, size, D).
     """
-    scores = (q @ k.flatten(2, 3).mT).unflatten(3, k.shape[2:4]) + hidden[:, :, None]  # (B, h, q, cells, size)
-    shift = scores.flatten(3).logsumexp(3)
-    weights = scores.sub_(shift[..., None, None]).exp_()
+    mine = slice(at, at + q.shape[2])
+    reads = candidates.reads[mine].float()
+    weights, shift = _weights(q, k, hidden)
     values = torch.einsum("bhqcs,bhcsd->qcbhd", weights, v)
-    kept, read = (candidates.lists.sums(x, at) for x in (weights.sum(4).permute(2, 3, 0, 1), values))
-    found = [(candidates.near, read / kept.clamp(min=TINY)[..., None], slice(None))]
+    kept = torch.einsum("qrc,bhqc->qrbh", reads, weights.sum(4))
+    read = torch.einsum("qrc,qcbhd->qrbhd", reads, values)
+    dense = values.sum(1, keepdim=True)
+    found = [(candidates.near, kept, _squares(read, kept, dense))]
     for kind, (keys, mean_values, sizes) in zip(candidates.kinds, means, strict=True):
-        worth = (q @ keys.mT + sizes.log()[:, :, None] - shift[..., None]).exp_().permute(2, 3, 0, 1)
-        coarse = worth[..., None] * mean_values.permute(2, 0, 1, 3)
-        added, more = (x.sum(1, keepdim=True) - kind.lists.sums(x, at) for x in (worth, coarse))
-        total = (kept[:, kind.readings] + added).clamp(min=TINY)
-        found.append((kind.far, (read[:, kind.readings] + more) / total[..., None], kind.readings))
-    return values.sum(1, keepdim=True), kept, found
+        worth = (q @ keys.mT + sizes[:, :, None] - shift[..., None]).exp_()
+        taken = kind.unread[mine] * worth[:, :, :, None]  # (B, h, q, readings, groups)
+        more = torch.einsum("bhqrg,bhgd->qrbhd", taken, mean_values)
+        near, more_mass = kept[:, kind.readings], taken.sum(4).permute(2, 3, 0, 1)
+        found.append((kind.far, near, _squares(read[:, kind.readings] + more, near + more_mass, dense)))
+    return dense, found
 
 
-def _means(members: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> Means:
+def _weights(q: torch.Tensor, k: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax over all keys, (B, h, q, cells, size), and the logarithm of what it divides by, (B, h, q)."""
+    scores = (q @ k.flatten(2, 3).mT).unflatten(3, k.shape[2:4]) + hidden[:, :, None]
+    weights = scores.flatten(3).softmax(3).view_as(scores)
+    return weights, scores.amax((3, 4)) - weights.amax((3, 4)).log()
+
+
+def _squares(read: torch.Tensor, mass: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+    """Squared errors of outputs, given what was read with the softmax mass of all, over all channels."""
+    return torch.linalg.vector_norm(torch.addcdiv(-dense, read, mass.clamp(min=TINY)[..., None]), dim=4).square()
+
+
+def _means(kinds: Sequence[Kind], k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor) -> list[Means]:
+    """Of each kind of groups, over the tokens that are not hidden."""
     seen = (hidden > float("-inf")).float()  # (B or 1, h or 1, cells, size)
-    sizes = seen.sum(3) @ members
-    keys, values = (members.mT @ (x * seen[..., None]).sum(3) / sizes.clamp(min=1)[..., None] for x in (k, v))
-    return keys, values, sizes
+    counts, keys, values = seen.sum(3), *((x * seen[..., None]).sum(3) for x in (k, v))
+    means = list[Means]()
+    for kind in kinds:
+        sizes = counts @ kind.members
+        mean_keys, mean_values = (kind.members.mT @ x / sizes.clamp(min=1)[..., None] for x in (keys, values))
+        means.append((mean_keys, mean_values, sizes.log()))
+    return means
 
 
 def _hidden(mask: torch.Tensor | None, heads: slice, candidates: Candidates, device: torch.device) -> torch.Tensor:

@@ -105,7 +105,7 @@ def test_probes_are_taken_up_at_the_block_that_they_are_about(case, monkeypatch)
     monkeypatch.setattr(Resumed, "run", lambda self: results.append((len(self.passed), whole(self))) or results[-1][1])
     found = planner.record(model, sampler(inputs), queries=16)
     assert [passed for passed, _ in results] == [0, 1] * 3
-    assert all(result is not None for _, result in results)
+    assert not any(result[0].isnan().any() for _, result in results)
     monkeypatch.setattr(Resumed, "reach", lambda self, block: False)
     again = planner.record(model, sampler(inputs), queries=16)
     for name, site in found.sites.items():
@@ -150,7 +150,7 @@ def test_long_runs_leave_evidence_of_few_calls(case):
 
 
 @pytest.mark.parametrize(
-    ("steps", "told", "scored", "kept"), [(11, None, 7, 3), (11, 11, 3, 3), (11, 3, 7, 3), (2, 2, 2, 2)]
+    ("steps", "told", "scored", "kept"), [(11, None, 7, 3), (11, 11, 2, 2), (11, 3, 5, 3), (2, 2, 2, 2)]
 )
 def test_a_run_of_known_length_scores_no_call_in_vain(case, monkeypatch, steps, told, scored, kept):
     model, inputs = case
