@@ -82,7 +82,7 @@ def main() -> None:
     )
     candidates = max(len(site.candidates) for site in evidence.sites.values())
     row |= {"sites": len(evidence.sites), "candidates": candidates, "sites_scored": scored, "sites_probed": probed}
-    publish(f"recording-{given.model}-{given.size}", [row], given.output)
+    publish(f"recording-{given.model}-{given.size}-{given.steps}", [row], given.output)
 
 
 def measured(run: Callable[[], Any]) -> tuple[float, int]:
