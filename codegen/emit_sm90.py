@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import sympy
 
-from codegen.emitted import TABLE, Argument, Emitted, ViewArgument, by_pattern, header, indented, reads_groups, render
+from codegen.emitted import (
+    TABLE,
+    WORKSPACE,
+    Argument,
+    Emitted,
+    ViewArgument,
+    by_pattern,
+    header,
+    indented,
+    reads_groups,
+    render,
+)
 from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
 from codegen.spec import DTYPES, SLOT_BITS, KernelSpec
@@ -125,9 +136,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         arguments.append(Argument("lse", "*fp32"))
     if spec.key_mask:
         arguments.append(Argument("key_mask", "*i1"))
-    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled
-    if split:
-        arguments += [Argument("parts", "*fp32"), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * split
     arguments.append(Argument("scale_log2", "fp32"))
     slots = schedule.row_blocks * schedule.max_parts
     return Emitted(

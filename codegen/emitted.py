@@ -35,6 +35,9 @@ class Argument:
 TABLE = [Argument("table", "*i32"), Argument("noise", "*fp32"), Argument("levels", "*fp32"), Argument("ranges", "i32")]
 """Arguments of a tabled kernel: it finds its row by how many of ``ranges - 1`` ascending levels the noise is above."""
 
+WORKSPACE = [Argument("parts", "*fp32", 16), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
+"""Arguments of a kernel that shares the keys of global queries' rows out: parts of these rows, and who has arrived."""
+
 
 @dataclass(frozen=True)
 class ViewArgument(Argument):
