@@ -1,6 +1,7 @@
 import contextlib
 import ctypes
 import math
+from functools import lru_cache
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from kernel_specs import SPECS
 
 from codegen.tiles import View
 from planner.errors import BadAttentionInput
-from runtime import launch
+from runtime import kernels, launch
 from runtime.cache import build
 from runtime.dispatch import attend
 from runtime.grouped import grouped_sdpa
@@ -146,3 +147,13 @@ def test_cpu_tensors_are_refused_by_kernels_and_served_by_runs():
     with pytest.raises(BadAttentionInput, match="kernels run on CUDA devices, not on cpu"):
         attention(q, k, v, *spelled)
     assert torch.equal(attend(q, k, v, *spelled), grouped_sdpa(q, k, v, *spelled))
+
+
+@pytest.mark.parametrize("found", [None, "triton"])
+def test_triton_is_looked_for_once(found, monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernels, "find_spec", lambda name: asked.append(name) or found)
+    monkeypatch.setattr(kernels, "_can_compile", lru_cache(kernels._can_compile.__wrapped__))
+    monkeypatch.setattr(kernels.sys, "platform", "linux")
+    assert [kernels.has_kernels(torch.device("cuda")) for _ in range(3)] == [found is not None] * 3
+    assert asked == ["triton"]
