@@ -350,11 +350,10 @@ def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None
     Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis, if
     possible all whole. Of several axes the slowest.
     """
-    sides, sizes = pattern.group, layout.grid.sizes
+    sides = pattern.group
     if math.prod(sides) * 2 != block_m or any(side & (side - 1) for side in sides) or any(pattern.lead):
         return None
-    even = (axis for axis, count in enumerate(pattern.grid(sizes).counts) if count % 2 == 0)
-    return min(even, key=lambda axis: sizes[axis] % sides[axis] > 0, default=None)
+    return next(iter(pattern.grid(layout.grid.sizes).even_axes), None)
 
 
 def _along(sizes: Sequence[int], axis: int, size: int) -> tuple[int, ...]:

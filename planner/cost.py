@@ -125,8 +125,8 @@ def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float
     if tokens >= SMALL_GROUP:
         return 1.0
     is_clipped = isinstance(pattern, Neighborhood) and pattern.edge == "clip"
-    is_even = any(count % 2 == 0 for count in pattern.grid(layout.grid.sizes).counts)
-    makes_pairs = tokens == TILE and is_even and not is_clipped and not any(pattern.lead)
+    goes_up = bool(pattern.grid(layout.grid.sizes).even_axes)
+    makes_pairs = tokens == TILE and goes_up and not is_clipped and not any(pattern.lead)
     return target.groups_of_64[len(pattern.group) - 1] if makes_pairs else target.small_groups
 
 

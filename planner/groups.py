@@ -71,6 +71,12 @@ class GroupGrid:
         """Groups along each axis."""
         return tuple(INTS.ceil_div(n + lead, g) for n, g, lead in zip(self.sizes, self.group, self.lead, strict=True))
 
+    @property
+    def even_axes(self) -> tuple[int, ...]:
+        """Axes along which groups go up two by two, first those along which all are whole."""
+        even = (axis for axis, count in enumerate(self.counts) if count % 2 == 0)
+        return tuple(sorted(even, key=lambda axis: self.sizes[axis] % self.group[axis] > 0))
+
     def coords(self) -> Iterator[tuple[int, ...]]:
         """Coordinates of all groups in storage order."""
         return itertools.product(*map(range, self.counts))

@@ -7,6 +7,9 @@ import torch
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
 
+ROWS = 1024
+"""Query rows to work out at once: their scores are what takes memory."""
+
 
 def means_of(tokens, layout, pattern):
     """(which tokens are of which group, (groups, tokens) in float64, the first token of each group)"""
@@ -39,10 +42,13 @@ def masked_dense(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
         reads = torch.cat([reads, ~reads[:, firsts] & is_grid[:, None]], 1)
         bias = torch.cat([bias, counts.log()], 1)
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    scores = q[:, :, rows].double() @ k.transpose(2, 3) * (scale or q.shape[3] ** -0.5)
-    scores = (scores + bias[:, None, None, :]).masked_fill(~reads, -math.inf)
-    lse = scores.logsumexp(-1)
-    return (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v, lse
+    outputs, sums = [], []
+    for some, read in zip(rows.split(ROWS), reads.split(ROWS), strict=True):
+        scores = q[:, :, some].double() @ k.transpose(2, 3) * (scale or q.shape[3] ** -0.5)
+        scores = (scores + bias[:, None, None, :]).masked_fill(~read, -math.inf)
+        sums.append(scores.logsumexp(-1))
+        outputs.append((scores - sums[-1].nan_to_num(neginf=0.0)[..., None]).exp() @ v)
+    return torch.cat(outputs, 2), torch.cat(sums, 2)
 
 
 def of_heads(spec, q, k, v, mask=None, served=None):

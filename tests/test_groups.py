@@ -56,3 +56,11 @@ def test_nested_groups_share_an_order_at_the_coarse_level():
 def test_groups_that_do_not_fit_are_refused(sizes, group):
     with pytest.raises(MalformedValue):
         GroupGrid(sizes, group).verify()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "group", "expected"),
+    [((16, 16), (8, 8), (0, 1)), ((8, 24), (8, 8), ()), ((33, 45, 80), (2, 4, 8), (2, 1)), ((12, 20), (8, 8), (0,))],
+)
+def test_whole_groups_go_up_two_by_two_before_ragged_ones(sizes, group, expected):
+    assert GroupGrid(sizes, group).even_axes == expected
