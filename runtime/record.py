@@ -30,7 +30,7 @@ from planner.pattern import Pattern, parse_pattern
 from planner.plan import Decision, Plan
 from runtime.attention_calls import AttentionCalls
 from runtime.grouped import grouped_sdpa
-from runtime.resumed import Resumed, block_of
+from runtime.resumed import Resumed, block_of, copied
 from runtime.scores import make_candidates, score
 
 Sample = Callable[[torch.nn.Module], Any]
@@ -123,15 +123,15 @@ class _Recorder:
         self.steps.append(float(level.of_call(call)))
         if number % self.stride:
             return model._call_impl(*args, **kwargs)
-        scores = self._known_scores(number)
-        with _Scoring(self.plan, self.candidates, self.queries, scores) if not scores else nullcontext():
+        known = self._known(number)
+        scores = {name: found[:3] for name, found in known.items()}
+        with _Scoring(self.plan, self.candidates, self.queries, scores) if not known else nullcontext():
             result = model._call_impl(*args, **kwargs)
-        kept = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, (args, kwargs))
         scores = pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, scores)
-        self.recorded.append(_Call(number, kept[0], kept[1], _first(result).clone(), scores))
+        self.recorded.append(_Call(number, copied(args), copied(kwargs), _first(result).clone(), scores))
         if len(self.recorded) > 2 * self.calls:
             self.recorded, self.stride = self.recorded[::2], 2 * self.stride
-        if self.path is not None and not self._known_scores(number):
+        if self.path is not None and not known:
             self.evidence().save(self.path)
         return result
 
@@ -149,12 +149,15 @@ class _Recorder:
             theirs = f"a {self.known.plan.model} with inputs {self.known.plan.inputs}, or of other candidates"
             raise BadEvidence(f"a {self.plan.model} with inputs {self.plan.inputs}", f"it was recorded of {theirs}")
 
-    def _known_scores(self, number: int) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Scores of a call from a recording that was broken off."""
+    def _known(self, number: int) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Recall, error, power and sensitivity of all sites at a call, from a recording that was broken off."""
         if self.known is None or number not in self.known.recorded:
             return {}
         at = self.known.recorded.index(number)
-        return {name: (site.recall[at], site.error[at], site.power[at]) for name, site in self.known.sites.items()}
+        return {
+            name: (site.recall[at], site.error[at], site.power[at], site.sensitivity[at])
+            for name, site in self.known.sites.items()
+        }
 
     def finish(self) -> Evidence:
         """All evidence, after the calls that tell sensitivities."""
@@ -169,7 +172,7 @@ class _Recorder:
     @torch.no_grad()
     def _probe(self, call: _Call) -> None:
         """The sensitivities of all sites at a call."""
-        known = self._known_sensitivities(call.number)
+        known = {name: float(found[3]) for name, found in self._known(call.number).items() if not found[3].isnan()}
         medians = {candidates: self._median(call, candidates) for candidates in set(self.candidates.values())}
         places = {name: medians[candidates] for name, candidates in self.candidates.items() if name not in known}
         changes = self._changes(call, {name: self.candidates[name][place] for name, place in places.items()})
@@ -177,28 +180,18 @@ class _Recorder:
         found = {name: changes[name] / error if error > 0 else 0.0 for name, error in errors.items()}
         call.sensitivities.update(known | found)
 
-    def _known_sensitivities(self, number: int) -> dict[str, float]:
-        """Sensitivities at a call from a recording that was broken off."""
-        if self.known is None or number not in self.known.recorded:
-            return {}
-        at = self.known.recorded.index(number)
-        found = {name: float(site.sensitivity[at]) for name, site in self.known.sites.items()}
-        return {name: value for name, value in found.items() if not math.isnan(value)}
-
     def _changes(self, call: _Call, patterns: Mapping[str, str]) -> dict[str, float]:
         """Mean squared changes of a call's output when one of some sites, given as they attend, follows a pattern."""
         model = self.model()
         assert model is not None
         assert self.plan is not None
-        under_way = dict[str, torch.Tensor]()
-        if patterns:
-            blocks = [block_of(decision.site) for decision in self.plan.decisions]
-            resumed = Resumed(model, call.args, call.kwargs, blocks)
-            for name, pattern in patterns.items():
-                if resumed.reach(block_of(name)):
-                    left = [one for one in self.plan.decisions if block_of(one.site) not in resumed.passed]
-                    with _OneSite(left, name, pattern):
-                        under_way[name] = _change(resumed.run(), call.output)
+        blocks = [block_of(decision.site) for decision in self.plan.decisions]
+        resumed, under_way = Resumed(model, call.args, call.kwargs, blocks), dict[str, torch.Tensor]()
+        for name, pattern in patterns.items():
+            if resumed.reach(block_of(name)):
+                left = [one for one in self.plan.decisions if block_of(one.site) not in resumed.passed]
+                with _OneSite(left, name, pattern):
+                    under_way[name] = _change(resumed.run(), call.output)
         changes = {name: float(change) for name, change in under_way.items()}
         for name, pattern in patterns.items():
             if math.isnan(changes.get(name, math.nan)):

@@ -79,7 +79,7 @@ class Resumed:
         def note(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
             entered.append(number)
             if len(entered) == 1:
-                inputs.append(_copy(given))
+                inputs.append(copied(given))
             made = forward(*given[0], **given[1])
             self._made[number] = pytree.tree_map_only(torch.Tensor, _nothing, made)
             return made
@@ -109,12 +109,12 @@ class Resumed:
 
     def _stands_for(self, number: int) -> Any:
         """NaN in the place of what a block makes, which others may write to."""
-        return _copy(self._made[number])
+        return copied(self._made[number])
 
     def _taken(self) -> Arguments:
         """The arguments of the block that was reached; a copy, in which the block may write."""
         assert self._inputs is not None
-        return _copy(self._inputs)
+        return copied(self._inputs)
 
     def _run(self) -> Any:
         args, kwargs = self._call
@@ -134,7 +134,7 @@ class Resumed:
         return replaced({module: made(number, module.forward) for number, module in enumerate(self._modules)})
 
 
-def _copy(values: Any) -> Any:
+def copied(values: Any) -> Any:
     """Values with their tensors copied."""
     return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, values)
 
