@@ -26,6 +26,7 @@ def functions(emitted, row=()):
     """The names that the emitted source defines, with the language replaced by Python's; what is loaded is a row."""
     language = SimpleNamespace(
         constexpr=lambda value: value,
+        NVMMADistributedLayout=SimpleNamespace,
         where=lambda c, a, b: a if c else b,
         load=lambda at: row[at],
         arange=lambda start, stop, layout: torch.arange(start, stop),
