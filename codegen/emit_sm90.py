@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import sympy
 
 from codegen.emitted import (
+    DEALT,
     TABLE,
     WORKSPACE,
     Argument,
@@ -99,6 +100,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         visible_takes="".join(f", {name}" for name in mine) if means else "",
         table_args=", row, share" * spec.tabled,
         table_header=HEADER,
+        grid_tiles="share[0] * TILES_PER_HEAD" if spec.tabled else "GRID_TILES",
+        items=_items(spec),
         slot_bits=SLOT_BITS,
         bundles_per_head=sum(program.row_blocks) // schedule.team,
         kv_views=", ".join(view.stem for view in k_views),
@@ -137,7 +140,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     if spec.key_mask:
         arguments.append(Argument("key_mask", "*i1"))
     arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * split
-    arguments.append(Argument("scale_log2", "fp32"))
+    arguments += [DEALT, Argument("scale_log2", "fp32")]
     slots = schedule.row_blocks * schedule.max_parts
     return Emitted(
         spec=spec,
@@ -149,6 +152,14 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         warps=4,
         maxnreg=168,
     )
+
+
+def _items(spec: KernelSpec) -> str:
+    """How many items programs take as they come: tiles of the grid, then row blocks to merge."""
+    if not spec.tabled:
+        return "ITEMS" if spec.program.global_runs else "GRID_TILES"
+    rows = "(TILES_PER_HEAD + ROW_BLOCKS_PER_HEAD)" if spec.program.global_runs else "TILES_PER_HEAD"
+    return f"share[0] * {rows}"
 
 
 def _key_views(

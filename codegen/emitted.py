@@ -38,6 +38,9 @@ TABLE = [Argument("table", "*i32"), Argument("noise", "*fp32"), Argument("levels
 WORKSPACE = [Argument("parts", "*fp32", 16), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
 """Arguments of a kernel that shares the keys of global queries' rows out: parts of these rows, and who has arrived."""
 
+DEALT = Argument("dealt", "*i32")
+"""Argument of a kernel whose programs take items of work as they come: a counter of those that have been dealt."""
+
 
 @dataclass(frozen=True)
 class ViewArgument(Argument):
@@ -57,7 +60,8 @@ class Emitted:
     """A kernel's source, and what a launch needs to know.
 
     grid: programs. part_rows, arrivals: rows of float32 workspace, and counters that must be zero before the launch
-    and are zero after it; the rows of a tabled Hopper kernel depend on its table. warps, maxnreg: compile options.
+    and are zero after it, as those of ``DEALT``; the rows of a tabled Hopper kernel depend on its table. warps,
+    maxnreg: compile options.
     """
 
     spec: KernelSpec

@@ -1,9 +1,10 @@
 """The schedule: which processor handles which tiles, so that all of them finish together.
 
-Query tiles of the grid are dealt out in turn. Queries of global tokens read every key: few rows, but each as long as
-the sequence. They are handed out in *units*, one key tile for each of a *team* of processors that walk the same keys
-with neighbouring rows, so that L2 is shared. Every team takes one run of units, long enough that all processors get
-equal work: the rows fill what is uneven in the tiles, and no long row is left for the end.
+Query tiles of the grid are dealt out while the kernel runs, each to the processor that is free first. Queries of global
+tokens read every key: few rows, but each as long as the sequence. They are handed out before in *units*, one key tile
+for each of a *team* of processors that walk the same keys with neighbouring rows, so that L2 is shared. Every team
+takes one run of units, long enough that all processors get equal work: the rows fill what is uneven in the tiles, and
+no long row is left for the end.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ from functools import cached_property
 from codegen.tiles import TileProgram
 from planner.errors import MalformedValue
 
+TILE_ENDS = 0.7
+"""What beginning and ending a query tile takes, in key tiles of 128 (H100; bench/RESULTS.md, kernels)."""
+
+PART_ENDS = 2
+"""The same of a part of a row of global queries: to begin it and to leave it."""
+
 
 @dataclass(frozen=True)
 class Schedule:
     """A persistent launch of ``processors`` programs.
 
     grid_tiles, row_blocks: query tiles of the grid, and of global tokens, over all heads and the batch.
-    team: processors that walk together. units: key tiles per row block.
-    long_teams, long_run, run: the first ``long_teams`` teams take ``long_run`` units each, all others ``run``.
+    team: processors that walk together. units: key tiles per row block. pause: what a part takes besides, in units.
+    long_teams, long_run, run: the first ``long_teams`` teams take ``long_run`` units each, all others ``run``; where a
+    run passes from one row block to the next the pause counts as units, as it begins another part there.
     """
 
     processors: int
@@ -29,6 +37,7 @@ class Schedule:
     row_blocks: int
     team: int
     units: int
+    pause: int
     long_teams: int
     long_run: int
     run: int
@@ -46,8 +55,8 @@ class Schedule:
 
     def team_of(self, unit: int) -> int:
         """The team that takes a unit."""
-        border = self.long_teams * self.long_run
-        return unit // self.long_run if unit < border else self.long_teams + (unit - border) // self.run
+        place, border = unit + unit // self.units * self.pause, self.long_teams * self.long_run
+        return place // self.long_run if place < border else self.long_teams + (place - border) // self.run
 
     def verify(self) -> Schedule:
         """Return the schedule; raises MalformedValue if a unit is left over."""
@@ -68,14 +77,16 @@ def make_schedule(
     """
     grid_tiles, row_blocks = heads * program.queries.count, heads * sum(program.row_blocks)
     if not row_blocks:
-        return Schedule(processors, grid_tiles, 0, 1, units, 0, 1, 1)
+        return Schedule(processors, grid_tiles, 0, 1, units, 0, 0, 1, 1)
     team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
-    tile = program.average_tiles_read if tiles_read is None else tiles_read
-    teams, total = processors // team, row_blocks // team * units
+    ends = 128 / program.block_n
+    tile = (program.average_tiles_read if tiles_read is None else tiles_read) + TILE_ENDS * ends
+    pause = round(PART_ENDS * ends)
+    teams, total = processors // team, row_blocks // team * (units + pause)
     each, extra = divmod(grid_tiles, processors)
     # The first `extra` processors have a grid tile more than the others, unless that is some of every team.
     uneven = -(-extra // team) % teams
-    level = (grid_tiles * tile + row_blocks * units) / processors
+    level = grid_tiles * tile / processors + total / teams
     guess = max(0, int(level - (each + 1) * tile))
     choices = list[tuple[float, int, int]]()
     for long_run in range(max(0, guess - 1), guess + 3) if uneven else (0,):
@@ -83,4 +94,4 @@ def make_schedule(
         longest = max((each + 1) * tile + long_run if uneven else 0, each * tile + run)
         choices.append((longest, long_run, run))
     _, long_run, run = min(choices)
-    return Schedule(processors, grid_tiles, row_blocks, team, units, uneven, long_run, run).verify()
+    return Schedule(processors, grid_tiles, row_blocks, team, units, pause, uneven, long_run, run).verify()

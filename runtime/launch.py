@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from codegen.config import HOPPER
-from codegen.emitted import Emitted, ViewArgument
+from codegen.emitted import DEALT, Emitted, ViewArgument
 from codegen.launches import Serving
 from codegen.tiles import View
 from runtime.binary import Binary
@@ -53,11 +53,12 @@ class _Table:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Device memory that launches on one stream share: parts of the rows of global queries, and their counters."""
+    """Device memory that launches on one stream share: parts of the rows of global queries, and counters."""
 
     parts: torch.Tensor
     part_lse: torch.Tensor
     arrivals: torch.Tensor
+    dealt: torch.Tensor
 
 
 class Kernel:
@@ -135,7 +136,7 @@ class Kernel:
         """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
         emitted = self.emitted
         rows = max(emitted.part_rows, of_table)
-        if not rows:
+        if not rows and DEALT not in emitted.arguments:
             return None
         is_capturing = torch.cuda.is_current_stream_capturing()
         if (stream, rows) in self._workspaces and not is_capturing:
@@ -144,6 +145,7 @@ class Kernel:
             torch.empty(rows * emitted.spec.head_block, dtype=torch.float32, device=self.device),
             torch.empty(rows, dtype=torch.float32, device=self.device),
             torch.zeros(emitted.arrivals, dtype=torch.int32, device=self.device),
+            torch.zeros(1, dtype=torch.int32, device=self.device),
         )
         if not is_capturing:
             self._workspaces[stream, rows] = made

@@ -8,6 +8,7 @@ checked: layouts, precision (all is float32), and the order of memory accesses w
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import SimpleNamespace
 
@@ -181,13 +182,12 @@ class Pending:
 
 
 class Machine:
-    """One program at a time: its threads, their pending products, the copy engine."""
+    """One program: its threads, their pending products, the copy engine; programs share the memory's lock."""
 
-    def __init__(self, seed, width):
+    def __init__(self, seed, width, cta, lock):
         self.random, self.width = random.Random(seed), width
-        self.here, self.lock = threading.local(), threading.Lock()
+        self.here, self.lock, self.cta = threading.local(), lock, cta
         self.copies, self.failed = SimpleQueue(), list[BaseException]()
-        self.cta = 0
 
     def dawdle(self):
         if self.random.random() < 0.05:
@@ -247,8 +247,6 @@ class Machine:
             thread.join()
         self.copies.put(None)
         engine.join()
-        if self.failed:
-            raise self.failed[0]
 
     def allocate(self, dtype, shape, layout):
         return Barriers(shape[0]) if dtype == torch.int64 else Shared(torch.full(shape, 77, dtype=dtype))
@@ -269,7 +267,7 @@ class Machine:
 
         def total(x, axis):
             made = x.sum(axis)
-            return block(made.to(x.dtype))
+            return block(made.to(x.dtype)) if made.dim() else number(made.item())
 
         def greater(a, b):
             return block(torch.maximum(a, torch.as_tensor(b, dtype=a.dtype)))
@@ -327,10 +325,10 @@ class Machine:
 
 
 def launch(emitted, given, seed=0):
-    """Run an emitted Hopper kernel over all its programs; tensors by the names of its arguments."""
-    machine = Machine(seed, 2)
-    names = machine.names()
-    exec(emitted.source[emitted.source.index("PROCESSORS =") :], names)
+    """Run all programs of an emitted Hopper kernel beside each other; tensors by the names of its arguments."""
+    lock = threading.Lock()
+    machines = [Machine(seed + cta, 2, cta, lock) for cta in range(emitted.grid)]
+    code = compile(emitted.source[emitted.source.index("PROCESSORS =") :], emitted.spec.name, "exec")
     arguments = list[object]()
     for argument in emitted.arguments:
         value = given[argument.tensor if isinstance(argument, ViewArgument) else argument.name]
@@ -339,5 +337,14 @@ def launch(emitted, given, seed=0):
         elif argument.signature.startswith("*"):
             value = Pointer(value.flatten())
         arguments.append(Scalar(value) if isinstance(value, int) else value)
-    for machine.cta in range(emitted.grid):
+
+    def run(machine):
+        names = machine.names()
+        exec(code, names)
         names["attention"](*arguments)
+
+    with ThreadPoolExecutor(len(machines)) as programs:
+        list(programs.map(run, machines))
+    failed = [error for machine in machines for error in machine.failed]
+    if failed:
+        raise failed[0]

@@ -125,29 +125,30 @@ def check(spec, served, row=(), share=()):
     told = (0, share) if row else ()
     every, tiles_done, units_done, checked = torch.arange(layout.tokens), Counter(), Counter(), set()
     for cta in range(spec.processors):
-        pieces, runs = kernel.work_of(cta, *told)
-        for piece in range(pieces):
-            head, tile, *which, is_global, first, count = kernel.piece_of(cta, piece, runs, *told)
+        for run in range(kernel.runs_of(cta, *told)):
+            head, tile, *_, first, count = kernel.piece_of(cta, run, True, 0, *told)
             assert count >= 1
-            if is_global:
-                units_done.update((int(head), int(tile), int(first) + i) for i in range(count))
-                continue
-            tiles_done[int(head), int(tile)] += 1
-            pattern = which[0] if several else 0
-            assert served[int(head)] == pattern
-            if (int(tile), pattern) in checked or len(checked) > 12:
-                continue
-            checked.add((int(tile), pattern))
-            coords = as_tuple(kernel.group_of(Whole(tile), *which))
-            tokens, means = read_by(kernel, views, (*which, *coords), count)
-            queries, groups = spec.programs[pattern].queries, spec.programs[pattern].means
-            strides = [stride for _, stride in queries.view.axes]
-            along = zip(coords, queries.group, queries.lead, strict=True)
-            corner = [max(int(c) * g - missing, 0) for c, g, missing in along]
-            query = queries.view.origin + sum(x * stride for x, stride in zip(corner, strides, strict=True))
-            attends = spec.patterns[pattern].mask_mod(layout)(torch.tensor(query), every)
-            assert sorted(tokens.elements()) == every[attends].tolist()
-            assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
+            units_done.update((int(head), int(tile), int(first) + i) for i in range(count))
+    for grid_tile in range(len(served) * program.queries.count):
+        head, tile, *which, first, count = kernel.piece_of(0, 0, False, grid_tile, *told)
+        assert first == 0
+        assert count >= 1
+        tiles_done[int(head), int(tile)] += 1
+        pattern = which[0] if several else 0
+        assert served[int(head)] == pattern
+        if (int(tile), pattern) in checked or len(checked) > 12:
+            continue
+        checked.add((int(tile), pattern))
+        coords = as_tuple(kernel.group_of(Whole(tile), *which))
+        tokens, means = read_by(kernel, views, (*which, *coords), count)
+        queries, groups = spec.programs[pattern].queries, spec.programs[pattern].means
+        strides = [stride for _, stride in queries.view.axes]
+        along = zip(coords, queries.group, queries.lead, strict=True)
+        corner = [max(int(c) * g - missing, 0) for c, g, missing in along]
+        query = queries.view.origin + sum(x * stride for x, stride in zip(corner, strides, strict=True))
+        attends = spec.patterns[pattern].mask_mod(layout)(torch.tensor(query), every)
+        assert sorted(tokens.elements()) == every[attends].tolist()
+        assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
     blocks, units = range(sum(program.row_blocks)), range(int(program.everything.count))
     assert tiles_done == Counter((head, tile) for head in served for tile in range(program.queries.count))
     assert units_done == Counter((head, block, unit) for head in served for block in blocks for unit in units)

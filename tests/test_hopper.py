@@ -51,6 +51,7 @@ def run(spec, served=None, seed=0):
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
     }
     given |= {"lse": torch.full((slots, spec.queries), math.nan), "arrivals": torch.zeros(emitted.arrivals + 1).int()}
+    given |= {"dealt": torch.zeros(1).int()}
     part_rows = emitted.part_rows
     if served is not None:
         table = Serving((), (tuple(served.items()),)).table(spec)
@@ -63,6 +64,7 @@ def run(spec, served=None, seed=0):
     for again in range(2):
         hopper.launch(emitted, given, seed + again)
     assert not given["arrivals"].any()
+    assert not given["dealt"].any()
     out, lse = of_heads(spec, q, k, v, mask, served)
     torch.testing.assert_close(given["o"].view(q.shape).double(), out, rtol=1e-4, atol=1e-5, equal_nan=True)
     if spec.returns_lse:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import layouts, patterns, problems
 
 from codegen.printing import quotient, source_of
-from codegen.schedule import make_schedule
+from codegen.schedule import PART_ENDS, TILE_ENDS, make_schedule
 from codegen.tiles import QueryTiles, View, pair_axis, tile_programs
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
@@ -177,10 +177,13 @@ def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
     layout, pattern = TokenLayout.parse("text:512 | h:64 w:64"), parse_pattern("crisscross{group=16x16}")
     (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128)
     schedule = make_schedule(program, 24, 132, 36)
-    work = [math.ceil((schedule.grid_tiles - cta) / 132) * 18 for cta in range(132)]
-    for unit in range(schedule.bundles * 36):
-        for member in range(schedule.team):
+    work = [math.ceil((schedule.grid_tiles - cta) / 132) * (18 + TILE_ENDS) for cta in range(132)]
+    parts = {(schedule.team_of(unit), unit // 36) for unit in range(schedule.bundles * 36)}
+    for member in range(schedule.team):
+        for unit in range(schedule.bundles * 36):
             work[schedule.team_of(unit) * schedule.team + member] += 1
+        for team, _ in parts:
+            work[team * schedule.team + member] += PART_ENDS
     assert max(work) <= 1.01 * sum(work) / 132
 
 
