@@ -14,6 +14,7 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ import sympy
 
 from codegen.printing import quotient
 from codegen.regions import Region, Span, global_regions, regions, shared_by_pair, whole
+from codegen.walk import patch
 from planner.arithmetic import SYMBOLS
 from planner.axis_set import Range
 from planner.errors import times
@@ -132,11 +134,7 @@ class MeanTiles:
 
     def digits(self, number: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Coordinates of a group from its number."""
-        digits = list[sympy.Expr]()
-        for axis, count in enumerate(self.groups):
-            digit = quotient(number, math.prod(self.groups[axis + 1 :]))
-            digits.append(sympy.Mod(digit, count) if axis else digit)
-        return tuple(digits)
+        return mixed_radix(number, self.groups)
 
     def read(self, coords: Sequence[sympy.Expr]) -> list[list[tuple[Range, ...]]]:
         """The groups that the group at coords reads one by one: boxes, of each axis the ranges (first, stop)."""
@@ -144,6 +142,15 @@ class MeanTiles:
             [along.ranges(c, count, SYMBOLS) for along, c, count in zip(box, coords, self.groups, strict=True)]
             for box in self.pattern.boxes()
         ]
+
+
+def mixed_radix(number: sympy.Expr, counts: Sequence[Any]) -> tuple[sympy.Expr, ...]:
+    """The digits of a number below the product of the counts, the last fastest."""
+    digits = list[sympy.Expr]()
+    for axis, count in enumerate(counts):
+        digit = quotient(number, math.prod(counts[axis + 1 :]))
+        digits.append(sympy.Integer(0) if count == 1 else sympy.Mod(digit, count) if axis else digit)
+    return tuple(digits)
 
 
 def kind_of_groups(pattern: Pattern) -> str:
@@ -163,6 +170,8 @@ class QueryTiles:
     """Tokens that the first group lacks along each axis; the first box may begin outside, by less than a box."""
     pair_axis: int | None = None
     """The axis along which the two groups of a pair lie side by side."""
+    walked_for: Pattern | None = None
+    """The pattern whose reading decides the order of the tiles; rows of the view without one."""
 
     @property
     def cut_axis(self) -> int:
@@ -256,15 +265,31 @@ class QueryTiles:
             for c, (n, _), g, lead in zip(coords, self.view.axes, self.group, self.lead, strict=True)
         )
 
+    @cached_property
+    def patch(self) -> tuple[int, ...]:
+        """Sides in tiles of the patches in which the grid is walked, raster order of patches and within them.
+
+        The last patches along the first axis may be shorter (see codegen.walk).
+        """
+        if self.walked_for is None:
+            return self.counts
+        sizes, pattern = [size for size, _ in self.view.axes], self.walked_for
+        along = zip(self.box, pattern.group, strict=True)
+        wide = tuple(Fraction(b // g) if b > g else Fraction(1, -(-g // b)) for b, g in along)
+        return patch(pattern, pattern.grid(sizes).counts, self.counts, wide)
+
     def _digits(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """The tile's place along each axis, counted from where the first group would begin if it lacked nothing."""
-        digits, stride = list[sympy.Expr](), 1
-        for axis in reversed(range(len(self.counts))):
-            digit = quotient(i, stride)
-            digit = sympy.Mod(digit, self.counts[axis]) if axis else digit
-            digits.append(digit + _boxes_skipped(self.box[axis], self.group[axis], self.lead[axis]))
-            stride *= self.counts[axis]
-        return tuple(reversed(digits))
+        (count, *counts), (side, *sides) = self.counts, self.patch
+        strip = quotient(i, side * math.prod(counts)) if side < count else sympy.Integer(0)
+        left = sympy.Mod(i, side * math.prod(counts)) if side < count else i
+        height = side if count % side == 0 else sympy.Min(side, count - side * strip)
+        patches, tiles = [n // s for n, s in zip(counts, sides, strict=True)], height * math.prod(sides)
+        of_patch = (strip, *mixed_radix(quotient(left, tiles), patches))
+        in_patch = mixed_radix(left if math.prod(patches) == 1 else sympy.Mod(left, tiles), (height, *sides))
+        skipped = map(_boxes_skipped, self.box, self.group, self.lead)
+        along = zip(of_patch, self.patch, in_patch, skipped, strict=True)
+        return tuple(number * side + digit + first for number, side, digit, first in along)
 
 
 @dataclass(frozen=True)
@@ -375,10 +400,10 @@ def query_tiles(
         axis = pair_axis(layout, grouped[0], block_m)
         assert axis is not None
         pair = _along(grouped[0].group, axis, 2 * grouped[0].group[axis])
-        return (QueryTiles(view, pair, pair, lead, axis),) * len(patterns)
+        return (QueryTiles(view, pair, pair, lead, axis, grouped[0]),) * len(patterns)
     box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), lead, block_m)
     groups = [(grouped[0] if isinstance(pattern, Dense) else pattern).group for pattern in patterns]
-    return tuple(QueryTiles(view, box, group, lead) for group in groups)
+    return tuple(QueryTiles(view, box, group, lead, walked_for=grouped[0]) for group in groups)
 
 
 @lru_cache(maxsize=1024)

@@ -53,6 +53,7 @@ SPECS = {
         batch=2,
         returns_lse=True,
     ),
+    "hopper_patches": _spec(HOPPER, "t:30 h:48 w:80 | text:256", "crisscross{axes=lines,group=4x8x8}", heads=2),
     "triton_flux_grat_x": _spec(WIDE, FLUX, "crisscross{axes=lines,group=16x16}", arch=80),
     "triton_flux_grat_b_8x8": _spec(NARROW, FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
     "triton_any_group": _spec(

@@ -1,13 +1,14 @@
 """The emitted Hopper kernel's own scheduling and index maps, run as plain Python, against ``mask_mod``."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from hopper import box_rows
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_specs import problem
+from kernel_specs import SPECS, problem
 from strategies import grids, offsets, readings
 from test_tiles import Whole
 
@@ -156,6 +157,7 @@ def check(spec, served, row=(), share=()):
 
 @settings(max_examples=40)
 @given(specs())
+@example(SPECS["hopper_patches"])
 def test_every_tile_is_done_once_and_reads_what_the_mask_attends(spec):
     check(spec, dict.fromkeys(range(spec.slots), 0))
 
@@ -193,6 +195,7 @@ def tokens_of_box(view, at):
 
 @settings(max_examples=40)
 @given(specs())
+@example(replace(SPECS["hopper_patches"], returns_lse=True))
 def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_outside(spec):
     emitted, layout = emit(spec), spec.token_layout
     kernel, program = functions(emitted), spec.program

@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import sympy
@@ -9,6 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import layouts, patterns, problems
 
+import codegen.tiles
+import codegen.walk
 from codegen.printing import quotient, source_of
 from codegen.schedule import PART_ENDS, TILE_ENDS, make_schedule
 from codegen.tiles import QueryTiles, View, pair_axis, tile_programs
@@ -67,8 +70,28 @@ def names(coords):
     return {f"c{axis}": c for axis, c in enumerate(coords)}
 
 
-@given(problems(), blocks, blocks)
-def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block_m, block_n):
+@contextmanager
+def small_patches(tiles):
+    """Grids are walked in patches of so many tiles, where there are any, whatever it saves."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr("codegen.walk.TOGETHER", tiles)
+        changed.setattr("codegen.walk.OFTEN", 0.0)
+        changed.setattr("codegen.walk.LESS", math.inf)
+        caches = codegen.walk.patch, codegen.tiles._tile_program
+        for cache in caches:
+            cache.cache_clear()
+        yield
+        for cache in caches:
+            cache.cache_clear()
+
+
+@given(problems(), blocks, blocks, st.sampled_from([1, 2, 4, 6, 9]))
+def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block_m, block_n, together):
+    with small_patches(together):
+        check_query_tiles(problem, block_m, block_n)
+
+
+def check_query_tiles(problem, block_m, block_n):
     layout, grid, pattern = problem
     (program,) = tile_programs(layout, [pattern], layout.tokens, block_m, block_n)
     queries, order, found = program.queries, grid.order(), Counter()
