@@ -82,6 +82,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         block_m=config.block_m,
         block_n=config.block_n,
         head_block=spec.head_block,
+        held=config.block_m // 2 * spec.head_block // (32 * config.warps),
         dtype_bytes=DTYPES[spec.dtype],
         coords=coords,
         coords_unpacked=", ".join(coords),

@@ -272,15 +272,17 @@ class Machine:
         def greater(a, b):
             return block(torch.maximum(a, torch.as_tensor(b, dtype=a.dtype)))
 
-        def hide(_assembly, _constraints, args, **_options):
-            scores, words = args
-            return block(scores.masked_fill((words & 1) == 0, -torch.inf))
+        def assembly(text, _constraints, args, **_options):
+            scores, other = args
+            if "vote" in text:
+                return block(scores * other)
+            return block(scores.masked_fill((other & 1) == 0, -torch.inf))
 
         def number(value):
             return Scalar(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
         language = SimpleNamespace(
-            constexpr=number, where=where, sum=total, maximum=greater, inline_asm_elementwise=hide,
+            constexpr=number, where=where, sum=total, maximum=greater, inline_asm_elementwise=assembly,
             load=lambda pointer, mask=None, other=0: pointer.load(mask, other),
             store=lambda pointer, values, mask=None: pointer.store(values, mask),
             arange=lambda start, stop, layout: block(torch.arange(int(start), int(stop), dtype=torch.int32)),

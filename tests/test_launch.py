@@ -42,7 +42,7 @@ def packet(spec, heads_last=True):
     tensors = {"q": rows(spec.heads, spec.queries), "o": rows(spec.heads, spec.queries)}
     tensors |= {"k": rows(spec.kv_heads, spec.keys), "v": rows(spec.kv_heads, spec.keys)}
     tensors |= {"lse": torch.empty(1), "key_mask": torch.empty(1)}
-    workspace = launch.Workspace(torch.empty(1), torch.empty(1), torch.empty(1))
+    workspace = launch.Workspace(*(torch.empty(1) for _ in range(4)))
     return launch._Packet(made.emitted, made.binary, tensors, workspace, 0.5), tensors, made
 
 
