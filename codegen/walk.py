@@ -19,7 +19,10 @@ TOGETHER = 132
 """Query tiles that are handled at once: one on each multiprocessor of an H100."""
 
 OFTEN, LESS = 4.0, 0.75
-"""Patches are walked where rows read all keys so many times, and patches at most this share of it ."""
+"""Patches are walked where rows read all keys so many times, and patches at most this share of that.
+
+Measured on an H100: where they save less, rows are up to 2 % faster (bench/RESULTS.md, kernels).
+"""
 
 
 @lru_cache(maxsize=1024)
@@ -28,9 +31,8 @@ def patch(
 ) -> tuple[int, ...]:
     """Sides in tiles of the patches in which a grid is walked; all of it where rows of tiles do as well.
 
-    Along all axes but the first they divide the grid.
-
-    groups, tiles: how many lie along each axis. wide: how many groups, or what part of one, a tile holds along each.
+    Along all axes but the first they divide the grid. groups, tiles: how many lie along each axis. wide: how many
+    groups, or what part of one, a tile holds along each.
     """
     rows, left = list[int](), TOGETHER
     for count in reversed(tiles):
