@@ -36,8 +36,8 @@ Specifications per Compute Capability')."""
 class KernelConfig:
     """How a kernel is cut up; ``parse(str(config)) == config``.
 
-    block_m, block_n: queries and keys of a tile. warps: of a program (the sm90 body has eight more). stages: tiles of
-    keys, and of values, in flight.
+    block_m, block_n: queries and keys of a tile. warps: of a program; in the Hopper bodies, of each of the warpgroups
+    that have 64 queries. stages: tiles of keys, and of values, in flight.
     """
 
     body: Body
@@ -83,15 +83,17 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
 def candidates(problem: Problem) -> Iterator[KernelConfig]:
     """The configs worth trying for a problem on its target, the one that should be fastest first.
 
-    The order: the Hopper bodies, then the largest tile. A warp holds at most 64 numbers of the output a thread, half of
-    that where float32 is split into three products: more spill (bench/RESULTS.md, kernels on other targets).
+    The order: the Hopper bodies, four warpgroups before two, then the largest tile. A warp holds at most 64 numbers of
+    the output a thread, half of that where float32 is split into three products: more spill (bench/RESULTS.md, kernels
+    on other targets).
     """
     if problem.only_means:
         yield MEANS
         return
     wide = problem.head_block > 64
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
-    found = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
+    found = [KernelConfig("sm90", 256, 64, 4, 8)]
+    found += [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
     found += _paired_configs(problem)
     held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
@@ -140,15 +142,16 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
         return "it multiplies bfloat16 and float16"
     if problem.head_block not in (64, 128):
         return f"heads of {problem.head_dim} channels do not make tiles of 64 or 128"
-    if config.block_m != 128 or config.block_n not in (64, 128) or config.warps != 4:
-        return "it has tiles of 128 queries and 64 or 128 keys"
+    four = config.body == "sm90" and problem.head_block == 64 and config.block_n == 64
+    if config.block_m not in (128, 256 if four else 128) or config.block_n not in (64, 128) or config.warps != 4:
+        return "it has tiles of 128 queries and 64 or 128 keys, or of 256 queries and 64 keys of up to 64 channels"
     if config.stages & (config.stages - 1):
         return "its stages are a power of two"
     if config.body == "pairs":
         return _why_not_paired(config, problem)
     for pattern, tiles in zip(problem.patterns, problem.query_tiles(config.block_m), strict=True):
         if not tiles.holds_whole_boxes:
-            return f"groups of {times(pattern.group)} are not made of whole boxes of 128 tokens"
+            return f"groups of {times(pattern.group)} are not made of whole boxes of {config.block_m} tokens"
     return None
 
 

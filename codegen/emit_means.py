@@ -51,6 +51,7 @@ def emit_means(spec: KernelSpec) -> Emitted:
         grid=spec.batch * spec.kv_heads * means.rows,
         part_rows=0,
         arrivals=0,
+        marks=0,
         warps=spec.config.warps,
         maxnreg=None,
     )

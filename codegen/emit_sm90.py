@@ -28,8 +28,11 @@ from codegen.printing import Names, source_of
 from codegen.schedule import make_schedule
 from codegen.spec import DTYPES, SLOT_BITS, KernelSpec
 from codegen.table import HEADER
-from codegen.tiles import KeyTiles, MeanTiles, QueryTiles, TileProgram, View
+from codegen.tiles import SHARE, KeyTiles, MeanTiles, QueryTiles, TileProgram, View
 from planner.errors import times
+
+REGISTERS = {2: (240, 24), 4: (112, 112, 112, 32)}
+"""Registers of a thread, by how many warpgroups multiply: in all of these but the first, and in the producer."""
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)
@@ -47,6 +50,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     heads = spec.batch * spec.heads
     units = int(program.everything.count)
     schedule = make_schedule(program, heads, spec.processors, units)
+    warpgroups = config.block_m // SHARE
+    registers = REGISTERS[warpgroups]
     split = bool(program.global_runs)
     key_tiles = [tiles for each in spec.programs for tiles in each.keys] + [program.everything] * split
     means = {each.means.kind: each.means for each in spec.programs if each.means is not None}
@@ -68,8 +73,9 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     paired = config.body == "pairs"
     readers = [mine if means else []]
     if paired and means:
-        axis = coords[program.queries.cut_axis]
-        readers = [[f"2 * {name} + {half}" if name == axis else name for name in mine] for half in range(2)]
+        assert program.queries.pair_axis is not None
+        axis = coords[program.queries.pair_axis]
+        readers = [[f"2 * {name} + {wg}" if name == axis else name for name in mine] for wg in range(2)]
     source = render(
         "sm90.py.jinja",
         title=f"Attention {spec.pattern} over {spec.layout}, for SM90.",
@@ -81,8 +87,10 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         split=split,
         block_m=config.block_m,
         block_n=config.block_n,
+        warpgroups=warpgroups,
+        registers=registers,
         head_block=spec.head_block,
-        held=config.block_m // 2 * spec.head_block // (32 * config.warps),
+        limit="2.0**15" if spec.dtype == "float16" else "2.0**48",
         dtype_bytes=DTYPES[spec.dtype],
         coords=coords,
         coords_unpacked=", ".join(coords),
@@ -129,10 +137,11 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         words_next=_words(spec, "next_", x, readers),
         leave_words=_leave_words(len(readers)),
         note_sets=len(readers),
-        note_at="k_at" if len(readers) == 1 else "(k_at * 2 + half)",
+        note_at="k_at" if len(readers) == 1 else "(k_at * 2 + wg)",
         load_queries=indented(_move_queries(spec, q_views, load=True)),
         store_output=indented(_move_queries(spec, o_views, load=False)),
         store_lse=indented(_store_lse(spec)),
+        outside=indented(_lies_outside(program.queries)),
     )
     arguments: list[Argument] = [*q_views, *k_views, *v_views, *o_views]
     arguments += [Argument(f"{letter}_last", "i32") for letter in "qkvo"]
@@ -149,10 +158,16 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         arguments=tuple(arguments),
         grid=schedule.processors,
         part_rows=slots * config.block_m if split and not spec.tabled else 0,
-        arrivals=2 * schedule.row_blocks if split else 0,
+        arrivals=warpgroups * schedule.row_blocks if split else 0,
+        marks=schedule.grid_tiles,
         warps=4,
-        maxnreg=168,
+        maxnreg=_at_launch(registers),
     )
+
+
+def _at_launch(registers: Sequence[int]) -> int:
+    """Registers of a thread before they are dealt out anew: as many in all, the first consumer's as the others'."""
+    return (registers[0] + sum(registers)) // (len(registers) + 1)
 
 
 def _items(spec: KernelSpec) -> str:
@@ -225,10 +240,10 @@ def _leave_words(readers: int) -> list[str]:
 def _query_views(letter: str, spec: KernelSpec) -> list[ViewArgument]:
     """The grid's views, the whole grid first, and those of the runs of global tokens."""
     program = spec.program
-    half = program.queries.half
-    made = [_view(letter, _stem(spec, first), view, half, spec) for first, view in program.queries.views()]
+    share = program.queries.share
+    made = [_view(letter, _stem(spec, first), view, share, spec) for first, view in program.queries.views()]
     for number, (start, size) in enumerate(program.global_runs):
-        made.append(_view(letter, f"global{number}", View(start, ((size, 1),)), (program.block_m // 2,), spec))
+        made.append(_view(letter, f"global{number}", View(start, ((size, 1),)), (SHARE,), spec))
     return made
 
 
@@ -407,21 +422,21 @@ def _by_run(program: TileProgram, of_run: Callable[[int, str], list[str]], of_gr
 
 
 def _move_queries(spec: KernelSpec, views: Sequence[ViewArgument], load: bool) -> Iterator[str]:
-    """Copy half a query tile between device and shared memory."""
+    """Copy a warpgroup's share of a query tile between device and shared memory."""
     queries = spec.program.queries
     of_grid, runs = views[: len(queries.views())], views[len(queries.views()) :]
 
     def of_run(number: int, tile: str) -> list[str]:
-        return [_move(runs[number].name, [f"{tile} * BLOCK_M + half * HALF_M"], load)]
+        return [_move(runs[number].name, [f"{tile} * BLOCK_M + wg * WG_M"], load)]
 
     return _by_run(spec.program, of_run, list(_move_grid(queries, of_grid, load)))
 
 
 def _move_grid(queries: QueryTiles, views: Sequence[ViewArgument], load: bool) -> Iterator[str]:
     """The copy engine writes no box that begins before its view: such a box begins with the first view's own tokens."""
-    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries)
+    starts, within = [source_of(start) for start in queries.starts(_TILE)], _within_tile(queries)
     if len(views) == 1:
-        yield _move(views[0].name, [start + half for start, half in zip(starts, halved, strict=True)], load)
+        yield _move(views[0].name, [start + more for start, more in zip(starts, within, strict=True)], load)
         return
     yield from (f"at{axis} = {start}" for axis, start in enumerate(starts))
     choices = sorted(zip(queries.views(), views, strict=True), key=lambda choice: -len(choice[0][0]))
@@ -429,13 +444,34 @@ def _move_grid(queries: QueryTiles, views: Sequence[ViewArgument], load: bool) -
         before = [f"at{axis} < 0" for axis in first]
         condition = before[0] if len(before) == 1 else " & ".join(f"({test})" for test in before)
         yield f"{'if' if number == 0 else 'elif'} {condition}:" if first else "else:"
-        at = [("0" if axis in first else f"at{axis}") + half for axis, half in enumerate(halved)]
+        at = [("0" if axis in first else f"at{axis}") + more for axis, more in enumerate(within)]
         yield f"    {_move(view.name, at, load)}"
 
 
-def _halved(queries: QueryTiles) -> list[str]:
-    """What a warpgroup's half adds to the start of a tile along each axis."""
-    return [f" + half * {side}" if at == queries.cut_axis else "" for at, side in enumerate(queries.half)]
+def _within_tile(queries: QueryTiles) -> list[str]:
+    """What a warpgroup's share adds to the start of a tile along each axis."""
+    added = list[str]()
+    for axis, (count, side) in enumerate(zip(queries.shares, queries.share, strict=True)):
+        inner = math.prod(queries.shares[axis + 1 :])
+        digit = "wg" if inner == 1 else f"wg // {inner}"
+        digit = digit if math.prod(queries.shares[:axis]) == 1 else f"{digit} % {count}"
+        added.append("" if count == 1 else f" + {digit} * {side}")
+    return added
+
+
+def _lies_outside(queries: QueryTiles) -> Iterator[str]:
+    """A warpgroup's share may begin where the grid has ended, or the group that is cut at the grid's beginning."""
+    tests = list[str]()
+    for axis, (start, more) in enumerate(zip(queries.starts(_TILE), _within_tile(queries), strict=True)):
+        if not queries.shares_empty[axis]:
+            continue
+        yield f"at{axis} = {source_of(start)}"
+        size, first = queries.view.axes[axis][0], queries.first_sides[axis]
+        tests.append(f"(at{axis}{more} >= {size})")
+        if first:
+            tests.append(f"((at{axis} < 0) & ({more.removeprefix(' + ')} >= {first}))")
+    if tests:
+        yield f"return {' | '.join(tests)}"
 
 
 def _move(name: str, starts: Sequence[str], load: bool) -> str:
@@ -460,17 +496,17 @@ def _store_lse(spec: KernelSpec) -> Iterator[str]:
 
 
 def _store_grid_lse(queries: QueryTiles) -> Iterator[str]:
-    # Within half a box the rows count from 0; the half's own start is added along the axis that was cut.
+    # Rows count from 0 within a warpgroup's share, whose own start is added along the axes that were cut.
     places, inside = list[str](), list[str]()
-    starts, halved = [source_of(start) for start in queries.starts(_TILE)], _halved(queries)
-    for axis, (start, half, box, (size, stride), first) in enumerate(
-        zip(starts, halved, queries.half, queries.view.axes, queries.first_sides, strict=True)
+    starts, within = [source_of(start) for start in queries.starts(_TILE)], _within_tile(queries)
+    for axis, (start, more, box, (size, stride), first) in enumerate(
+        zip(starts, within, queries.share, queries.view.axes, queries.first_sides, strict=True)
     ):
-        inner = math.prod(queries.half[axis + 1 :])
-        digit = "row % HALF_M" if inner == 1 else f"row % HALF_M // {inner}"
+        inner = math.prod(queries.share[axis + 1 :])
+        digit = "row % WG_M" if inner == 1 else f"row % WG_M // {inner}"
         digit = digit if axis == 0 else f"{digit} % {box}"
         begins = f"max({start}, 0)" if first else start
-        yield f"at{axis} = {begins}{half} + {digit}"
+        yield f"at{axis} = {begins}{more} + {digit}"
         places.append(f"at{axis} * {stride}")
         inside.append(f"(at{axis} < gl.where({start} < 0, {first}, {size}))" if first else f"(at{axis} < {size})")
     origin = queries.view.origin

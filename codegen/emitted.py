@@ -39,7 +39,8 @@ WORKSPACE = [Argument("parts", "*fp32", 16), Argument("part_lse", "*fp32"), Argu
 """Arguments of a kernel that shares the keys of global queries' rows out: parts of these rows, and who has arrived."""
 
 DEALT = Argument("dealt", "*i32")
-"""Argument of a kernel whose programs take items of work as they come: a counter of those that have been dealt."""
+"""Argument of a kernel whose programs take items of work as they come: a counter of those that have been dealt, and
+after it a mark for each tile of the grid that has to be done again."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class ViewArgument(Argument):
 class Emitted:
     """A kernel's source, and what a launch needs to know.
 
-    grid: programs. part_rows, arrivals: rows of float32 workspace, and counters that must be zero before the launch
-    and are zero after it, as those of ``DEALT``; the rows of a tabled Hopper kernel depend on its table. warps,
-    maxnreg: compile options.
+    grid: programs. part_rows: rows of float32 workspace; those of a tabled Hopper kernel depend on its table. arrivals,
+    marks: counters, and marks of tiles that follow the one of ``DEALT``; all must be zero before the launch and are
+    zero after it. warps, maxnreg: compile options.
     """
 
     spec: KernelSpec
@@ -70,6 +71,7 @@ class Emitted:
     grid: int
     part_rows: int
     arrivals: int
+    marks: int
     warps: int
     maxnreg: int | None
 

@@ -16,7 +16,7 @@ from codegen.tiles import TileProgram
 from planner.errors import MalformedValue
 
 TILE_ENDS = 0.7
-"""What beginning and ending a query tile takes, in key tiles of 128 (H100; bench/RESULTS.md, kernels)."""
+"""What beginning and ending a query tile takes, in tiles of 128 queries and keys (H100; bench/RESULTS.md, kernels)."""
 
 PART_ENDS = 2
 """The same of a part of a row of global queries: to begin it and to leave it."""
@@ -79,7 +79,7 @@ def make_schedule(
     if not row_blocks:
         return Schedule(processors, grid_tiles, 0, 1, units, 0, 0, 1, 1)
     team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
-    ends = 128 / program.block_n
+    ends = 128 * 128 / (program.block_m * program.block_n)
     tile = (program.average_tiles_read if tiles_read is None else tiles_read) + TILE_ENDS * ends
     pause = round(PART_ENDS * ends)
     teams, total = processors // team, row_blocks // team * (units + pause)

@@ -29,6 +29,9 @@ from planner.errors import times
 from planner.layout import TokenLayout
 from planner.pattern import Dense, Pattern
 
+SHARE = 64
+"""Queries of a tile that each consumer warpgroup has: the rows of a ``wgmma``."""
+
 Axes = tuple[tuple[int, int], ...]
 """(size, stride) in tokens along each axis of a view, slow to fast."""
 
@@ -173,17 +176,46 @@ class QueryTiles:
     walked_for: Pattern | None = None
     """The pattern whose reading decides the order of the tiles; rows of the view without one."""
 
-    @property
-    def cut_axis(self) -> int:
-        """The axis along which two warpgroups share a box: a pair's own, else the slowest that is longer than 1."""
-        if self.pair_axis is not None:
-            return self.pair_axis
-        return next(axis for axis, length in enumerate(self.box) if length > 1)
-
     @cached_property
-    def half(self) -> tuple[int, ...]:
-        """What each of them has of a box."""
-        return _along(self.box, self.cut_axis, self.box[self.cut_axis] // 2)
+    def share(self) -> tuple[int, ...]:
+        """The box of queries that each warpgroup has of a tile; the groups of a pair have one each.
+
+        Of all boxes the one with fewest that hold a query at all, then the longest along the fast axes.
+        """
+        if self.pair_axis is not None:
+            return _along(self.box, self.pair_axis, self.box[self.pair_axis] // 2)
+        return min(
+            self._shares(), key=lambda share: (self._shares_used(share), tuple(-side for side in reversed(share)))
+        )
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """How many warpgroups lie side by side along each axis of a box, in raster order."""
+        return tuple(b // s for b, s in zip(self.box, self.share, strict=True))
+
+    def _shares(self) -> Iterator[tuple[int, ...]]:
+        boxes = _power_boxes(len(self.box), SHARE)
+        return (each for each in boxes if all(b % s == 0 for b, s in zip(self.box, each, strict=True)))
+
+    def _shares_used(self, share: Sequence[int]) -> int:
+        """Warpgroups that have a query, over all tiles."""
+        along = zip(self._lengths, share, strict=True)
+        return math.prod(sum(-(-length // side) for length in lengths) for lengths, side in along)
+
+    @property
+    def shares_empty(self) -> tuple[bool, ...]:
+        """Along which axes a warpgroup may have no query of a tile."""
+        along = zip(self._lengths, self.box, self.share, strict=True)
+        return tuple(any(-(-length // s) < b // s for length in lengths) for lengths, b, s in along)
+
+    @property
+    def _lengths(self) -> list[list[int]]:
+        """Tokens of the view that the boxes along each axis hold, for boxes that divide the group."""
+        found = list[list[int]]()
+        for (n, _), b, g, lead in zip(self.view.axes, self.box, self.group, self.lead, strict=True):
+            starts = range(_boxes_skipped(b, g, lead) * b - lead, n, b)
+            found.append([min(start + b, n) - max(start, 0) for start in starts])
+        return found
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -418,7 +450,8 @@ def _tile_program(
     groups = pattern.grid(sizes).verify().counts
     kinds: tuple[Sequence[Region], ...] = (regions(layout, pattern, coords, SYMBOLS), (), ())
     if paired:
-        axis = queries.cut_axis
+        axis = queries.pair_axis
+        assert axis is not None
         groups = _along(groups, axis, groups[axis] // 2)
         kinds = shared_by_pair(kinds[0], axis, coords[axis], groups[axis])
     read = list(itertools.chain(*kinds))

@@ -42,6 +42,7 @@ class KernelFile:
             "grid": emitted.grid,
             "part_rows": emitted.part_rows,
             "arrivals": emitted.arrivals,
+            "marks": emitted.marks,
             "warps": emitted.warps,
             "maxnreg": emitted.maxnreg,
             "symbol": binary.symbol,
@@ -87,6 +88,7 @@ def _kernel_file(body: dict[str, Any], code: bytes) -> KernelFile:
         grid=int(body["grid"]),
         part_rows=int(body["part_rows"]),
         arrivals=int(body["arrivals"]),
+        marks=int(body["marks"]),
         warps=int(body["warps"]),
         maxnreg=body["maxnreg"],
     )

@@ -145,7 +145,7 @@ class Kernel:
             torch.empty(rows * emitted.spec.head_block, dtype=torch.float32, device=self.device),
             torch.empty(rows, dtype=torch.float32, device=self.device),
             torch.zeros(emitted.arrivals, dtype=torch.int32, device=self.device),
-            torch.zeros(1, dtype=torch.int32, device=self.device),
+            torch.zeros(1 + emitted.marks, dtype=torch.int32, device=self.device),
         )
         if not is_capturing:
             self._workspaces[stream, rows] = made

@@ -5,6 +5,7 @@ waited for; so a buffer that is given back too early, a phase that is missed and
 checked: layouts, precision (all is float32), and the order of memory accesses within a warpgroup.
 """
 
+import operator
 import random
 import threading
 import time
@@ -251,11 +252,14 @@ class Machine:
     def allocate(self, dtype, shape, layout):
         return Barriers(shape[0]) if dtype == torch.int64 else Shared(torch.full(shape, 77, dtype=dtype))
 
-    def add(self, pointer, value, sem, scope):
-        with self.lock:
-            before = pointer.load()
-            pointer.store(before + value)
-            return before
+    def atomic(self, combine):
+        def run(pointer, value, sem, scope):
+            with self.lock:
+                before = pointer.load()
+                pointer.store(int(combine(before, value)))
+                return before
+
+        return run
 
     def names(self):
         """What emitted source imports."""
@@ -265,36 +269,39 @@ class Machine:
                 return block(torch.where(condition, *map(torch.as_tensor, (a, b))))
             return a if condition else b
 
-        def total(x, axis):
-            made = x.sum(axis)
-            return block(made.to(x.dtype)) if made.dim() else number(made.item())
+        def reduced(how):
+            def run(x, axis):
+                made = how(x, axis).to(x.dtype)
+                return block(made) if made.dim() else number(made.item())
+
+            return run
 
         def greater(a, b):
             return block(torch.maximum(a, torch.as_tensor(b, dtype=a.dtype)))
 
-        def assembly(text, _constraints, args, **_options):
+        def assembly(_text, _constraints, args, **_options):
             scores, other = args
-            if "vote" in text:
-                return block(scores * other)
             return block(scores.masked_fill((other & 1) == 0, -torch.inf))
 
         def number(value):
             return Scalar(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
         language = SimpleNamespace(
-            constexpr=number, where=where, sum=total, maximum=greater, inline_asm_elementwise=assembly,
+            constexpr=number, to_tensor=number, where=where, maximum=greater,
+            sum=reduced(torch.sum), max=reduced(torch.amax), min=reduced(torch.amin),
+            inline_asm_elementwise=assembly,
             load=lambda pointer, mask=None, other=0: pointer.load(mask, other),
             store=lambda pointer, values, mask=None: pointer.store(values, mask),
             arange=lambda start, stop, layout: block(torch.arange(int(start), int(stop), dtype=torch.int32)),
             reshape=lambda x, shape: block(x.reshape([int(n) for n in shape])),
-            max=lambda x, axis: block(x.amax(axis)),
             exp2=lambda x: block(torch.exp2(x)), log2=lambda x: block(torch.log2(x)),
             expand_dims=lambda x, axis: block(x.unsqueeze(axis)), convert_layout=lambda x, layout: x,
             zeros=lambda shape, dtype, layout: block(torch.zeros(*map(int, shape))),
             full=lambda shape, value, dtype, layout: block(torch.full(list(map(int, shape)), float(value))),
             thread_barrier=lambda: None, num_warps=lambda: 4, static_range=lambda n: map(Scalar, range(n)),
             program_id=lambda axis: Scalar(self.cta), allocate_shared_memory=self.allocate,
-            warp_specialize=self.specialize, atomic_add=self.add,
+            warp_specialize=self.specialize, atomic_add=self.atomic(operator.add),
+            atomic_or=self.atomic(operator.or_), atomic_xchg=self.atomic(lambda before, value: value),
             int32=torch.int32, int64=torch.int64, float32=torch.float32,
             NVMMASharedLayout=SimpleNamespace(get_default_for=lambda shape, dtype: None),
             **dict.fromkeys(
@@ -304,7 +311,7 @@ class Machine:
         )  # fmt: skip
         return {
             "gl": language,
-            "gluon": SimpleNamespace(jit=lambda function: function),
+            "gluon": SimpleNamespace(jit=lambda function: function, constexpr_function=lambda function: function),
             "mbarrier": SimpleNamespace(
                 MBarrierLayout=lambda: None,
                 init=lambda bar, count: bar.init(count),

@@ -7,6 +7,7 @@ from codegen.spec import Problem
 from planner.layout import TokenLayout
 
 HOPPER = "sm90{m=128,n=128,warps=4,stages=2}"
+FOUR = "sm90{m=256,n=64,warps=4,stages=8}"
 PAIRS = "pairs{m=128,n=64,warps=4,stages=4}"
 WIDE, NARROW = "triton{m=128,n=64,warps=8,stages=2}", "triton{m=64,n=64,warps=4,stages=2}"
 
@@ -42,6 +43,7 @@ SPECS = {
         head_dim=64,
         dtype="float16",
     ),
+    "hopper_64": _spec(FOUR, "t:9 h:45 w:80 | text:250", "neighborhood{radius=1,edge=clamp,group=4x8x8}", head_dim=64),
     "hopper_dense": _spec(HOPPER, "n:4608", "dense", head_dim=80),
     "hopper_pairs": _spec(PAIRS, FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
     "hopper_pairs_rules": _spec(

@@ -58,7 +58,8 @@ def test_every_target_multiplies_on_tensor_cores_and_copies_while_it_does(arch, 
     facts = inspect(asked.with_config(choose_config(asked)))
     assert dict(facts.tensor).get(TENSOR[arch])
     assert dict(facts.copies).get("TMA" if arch == 90 else "cp.async")
-    assert facts.spills == 0
+    # The Hopper body keeps in local memory what it needs once a query tile, not what it needs at every key tile.
+    assert facts.spills <= ({64: 192, 128: 16}[head_dim] if arch == 90 else 0)
     assert facts.warnings == ()
 
 
@@ -80,6 +81,12 @@ WHY_NOT = [
     ({"arch": 75}, {}, "nothing is known of compute capability 75"),
     ({}, {"block_n": 96}, "are not powers of two"),
     ({}, {"block_m": 64}, "it has tiles of 128 queries"),
+    ({}, {"block_m": 256}, "or of 256 queries and 64 keys of up to 64 channels"),
+    (
+        {"head_dim": 64, "pattern": "neighborhood{group=8x16}"},
+        {"block_m": 256, "block_n": 64},
+        "whole boxes of 256 tokens",
+    ),
     ({}, {"stages": 3}, "its stages are a power of two"),
     ({}, {"stages": 4}, "it needs .* bytes of shared memory and SM90 has 232448"),
     ({}, {"warps": 5}, "5 warps and 2 stages are not possible"),

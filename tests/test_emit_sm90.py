@@ -1,5 +1,6 @@
 """The emitted Hopper kernel's own scheduling and index maps, run as plain Python, against ``mask_mod``."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -33,7 +34,8 @@ def functions(emitted, row=()):
         arange=lambda start, stop, layout: torch.arange(start, stop),
         store=lambda at, stored, mask: stored.extend(torch.where(mask, at, -1).tolist()),
     )
-    names = {"gluon": SimpleNamespace(jit=lambda function: function), "gl": language}
+    names = {"gluon": SimpleNamespace(jit=lambda function: function, constexpr_function=lambda function: function)}
+    names["gl"] = language
     names |= dict.fromkeys(["mbarrier", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait"])
     names["tma"] = SimpleNamespace(
         async_copy_global_to_shared=lambda view, at, bar, shared: shared.append((view, at)),
@@ -54,15 +56,17 @@ def specs(draw):
     offset = draw(offsets(group))
     kinds = [CrissCross(group, "lines", offset), CrissCross(group, "planes", offset)]
     pattern = draw(st.sampled_from([*kinds, Neighborhood(group, radius, edge, offset)]))
-    block_n = draw(st.sampled_from([64, 128]))
+    block_n, head_dim = draw(st.sampled_from([64, 128])), draw(st.sampled_from([64, 128]))
     asked = problem(
         str(layout),
         str(pattern),
         heads=draw(st.integers(1, 6)),
+        head_dim=head_dim,
         processors=draw(st.sampled_from([1, 7, 12, 132])),
         returns_lse=True,
     )
-    config = KernelConfig("sm90", 128, block_n, 4, 2 if block_n == 128 else 4)
+    four = head_dim == 64 and block_n == 64 and math.prod(group) % 256 == 0
+    config = KernelConfig("sm90", 256 if four else 128, block_n, 4, 2 if block_n == 128 else 4)
     assert why_not(config, asked) is None
     return asked.with_config(config)
 
@@ -213,20 +217,23 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
     tiles += [(tile, True) for tile in range(sum(program.row_blocks))]
     group, lead = program.queries.group, program.queries.lead
     for tile, is_global in tiles:
-        for half in range(2):
+        for wg in range(spec.config.block_m // 64):
             loaded, stored = Shared(), Shared()
-            kernel.load_queries(Whole(tile), is_global, half, 0, 0, *q_views, None, loaded)
-            kernel.store_output(Whole(tile), is_global, half, 0, 0, *o_views, stored)
+            kernel.load_queries(Whole(tile), is_global, wg, 0, 0, *q_views, None, loaded)
+            kernel.store_output(Whole(tile), is_global, wg, 0, 0, *o_views, stored)
             ((view, (_, *at, _)),) = stored
             assert all(x >= 0 for x in at), "the copy engine refuses to write a box that begins outside"
             rows = tokens_of_box(view, at)
             ((view, (_, *at, _)),) = loaded
             assert torch.equal(tokens_of_box(view, at), rows)
             places = LogSums()
-            kernel.store_lse(0, tile, is_global, half, places)
+            kernel.store_lse(0, tile, is_global, wg, places)
             assert places == rows.tolist()
             tokens = rows[rows >= 0]
             written.update(tokens.tolist())
+            if not is_global:
+                outside = hasattr(kernel, "lies_outside") and kernel.lies_outside(Whole(tile), wg)
+                assert bool(outside) == (len(tokens) == 0)
             if is_global or not program.coords or not len(tokens):
                 continue
             coords = as_tuple(kernel.group_of(Whole(tile)))

@@ -37,12 +37,13 @@ def means(spec, k, v, mask):
     return given | {"mean_bias": torch.cat([torch.cat(biases, 1).flatten(), past]) if biases else past}
 
 
-def run(spec, served=None, seed=0):
-    """Launch twice and compare; what is not served must stay as it was."""
+def run(spec, served=None, seed=0, steep=1.0):
+    """Launch twice and compare; what is not served must stay as it was. steep: how much greater the last scores are."""
     torch.manual_seed(seed)
     emitted, slots = emit(spec), spec.batch * spec.heads
     q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim)
     k, v = (torch.randn(spec.batch, spec.kv_heads, spec.keys, spec.head_dim) for _ in "kv")
+    k *= torch.linspace(1.0, steep, spec.keys)[:, None]
     mask = torch.rand(spec.batch, spec.keys) < 0.7 if spec.key_mask else torch.ones(spec.batch, spec.keys).bool()
     given = {letter: x.flatten(0, 1) for letter, x in (("q", q), ("k", k), ("v", v))} | means(spec, k, v, mask)
     given |= {f"{letter}_last": 0 for letter in "qkvo"} | {"key_mask": mask}
@@ -51,7 +52,7 @@ def run(spec, served=None, seed=0):
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
     }
     given |= {"lse": torch.full((slots, spec.queries), math.nan), "arrivals": torch.zeros(emitted.arrivals + 1).int()}
-    given |= {"dealt": torch.zeros(1).int()}
+    given |= {"dealt": torch.zeros(1 + emitted.marks).int()}
     part_rows = emitted.part_rows
     if served is not None:
         table = Serving((), (tuple(served.items()),)).table(spec)
@@ -66,12 +67,21 @@ def run(spec, served=None, seed=0):
     assert not given["arrivals"].any()
     assert not given["dealt"].any()
     out, lse = of_heads(spec, q, k, v, mask, served)
-    torch.testing.assert_close(given["o"].view(q.shape).double(), out, rtol=1e-4, atol=1e-5, equal_nan=True)
+    near = {
+        "rtol": 1e-4 * steep,
+        "atol": 1e-5 * steep,
+        "equal_nan": True,
+    }  # float32 scores are as far off as they are great
+    torch.testing.assert_close(given["o"].view(q.shape).double(), out, **near)
     if spec.returns_lse:
-        torch.testing.assert_close(given["lse"].view(q.shape[:3]).double(), lse, rtol=1e-4, atol=1e-4, equal_nan=True)
+        torch.testing.assert_close(given["lse"].view(q.shape[:3]).double(), lse, **near)
 
 
-GROUPS = {"pairs": [(8, 8), (4, 16), (2, 4, 8), (1, 8, 8), (64,)], "sm90": [(8, 16), (2, 8, 8), (128,), (16, 16)]}
+GROUPS = {
+    "pairs": [(8, 8), (4, 16), (2, 4, 8), (1, 8, 8), (64,)],
+    "sm90": [(8, 16), (2, 8, 8), (128,), (16, 16), (4, 8, 8)],
+}
+steepness = st.sampled_from([1.0, 40.0])
 
 
 @st.composite
@@ -91,13 +101,14 @@ def kernels(draw, body, several=False):
     kinds += [Neighborhood(group, radius, "clamp", far=True), CrissCross(group, "lines", far=True)]
     chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3 if several else 1, unique_by=str))
     spelled = [str(pattern) for pattern in chosen] + ["dense"] * (several and draw(st.booleans()))
-    block_n = draw(st.sampled_from([64, 128]))
+    block_m = draw(st.sampled_from([128, 256])) if math.prod(group) == 256 else 128
+    block_n = draw(st.sampled_from([64, 128])) if block_m == 128 else 64
     asked = problem(
         str(layout), "; ".join(spelled), heads=2, head_dim=64, batch=draw(st.sampled_from([1, 2])),
         kv_heads=draw(st.sampled_from([1, 2])), processors=draw(st.sampled_from([1, 2, 4])), returns_lse=True,
         key_mask=draw(st.booleans()), tabled=several,
     )  # fmt: skip
-    spec = asked.with_config(KernelConfig(body, 128, block_n, 4, 2 if block_n == 128 else 4))
+    spec = asked.with_config(KernelConfig(body, block_m, block_n, 4, 2 if block_n == 128 else 4))
     reason = why_not(spec.config, asked)
     assert reason is None or "share no keys" in reason
     assume(reason is None)
@@ -109,21 +120,23 @@ quickly = settings(max_examples=4, phases=[Phase.explicit, Phase.generate])  # s
 
 
 @quickly
-@given(kernels("sm90"), st.integers(0, 1000))
-def test_tiles_of_one_group(drawn, seed):
-    run(*drawn, seed)
+@given(kernels("sm90"), st.integers(0, 1000), steepness)
+def test_tiles_of_one_group(drawn, seed, steep):
+    run(*drawn, seed, steep)
 
 
 @quickly
-@given(kernels("pairs"), st.integers(0, 1000))
-def test_pairs_of_groups(drawn, seed):
-    run(*drawn, seed)
+@given(kernels("pairs"), st.integers(0, 1000), steepness)
+def test_pairs_of_groups(drawn, seed, steep):
+    run(*drawn, seed, steep)
 
 
 @quickly
-@given(st.sampled_from(sorted(GROUPS)).flatmap(lambda body: kernels(body, several=True)), st.integers(0, 1000))
-def test_heads_of_several_patterns(drawn, seed):
-    run(*drawn, seed)
+@given(
+    st.sampled_from(sorted(GROUPS)).flatmap(lambda body: kernels(body, several=True)), st.integers(0, 1000), steepness
+)
+def test_heads_of_several_patterns(drawn, seed, steep):
+    run(*drawn, seed, steep)
 
 
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
@@ -131,7 +144,7 @@ def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
     asked = problem("a:1 | h:48 w:8", "crisscross{axes=lines,group=8x8}", heads=2, head_dim=64, processors=1)
     spec = asked.with_config(KernelConfig("pairs", 128, 64, 4, 4))
     emitted = emit(spec)
-    broken = emitted.source.replace("    mbarrier.arrive(empty.index(at % STAGES), count=1, pred=skips)\n", "")
+    broken = emitted.source.replace("    mbarrier.arrive(empty.index(stage), count=1, pred=skips)\n", "")
     assert broken != emitted.source
     monkeypatch.setattr("hopper.PATIENCE", 1.0)
     monkeypatch.setattr("test_hopper.emit", lambda spec: replace(emitted, source=broken))

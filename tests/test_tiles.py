@@ -212,9 +212,9 @@ def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
 
 def test_two_warpgroups_cut_a_box_along_its_slowest_side_and_a_pair_between_its_groups():
     view = View(0, ((16, 128), (128, 1)))
-    assert QueryTiles(view, (8, 16), (8, 16), (0, 0)).half == (4, 16)
-    assert QueryTiles(view, (1, 128), (1, 128), (0, 0)).half == (1, 64)
-    assert QueryTiles(view, (8, 16), (8, 16), (0, 0), pair_axis=1).half == (8, 8)
+    assert QueryTiles(view, (8, 16), (8, 16), (0, 0)).share == (4, 16)
+    assert QueryTiles(view, (1, 128), (1, 128), (0, 0)).share == (1, 64)
+    assert QueryTiles(view, (8, 16), (8, 16), (0, 0), pair_axis=1).share == (8, 8)
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))

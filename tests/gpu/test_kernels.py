@@ -180,6 +180,17 @@ def test_nan_reaches_the_rows_that_read_it_and_infinite_scores_behave_as_in_dens
     assert (out.double() - expected).norm() / expected.norm() < 4e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("steep", [4.0, 40.0, 400.0])
+def test_scores_that_rise_far_above_the_first_ones(dtype, head_dim, steep):
+    """Query tiles whose maximum the first keys do not tell are done again; so are some of those of one head in four."""
+    q, k, v = tensors(4608, batch=2, heads=4, head_dim=head_dim, dtype=dtype)
+    k[:, 0] *= torch.linspace(1.0, steep, 4608, device="cuda", dtype=dtype)[:, None]
+    kernel, _ = assert_right(q, k, v, FLUX, GRAT_X)
+    assert all(not workspace.dealt.any() for workspace in kernel._workspaces.values())
+
+
 def test_a_quarter_of_a_million_tokens():
     layout, tokens = "h:512 w:512", 512 * 512
     q, k, v = tensors(tokens, heads=24, head_dim=128)
