@@ -72,7 +72,8 @@ SDPA_SHARE = 0.16
 SMALL_GROUPS, GROUPS_OF_64 = 0.6, (0.8, 0.8, 0.67)
 """Groups of 8x8 run at 317 to 430 TFLOP/s on an H100, one to a query tile, and at 509 to 557, two to a tile, where
 groups of 16x16 run at 608 to 668; groups of 2x4x8 at 272 to 369 and at 318 to 488 where those of 4x8x8 run at 535 to
-672 (bench/RESULTS.md). Two to a tile are what the Hopper body makes of them.
+672 (bench/RESULTS.md), all by kernels that looked for every key tile's maximum. Two to a tile are what the Hopper body
+makes of them.
 """
 
 
