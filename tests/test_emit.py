@@ -45,7 +45,7 @@ def test_goldens_compile_for_their_target(name):
     # Ragged regions, key masks and several patterns give the Hopper body's producer more to do than 24 registers hold;
     # measured, it is still faster than with fewer for the consumers (bench/RESULTS.md, kernels).
     is_plain = len(SPECS[name].patterns) == 1 and not SPECS[name].mean_rows
-    assert facts.spills <= (640 if "hopper" in name else 64 if is_plain else 320)
+    assert facts.spills <= (576 if "hopper" in name else 64 if is_plain else 320)
     assert facts.warnings == ()
     assert SPECS[name].only_means or facts.tensor
     assert SPECS[name].only_means or facts.copies
