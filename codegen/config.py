@@ -92,9 +92,8 @@ def candidates(problem: Problem) -> Iterator[KernelConfig]:
         return
     wide = problem.head_block > 64
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
-    found = [KernelConfig("sm90", 256, 64, 4, 8)]
-    found += [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
-    found += _paired_configs(problem)
+    two = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
+    found = [KernelConfig("sm90", 256, 64, 4, 8), *two, *_paired_configs(problem)]
     held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
     for block_m in (m for m in (128, 64, 32, 16) if m <= rows):

@@ -397,12 +397,12 @@ def _visible_means(program: TileProgram) -> list[str] | None:
     return ["number = x0 + column", *lines, f"visible = (number < {program.means.rows}) & (reads == 0)"]
 
 
-def _digits(box: Sequence[int]) -> list[str]:
-    """Coordinates of a tile's column within its box."""
+def _digits(box: Sequence[int], counter: str = "column") -> list[str]:
+    """Coordinates within a box of what a counter runs over, a tile's columns for one."""
     digits = list[str]()
     for axis, side in enumerate(box):
         inner = math.prod(box[axis + 1 :])
-        digit = "column" if inner == 1 else f"column // {inner}"
+        digit = counter if inner == 1 else f"{counter} // {inner}"
         digits.append("0" if side == 1 else digit if axis == 0 else f"{digit} % {side}")
     return digits
 
@@ -450,20 +450,16 @@ def _move_grid(queries: QueryTiles, views: Sequence[ViewArgument], load: bool) -
 
 def _within_tile(queries: QueryTiles) -> list[str]:
     """What a warpgroup's share adds to the start of a tile along each axis."""
-    added = list[str]()
-    for axis, (count, side) in enumerate(zip(queries.shares, queries.share, strict=True)):
-        inner = math.prod(queries.shares[axis + 1 :])
-        digit = "wg" if inner == 1 else f"wg // {inner}"
-        digit = digit if math.prod(queries.shares[:axis]) == 1 else f"{digit} % {count}"
-        added.append("" if count == 1 else f" + {digit} * {side}")
-    return added
+    along = zip(_digits(queries.shares, "wg"), queries.shares, queries.share, strict=True)
+    return [f" + {digit} * {side}" if count > 1 else "" for digit, count, side in along]
 
 
 def _lies_outside(queries: QueryTiles) -> Iterator[str]:
     """A warpgroup's share may begin where the grid has ended, or the group that is cut at the grid's beginning."""
     tests = list[str]()
-    for axis, (start, more) in enumerate(zip(queries.starts(_TILE), _within_tile(queries), strict=True)):
-        if not queries.shares_empty[axis]:
+    along = zip(queries.starts(_TILE), _within_tile(queries), queries.shares_empty, strict=True)
+    for axis, (start, more, may_be_empty) in enumerate(along):
+        if not may_be_empty:
             continue
         yield f"at{axis} = {source_of(start)}"
         size, first = queries.view.axes[axis][0], queries.first_sides[axis]
@@ -499,12 +495,10 @@ def _store_grid_lse(queries: QueryTiles) -> Iterator[str]:
     # Rows count from 0 within a warpgroup's share, whose own start is added along the axes that were cut.
     places, inside = list[str](), list[str]()
     starts, within = [source_of(start) for start in queries.starts(_TILE)], _within_tile(queries)
-    for axis, (start, more, box, (size, stride), first) in enumerate(
-        zip(starts, within, queries.share, queries.view.axes, queries.first_sides, strict=True)
+    digits = _digits(queries.share, "row % WG_M")
+    for axis, (start, more, digit, (size, stride), first) in enumerate(
+        zip(starts, within, digits, queries.view.axes, queries.first_sides, strict=True)
     ):
-        inner = math.prod(queries.share[axis + 1 :])
-        digit = "row % WG_M" if inner == 1 else f"row % WG_M // {inner}"
-        digit = digit if axis == 0 else f"{digit} % {box}"
         begins = f"max({start}, 0)" if first else start
         yield f"at{axis} = {begins}{more} + {digit}"
         places.append(f"at{axis} * {stride}")

@@ -208,7 +208,7 @@ class QueryTiles:
         along = zip(self._lengths, self.box, self.share, strict=True)
         return tuple(any(-(-length // s) < b // s for length in lengths) for lengths, b, s in along)
 
-    @property
+    @cached_property
     def _lengths(self) -> list[list[int]]:
         """Tokens of the view that the boxes along each axis hold, for boxes that divide the group."""
         found = list[list[int]]()

@@ -67,11 +67,8 @@ def run(spec, served=None, seed=0, steep=1.0):
     assert not given["arrivals"].any()
     assert not given["dealt"].any()
     out, lse = of_heads(spec, q, k, v, mask, served)
-    near = {
-        "rtol": 1e-4 * steep,
-        "atol": 1e-5 * steep,
-        "equal_nan": True,
-    }  # float32 scores are as far off as they are great
+    # Float32 scores are as far off as they are great.
+    near = {"rtol": 1e-4 * steep, "atol": 1e-5 * steep, "equal_nan": True}
     torch.testing.assert_close(given["o"].view(q.shape).double(), out, **near)
     if spec.returns_lse:
         torch.testing.assert_close(given["lse"].view(q.shape[:3]).double(), lse, **near)
