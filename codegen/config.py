@@ -37,7 +37,8 @@ class KernelConfig:
     """How a kernel is cut up; ``parse(str(config)) == config``.
 
     block_m, block_n: queries and keys of a tile. warps: of a program; in the Hopper bodies, of each of the warpgroups
-    that have 64 queries. stages: tiles of keys, and of values, in flight.
+    that have 64 queries. stages: tiles of keys, and of values, in flight; in the Hopper bodies of both together, and of
+    an odd number values have one more.
     """
 
     body: Body
@@ -52,7 +53,7 @@ class KernelConfig:
     @staticmethod
     def parse(text: str) -> KernelConfig:
         """Read a spelling; raises BadSpelling."""
-        match = re.fullmatch(r"(\w+)\{m=(\d{1,4}),n=(\d{1,4}),warps=(\d{1,2}),stages=(\d)\}", text)
+        match = re.fullmatch(r"(\w+)\{m=(\d{1,4}),n=(\d{1,4}),warps=(\d{1,2}),stages=(\d{1,2})\}", text)
         if not match or match[1] not in get_args(Body):
             raise BadSpelling("kernel config", text, "it is not BODY{m=…,n=…,warps=…,stages=…}", EXAMPLE)
         return KernelConfig(cast(Body, match[1]), *(int(match[at]) for at in range(2, 6)))
@@ -67,7 +68,7 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
     sides = (config.block_m, config.block_n)
     if any(side & (side - 1) or not 16 <= side <= 256 for side in sides):
         return f"tiles of {config.block_m} by {config.block_n} are not powers of two between 16 and 256"
-    if config.warps not in (1, 2, 4, 8, 16) or not 1 <= config.stages <= 8:
+    if config.warps not in (1, 2, 4, 8, 16) or not 1 <= config.stages <= 16:
         return f"{config.warps} warps and {config.stages} stages are not possible"
     if problem.arch not in SHARED_KIB:
         return f"nothing is known of compute capability {problem.arch}"
@@ -92,8 +93,8 @@ def candidates(problem: Problem) -> Iterator[KernelConfig]:
         return
     wide = problem.head_block > 64
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
-    two = [KernelConfig("sm90", 128, 128, 4, 2 if wide else 4), KernelConfig("sm90", 128, 64, 4, 4)]
-    found = [KernelConfig("sm90", 256, 64, 4, 8), *two, *_paired_configs(problem)]
+    two = [KernelConfig("sm90", 128, 128, 4, 4 if wide else 8), KernelConfig("sm90", 128, 64, 4, 8)]
+    found = [KernelConfig("sm90", 256, 64, 4, 16), *two, *_paired_configs(problem)]
     held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
     for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
@@ -123,14 +124,17 @@ def _why_not_together(config: KernelConfig, problem: Problem) -> str | None:
 
 
 def _shared_bytes(config: KernelConfig, problem: Problem) -> int:
-    """Queries, keys and values in flight; the sm90 body holds queries twice and stages the output, means hold nothing.
+    """Queries, keys and values in flight; the Hopper bodies hold queries twice, means hold nothing.
 
     At least what the compiler uses: float32, multiplied in three products, takes up to half as much again.
     """
     if problem.only_means:
         return 0
     width = 4 if problem.dtype in ("float32", "tf32") else 2
-    rows = 2 * config.stages * config.block_n + (3 if config.body in HOPPER else 1) * config.block_m
+    if config.body in HOPPER:
+        rows = config.stages * config.block_n + 2 * config.block_m
+    else:
+        rows = 2 * config.stages * config.block_n + config.block_m
     return rows * problem.head_block * width * (3 if problem.dtype == "float32" else 2) // 2 + 1024
 
 
@@ -144,8 +148,8 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
     four = config.body == "sm90" and problem.head_block == 64 and config.block_n == 64
     if config.block_m not in (128, 256 if four else 128) or config.block_n not in (64, 128) or config.warps != 4:
         return "it has tiles of 128 queries and 64 or 128 keys, or of 256 queries and 64 keys of up to 64 channels"
-    if config.stages & (config.stages - 1):
-        return "its stages are a power of two"
+    if config.stages < 4:
+        return "it has two tiles of keys and two of values in flight at least"
     if config.body == "pairs":
         return _why_not_paired(config, problem)
     for pattern, tiles in zip(problem.patterns, problem.query_tiles(config.block_m), strict=True):
@@ -161,7 +165,7 @@ def _paired_configs(problem: Problem) -> list[KernelConfig]:
     several patterns takes longer to find a tile, and is faster the fewer there are (bench/RESULTS.md, kernels).
     """
     wide = problem.head_block > 64
-    small, large = KernelConfig("pairs", 128, 64, 4, 4), KernelConfig("pairs", 128, 128, 4, 2 if wide else 4)
+    small, large = KernelConfig("pairs", 128, 64, 4, 8), KernelConfig("pairs", 128, 128, 4, 5 if wide else 8)
     if any(why_not(config, problem) is not None for config in (small, large)):
         return [small, large]
     of_small, of_large = (

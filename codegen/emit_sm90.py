@@ -1,7 +1,8 @@
 """Emission for Hopper: a warp-specialised Gluon kernel.
 
-One warp keeps the copy engine busy with boxes of tokens, fetched from where the model has them; two warpgroups
-multiply. The body is the template; what differs between plans are the index maps, which are printed here.
+Two warps keep the copy engine busy with boxes of tokens, fetched from where the model has them, one with queries and
+keys, one with values; two warpgroups multiply, or four. The body is the template; what differs between plans are the
+index maps, which are printed here.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from codegen.tiles import SHARE, KeyTiles, MeanTiles, QueryTiles, TileProgram, V
 from planner.errors import times
 
 REGISTERS = {2: (240, 24), 4: (112, 112, 112, 32)}
-"""Registers of a thread, by how many warpgroups multiply: in all of these but the first, and in the producer."""
+"""Registers of a thread, by how many warpgroups multiply: in all of these but the first, and in the warps that copy."""
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)
@@ -130,11 +131,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         noted=noted,
         hides=hides,
         x_args=", ".join(x),
-        next_x_args=", ".join(f"next_{name}" for name in x),
         located=", ".join(["view", *x, *["note"] * noted]),
-        located_next=", ".join(f"next_{name}" for name in ["view", *x, *["note"] * noted]),
-        words_first=_words(spec, "", x, readers),
-        words_next=_words(spec, "next_", x, readers),
+        words_of_tile=_words(spec, x, readers),
         leave_words=_leave_words(len(readers)),
         note_sets=len(readers),
         note_at="k_at" if len(readers) == 1 else "(k_at * 2 + wg)",
@@ -221,12 +219,12 @@ def _mean_tiles(spec: KernelSpec, program: TileProgram) -> list[str]:
     return [f"count = {program.mean_tiles}", f"first = {first}"]
 
 
-def _words(spec: KernelSpec, prefix: str, x: Sequence[str], readers: Sequence[Sequence[str]]) -> list[str]:
-    """What the producer notes of a key tile, for each of the groups that read it and differ in what they see."""
+def _words(spec: KernelSpec, x: Sequence[str], readers: Sequence[Sequence[str]]) -> list[str]:
+    """What is noted of a key tile, for each of the groups that read it and differ in what they see."""
     lines = list[str]()
     for number, mine in enumerate(readers):
-        places = [f"{prefix}{name}" for name in x] if spec.key_mask or mine else []
-        args = ", ".join([f"{prefix}note", *mine, *places, *["mask"] * spec.key_mask])
+        places = x if spec.key_mask or mine else []
+        args = ", ".join(["note", *mine, *places, *["mask"] * spec.key_mask])
         lines.append(f"words{number or ''} = visible_words({args})")
     return lines
 

@@ -302,7 +302,7 @@ class Machine:
             program_id=lambda axis: Scalar(self.cta), allocate_shared_memory=self.allocate,
             warp_specialize=self.specialize, atomic_add=self.atomic(operator.add),
             atomic_or=self.atomic(operator.or_), atomic_xchg=self.atomic(lambda before, value: value),
-            int32=torch.int32, int64=torch.int64, float32=torch.float32,
+            int32=torch.int32, uint32=torch.int64, int64=torch.int64, float32=torch.float32,
             NVMMASharedLayout=SimpleNamespace(get_default_for=lambda shape, dtype: None),
             **dict.fromkeys(
                 ["NVMMADistributedLayout", "DotOperandLayout", "SliceLayout", "BlockedLayout", "SwizzledSharedLayout"],

@@ -42,10 +42,11 @@ def test_sources_read_well(name):
 def test_goldens_compile_for_their_target(name):
     facts = inspect(SPECS[name])
     assert facts.programs >= 1
-    # Ragged regions, key masks and several patterns give the Hopper body's producer more to do than 24 registers hold;
-    # measured, it is still faster than with fewer for the consumers (bench/RESULTS.md, kernels).
-    is_plain = len(SPECS[name].patterns) == 1 and not SPECS[name].mean_rows
-    assert facts.spills <= (576 if "hopper" in name else 64 if is_plain else 320)
+    # Several patterns give the warp that copies keys more to do than 24 registers hold; measured, it is still faster
+    # than with fewer for those that multiply (bench/RESULTS.md, kernels).
+    has_one = len(SPECS[name].patterns) == 1
+    is_plain = has_one and not SPECS[name].mean_rows
+    assert facts.spills <= ((128 if has_one else 640) if "hopper" in name else 64 if is_plain else 320)
     assert facts.warnings == ()
     assert SPECS[name].only_means or facts.tensor
     assert SPECS[name].only_means or facts.copies
@@ -87,9 +88,10 @@ WHY_NOT = [
         {"block_m": 256, "block_n": 64},
         "whole boxes of 256 tokens",
     ),
-    ({}, {"stages": 3}, "its stages are a power of two"),
-    ({}, {"stages": 4}, "it needs .* bytes of shared memory and SM90 has 232448"),
-    ({}, {"warps": 5}, "5 warps and 2 stages are not possible"),
+    ({}, {"stages": 3}, "two tiles of keys and two of values in flight at least"),
+    ({}, {"stages": 6}, "it needs .* bytes of shared memory and SM90 has 232448"),
+    ({}, {"warps": 5}, "5 warps and 4 stages are not possible"),
+    ({}, {"stages": 17}, "4 warps and 17 stages are not possible"),
 ]
 
 

@@ -66,7 +66,7 @@ def specs(draw):
         returns_lse=True,
     )
     four = head_dim == 64 and block_n == 64 and math.prod(group) % 256 == 0
-    config = KernelConfig("sm90", 256 if four else 128, block_n, 4, 2 if block_n == 128 else 4)
+    config = KernelConfig("sm90", 256 if four else 128, block_n, 4, 4 if block_n == 128 else 8)
     assert why_not(config, asked) is None
     return asked.with_config(config)
 
@@ -94,7 +94,7 @@ def tabled(draw):
     spelled += ["dense"] * draw(st.booleans())
     processors = draw(st.sampled_from([1, 7, 12, 132]))
     asked = problem(str(layout), "; ".join(spelled), heads=6, batch=2, kv_heads=3, processors=processors, tabled=True)
-    config = KernelConfig("sm90", 128, 128, 4, 2)
+    config = KernelConfig("sm90", 128, 128, 4, 4)
     assert why_not(config, asked) is None
     slots = draw(st.lists(st.integers(0, asked.slots - 1), unique=True))
     return asked.with_config(config), [(slot, draw(st.integers(0, len(spelled) - 1))) for slot in slots]

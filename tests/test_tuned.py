@@ -47,7 +47,7 @@ def test_what_tuning_found_is_used(remembered):
         entry(code="other code"),
         entry(config="sm99{}"),
         entry(config="triton{m=64,n=48,warps=4,stages=3}"),
-        entry(config="sm90{m=128,n=128,warps=4,stages=2}"),
+        entry(config="sm90{m=128,n=128,warps=4,stages=4}"),
     ],
 )
 def test_what_cannot_be_used_is_not(remembered, text):

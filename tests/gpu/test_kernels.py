@@ -110,7 +110,7 @@ def test_hopper_body(layout, pattern, head_dim):
 def test_pairs_of_groups(layout, pattern, block_n, head_dim, masked, monkeypatch):
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("its instructions are those of SM90")
-    config = KernelConfig("pairs", 128, block_n, 4, 4 if block_n == 64 else 2)
+    config = KernelConfig("pairs", 128, block_n, 4, 8 if block_n == 64 else 5)
     monkeypatch.setattr("runtime.tuned.tuned_config", lambda problem: None if problem.only_means else config)
     tokens = TokenLayout.parse(layout).tokens
     q, k, v = tensors(tokens, batch=2, heads=6, kv_heads=3, head_dim=head_dim)
