@@ -69,11 +69,10 @@ SDPA_SHARE = 0.16
 """What that reaches of dense attention: 91 to 117 of 640 TFLOP/s in FLUX steps on an H100, 2026-11-22."""
 
 
-SMALL_GROUPS, GROUPS_OF_64 = 0.6, (0.8, 0.8, 0.67)
-"""Groups of 8x8 run at 317 to 430 TFLOP/s on an H100, one to a query tile, and at 509 to 557, two to a tile, where
-groups of 16x16 run at 608 to 668; groups of 2x4x8 at 272 to 369 and at 318 to 488 where those of 4x8x8 run at 535 to
-672 (bench/RESULTS.md), all by kernels that looked for every key tile's maximum. Two to a tile are what the Hopper body
-makes of them.
+SMALL_GROUPS, GROUPS_OF_64 = 0.55, (0.85, 0.85, 0.7)
+"""Groups of 8x8 run at 317 to 430 TFLOP/s on an H100, one to a query tile, and at 506 to 658, two to a tile, where
+groups of 16x16 run at 649 to 732; groups of 2x4x8 at 272 to 369 and at 407 to 551 where those of 4x8x8 run at 620 to
+735 (bench/RESULTS.md). Two to a tile are what the Hopper body makes of them.
 """
 
 
@@ -103,11 +102,11 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in [
         # Peaks from the vendors' data sheets, without structured sparsity. Shares on the H100 are measured: cuDNN dense
-        # attention 640 of 989 TFLOP/s, the emitted kernel as much (bench/RESULTS.md). On the A100, GRAT
+        # attention 640 of 989 TFLOP/s, the emitted kernel 680 (bench/RESULTS.md). On the A100, GRAT
         # (arXiv 2505.14687) states 208 of 312 for dense; other shares are scaled from these two and untested.
         *_gpu("a100", 80, 108, 312, 2039, 0.67, 0.50),
-        *_gpu("h100", 90, 132, 989, 3350, 0.65, 0.65),
-        *_gpu("h200", 90, 132, 989, 4800, 0.65, 0.65),
+        *_gpu("h100", 90, 132, 989, 3350, 0.65, 0.69),
+        *_gpu("h200", 90, 132, 989, 4800, 0.65, 0.69),
         *_gpu("b200", 100, 148, 2250, 8000, 0.60, 0.45),
         *_gpu("rtx4090", 89, 128, 165, 1008, 0.80, 0.60),
         *_gpu("rtx5090", 120, 170, 210, 1792, 0.80, 0.60),

@@ -55,7 +55,7 @@ def test_groups_of_64_are_faster_where_they_make_pairs():
         return attended_pairs(pattern, asked.layout) / sparse_seconds(asked, pattern, Target.named(target))
 
     even, odd = "h:520 w:512", "h:520 w:520"
-    assert rate(even) == pytest.approx(rate(odd) * 0.8 / 0.6, rel=0.01)
+    assert rate(even) == pytest.approx(rate(odd) * 0.85 / 0.55, rel=0.01)
     assert [rate(even, "clip"), rate(even, offset=(4, 4))] == pytest.approx([rate(odd)] * 2, rel=0.01)
     assert rate(even, target="a100") == pytest.approx(rate(odd, target="a100"), rel=0.01)
 
@@ -63,14 +63,14 @@ def test_groups_of_64_are_faster_where_they_make_pairs():
 @pytest.mark.parametrize(
     ("pattern", "milliseconds"),
     [
-        (CrissCross((16, 16)), 10.9),
-        (CrissCross((8, 8)), 7.54),
-        (Neighborhood((16, 16), (1, 1)), 4.64),
-        (Neighborhood((8, 8), (1, 1)), 2.47),
+        (CrissCross((16, 16)), 9.95),
+        (CrissCross((8, 8)), 6.25),
+        (Neighborhood((16, 16), (1, 1)), 3.78),
+        (Neighborhood((8, 8), (1, 1)), 2.36),
     ],
 )
 def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, milliseconds):
-    """FLUX at 4096², measured (bench/results/kernels.json)."""
+    """FLUX at 4096², measured (bench/results/kernels.json, kernels_pairs.json)."""
     flux = site("text:512 | h:256 w:256")
     assert math.isclose(sparse_seconds(flux, pattern, Target.named("h100")) * 1e3, milliseconds, rel_tol=0.25)
 
