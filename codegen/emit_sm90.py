@@ -33,7 +33,9 @@ from codegen.tiles import SHARE, KeyTiles, MeanTiles, QueryTiles, TileProgram, V
 from planner.errors import times
 
 REGISTERS = {2: (240, 24), 4: (112, 112, 112, 32)}
-"""Registers of a thread, by how many warpgroups multiply: in all of these but the first, and in the warps that copy."""
+"""Registers of a thread, by how many warpgroups multiply: in all of these but the first, and in the warps that copy.
+
+Those are one more warpgroup, of which two warps do nothing."""
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)

@@ -102,6 +102,7 @@ class Barrier:
 
     def init(self, count):
         self.count, self.missing, self.bytes, self.phase = count, count, 0, 0
+        self.here = set()
 
     def move(self, arrivals, size):
         """Count arrivals and bytes (announced ones are positive)."""
@@ -109,8 +110,11 @@ class Barrier:
             self.missing -= arrivals
             self.bytes += size
             assert self.missing >= 0, "more have arrived than a phase waits for"
+            if arrivals:
+                assert threading.get_ident() not in self.here, "a phase in which somebody arrives twice misses somebody"
+                self.here.add(threading.get_ident())
             if self.missing == 0 and self.bytes == 0:
-                self.missing, self.phase = self.count, self.phase + 1
+                self.missing, self.phase, self.here = self.count, self.phase + 1, set()
                 self.changed.notify_all()
 
     def wait(self, parity):
