@@ -37,12 +37,16 @@ def means(spec, k, v, mask):
     return given | {"mean_bias": torch.cat([torch.cat(biases, 1).flatten(), past]) if biases else past}
 
 
-def run(spec, served=None, seed=0, steep=1.0):
-    """Launch twice and compare; what is not served must stay as it was. steep: how much greater the last scores are."""
+def run(spec, served=None, seed=0, steep=1.0, queries=1.0):
+    """Launch twice and compare; what is not served must stay as it was.
+
+    steep: how much greater the last scores are. queries: how much greater each query's are.
+    """
     torch.manual_seed(seed)
     emitted, slots = emit(spec), spec.batch * spec.heads
     q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim)
     k, v = (torch.randn(spec.batch, spec.kv_heads, spec.keys, spec.head_dim) for _ in "kv")
+    q *= queries
     k *= torch.linspace(1.0, steep, spec.keys)[:, None]
     mask = torch.rand(spec.batch, spec.keys) < 0.7 if spec.key_mask else torch.ones(spec.batch, spec.keys).bool()
     given = {letter: x.flatten(0, 1) for letter, x in (("q", q), ("k", k), ("v", v))} | means(spec, k, v, mask)
@@ -68,7 +72,8 @@ def run(spec, served=None, seed=0, steep=1.0):
     assert not given["dealt"].any()
     out, lse = of_heads(spec, q, k, v, mask, served)
     # Float32 scores are as far off as they are great.
-    near = {"rtol": 1e-4 * steep, "atol": 1e-5 * steep, "equal_nan": True}
+    great = steep * float(torch.as_tensor(queries).max())
+    near = {"rtol": 1e-4 * great, "atol": 1e-5 * great, "equal_nan": True}
     torch.testing.assert_close(given["o"].view(q.shape).double(), out, **near)
     if spec.returns_lse:
         torch.testing.assert_close(given["lse"].view(q.shape[:3]).double(), lse, **near)
@@ -134,6 +139,17 @@ def test_pairs_of_groups(drawn, seed, steep):
 )
 def test_heads_of_several_patterns(drawn, seed, steep):
     run(*drawn, seed, steep)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_one_half_of_a_pair_is_done_again(half):
+    """The other half passes over all tiles, also those that either reads alone."""
+    asked = problem("a:70 | h:32 w:32", "crisscross{axes=lines,group=8x8}", heads=1, head_dim=64, processors=1)
+    spec = asked.with_config(KernelConfig("pairs", 128, 64, 4, 8))
+    assert spec.program.lone_tiles > 1
+    rows = torch.ones(2, 2, 8, 32)
+    rows[:, half] = 60.0
+    run(spec, queries=torch.cat([torch.ones(70), rows.flatten()])[:, None])
 
 
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
