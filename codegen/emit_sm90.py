@@ -114,6 +114,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         table_header=HEADER,
         grid_tiles="share[0] * TILES_PER_HEAD" if spec.tabled else "GRID_TILES",
         items=_items(spec),
+        is_global=f"item > {_items(spec)}" if split else "False",
         slot_bits=SLOT_BITS,
         bundles_per_head=sum(program.row_blocks) // schedule.team,
         kv_views=", ".join(view.stem for view in k_views),

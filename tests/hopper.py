@@ -302,7 +302,7 @@ class Machine:
             expand_dims=lambda x, axis: block(x.unsqueeze(axis)), convert_layout=lambda x, layout: x,
             zeros=lambda shape, dtype, layout: block(torch.zeros(*map(int, shape))),
             full=lambda shape, value, dtype, layout: block(torch.full(list(map(int, shape)), float(value))),
-            thread_barrier=lambda: None, num_warps=lambda: 4, static_range=lambda n: map(Scalar, range(n)),
+            thread_barrier=lambda: None, num_warps=lambda: 4, static_range=lambda *ends: map(Scalar, range(*ends)),
             program_id=lambda axis: Scalar(self.cta), allocate_shared_memory=self.allocate,
             warp_specialize=self.specialize, atomic_add=self.atomic(operator.add),
             atomic_or=self.atomic(operator.or_), atomic_xchg=self.atomic(lambda before, value: value),

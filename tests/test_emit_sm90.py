@@ -129,13 +129,15 @@ def check(spec, served, row=(), share=()):
     views = [a for a in emitted.arguments if isinstance(a, ViewArgument) and a.name.startswith("k_")]
     told = (0, share) if row else ()
     every, tiles_done, units_done, checked = torch.arange(layout.tokens), Counter(), Counter(), set()
-    for cta in range(spec.processors):
+    items = len(served) * (program.queries.count + sum(program.row_blocks))
+    for cta in range(spec.processors if program.row_blocks else 0):
         for run in range(kernel.runs_of(cta, *told)):
-            head, tile, *_, first, count = kernel.piece_of(cta, run, True, 0, *told)
+            assert kernel.run_of(items + 1 + run, *told) == run
+            head, tile, *_, first, count = kernel.piece_of(cta, items + 1 + run, *told)
             assert count >= 1
             units_done.update((int(head), int(tile), int(first) + i) for i in range(count))
     for grid_tile in range(len(served) * program.queries.count):
-        head, tile, *which, first, count = kernel.piece_of(0, 0, False, grid_tile, *told)
+        head, tile, *which, first, count = kernel.piece_of(0, grid_tile, *told)
         assert first == 0
         assert count >= 1
         tiles_done[int(head), int(tile)] += 1

@@ -152,6 +152,17 @@ def test_one_half_of_a_pair_is_done_again(half):
     run(spec, queries=torch.cat([torch.ones(70), rows.flatten()])[:, None])
 
 
+@pytest.mark.parametrize("processors", [1, 3])
+@pytest.mark.parametrize("half", [0, 1])
+def test_one_half_of_a_run_of_text_is_done_again(half, processors):
+    """Of rows of text one warpgroup fails, the other has announced its part before or written its rows."""
+    asked = problem("a:256 | h:32 w:32", "crisscross{axes=lines,group=8x16}", heads=1, head_dim=64, returns_lse=True)
+    spec = replace(asked, processors=processors).with_config(KernelConfig("sm90", 128, 128, 4, 4))
+    rows = torch.ones(256 + 32 * 32)
+    rows[64 * half : 256 : 128] = 60.0
+    run(spec, steep=3.0, queries=rows[:, None])
+
+
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
     """The judge judges: without the wait for what a half leaves out, phases are missed."""
     asked = problem("a:1 | h:48 w:8", "crisscross{axes=lines,group=8x8}", heads=2, head_dim=64, processors=1)

@@ -191,6 +191,16 @@ def test_scores_that_rise_far_above_the_first_ones(dtype, head_dim, steep):
     assert all(not workspace.dealt.any() for workspace in kernel._workspaces.values())
 
 
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("pattern", [GRAT_X, "crisscross{axes=lines,group=8x8}", GRAT_B.replace("16x16", "8x8")])
+def test_one_half_of_query_tiles_and_rows_of_text_is_done_again(pattern, half):
+    q, k, v = tensors(4608, head_dim=128)
+    text, lines = torch.zeros(4, 2, 64), torch.zeros(4, 2, 8, 64)
+    text[:, half], lines[:, half] = 1, 1
+    q[:, :, torch.cat([text.flatten(), lines.flatten()]).bool().cuda()] *= 40
+    assert_right(q, k, v, FLUX, pattern)
+
+
 def test_a_quarter_of_a_million_tokens():
     layout, tokens = "h:512 w:512", 512 * 512
     q, k, v = tensors(tokens, heads=24, head_dim=128)
