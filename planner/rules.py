@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from planner.errors import BadSpelling, MalformedValue
@@ -98,7 +98,7 @@ class Rules:
         """The sparse patterns among them, each once."""
         return tuple(dict.fromkeys(rule.pattern for rule in self.rules if not isinstance(rule.pattern, Dense)))
 
-    @property
+    @cached_property
     def levels(self) -> tuple[float, ...]:
         """The noise levels at which something changes."""
         return tuple(sorted({rule.up_to for rule in self.rules} - {1.0}))

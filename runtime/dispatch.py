@@ -56,9 +56,11 @@ def attend(
         assert noise is not None or not asked.levels, "rules that depend on the noise level were given none"
         mask = None if attn_mask is None else _key_mask(attn_mask, query.shape[0], key.shape[2])
         out = empty_output(query, value)
-        options: dict[str, Any] = {"key_mask": mask, "scale": scale, "noise": noise, "kernel_patterns": kernel_patterns}
-        return attention_under(query, key, value, layout, rules, **options, out=out)
-    options = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        return attention_under(
+            query, key, value, layout, rules,
+            key_mask=mask, scale=scale, noise=noise, kernel_patterns=kernel_patterns, out=out,
+        )  # fmt: skip
+    options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
     made = _by_runs(query, key, value, layout, _open_rules(asked, noise), stored, options)
     if query.device.type != "cuda":
         return made

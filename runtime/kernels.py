@@ -29,7 +29,7 @@ BUNDLE = "PLANNER_BUNDLE"
 _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _kernels = dict[tuple[Any, ...], Kernel]()
 _means = dict[tuple[Kernel, Serving | None], list[tuple[str, Kernel, Serving | None]]]()
-_ready = dict[tuple[Any, ...], tuple[Kernel, str | None, str | None, str | None]]()
+_ready = dict[tuple[Any, ...], tuple[Kernel, tuple[bool, ...]]]()
 _launches_of = dict[tuple[Any, ...], tuple[Launch, ...]]()
 _lock = threading.Lock()
 _load_seconds = 0.0
@@ -67,12 +67,14 @@ def attention(
         kernel = kernel_for(
             query, key, value, layout, pattern, key_mask is not None, returns_lse, tabled=told is not None
         )
-        ready = _ready.setdefault(place, (kernel, kernel.why_not(query), kernel.why_not(key), kernel.why_not(value)))
-    kernel, *reasons = ready
-    query, key, value = (
-        x if reason is None and not x.data_ptr() % 16 else _copy(x)
-        for x, reason in zip((query, key, value), reasons, strict=True)
-    )
+        fails = tuple(kernel.why_not(x) is not None for x in (query, key, value))
+        ready = _ready.setdefault(place, (kernel, fails if any(fails) else ()))
+    kernel, fails = ready
+    if fails or (query.data_ptr() | key.data_ptr() | value.data_ptr()) % 16:
+        query, key, value = (
+            _copy(x) if fail or x.data_ptr() % 16 else x
+            for x, fail in zip((query, key, value), fails or (False,) * 3, strict=True)
+        )
     factor = query.shape[3] ** -0.5 if scale is None else scale
     _require(factor > 0, f"scale is {scale}", "Pass a positive scale.")
     out = torch.empty_like(query) if out is None else out
@@ -186,14 +188,19 @@ def has_kernels(device: torch.device) -> bool:
 
 def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
     """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
-    if query.device.type != "cuda":
-        return f"kernels run on CUDA devices, not on {query.device.type}"
+    return _why_no_kernel(query.device.type, query.dtype, query.shape[3], value.shape[3])
+
+
+@lru_cache(maxsize=256)
+def _why_no_kernel(device: str, dtype: torch.dtype, channels: int, value_channels: int) -> str | None:
+    if device != "cuda":
+        return f"kernels run on CUDA devices, not on {device}"
     if sys.platform != "linux":
         return f"kernels are launched on Linux, not on {sys.platform}"
-    if query.dtype not in _NAMES:
-        return f"kernels take {', '.join(_NAMES.values())}, not {query.dtype}"
-    if query.shape[3] not in HEAD_DIMS or value.shape[3] != query.shape[3]:
-        return f"kernels take heads of a multiple of 8 channels up to 256, not {query.shape[3]} and {value.shape[3]}"
+    if dtype not in _NAMES:
+        return f"kernels take {', '.join(_NAMES.values())}, not {dtype}"
+    if channels not in HEAD_DIMS or value_channels != channels:
+        return f"kernels take heads of a multiple of 8 channels up to 256, not {channels} and {value_channels}"
     if not _can_compile():
         return "Triton is not installed"
     return None
