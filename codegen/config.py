@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Body = Literal["sm90", "pairs", "triton", "means"]
 """``sm90``: warp-specialised Gluon for Hopper. ``pairs``: the same, for groups of 64 tokens: each of its two warpgroups
-has a group. ``triton``: one loop a region, which runs everywhere. ``means``: the means of groups, block_n tokens at a
-time.
+has a group, and a key tile is two boxes of 64 tokens. ``triton``: one loop a region, which runs everywhere.
+``means``: the means of groups, block_n tokens at a time.
 """
 
 HOPPER = ("sm90", "pairs")
@@ -94,7 +94,7 @@ def candidates(problem: Problem) -> Iterator[KernelConfig]:
     wide = problem.head_block > 64
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
     two = [KernelConfig("sm90", 128, 128, 4, 4 if wide else 8), KernelConfig("sm90", 128, 64, 4, 8)]
-    found = [KernelConfig("sm90", 256, 64, 4, 16), *two, *_paired_configs(problem)]
+    found = [KernelConfig("sm90", 256, 64, 4, 16), *two, KernelConfig("pairs", 128, 128, 4, 5 if wide else 8)]
     held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
     for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
@@ -135,7 +135,7 @@ def _shared_bytes(config: KernelConfig, problem: Problem) -> int:
         rows = config.stages * config.block_n + 2 * config.block_m
     else:
         rows = 2 * config.stages * config.block_n + config.block_m
-    return rows * problem.head_block * width * (3 if problem.dtype == "float32" else 2) // 2 + 1024
+    return rows * problem.head_block * width * (3 if problem.dtype == "float32" else 2) // 2 + 2048
 
 
 def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
@@ -158,30 +158,14 @@ def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
     return None
 
 
-def _paired_configs(problem: Problem) -> list[KernelConfig]:
-    """Both sizes of key tile; the smaller first where the larger would multiply over a tenth more keys.
-
-    So measured on an H100: criss-cross of 8x8 is 1 to 6 % faster with 128 keys, GRAT-B up to 7 % with 64. A kernel of
-    several patterns takes longer to find a tile, and is faster the fewer there are (bench/RESULTS.md, kernels).
-    """
-    wide = problem.head_block > 64
-    small, large = KernelConfig("pairs", 128, 64, 4, 8), KernelConfig("pairs", 128, 128, 4, 5 if wide else 8)
-    if any(why_not(config, problem) is not None for config in (small, large)):
-        return [small, large]
-    of_small, of_large = (
-        config.block_n * sum(program.average_tiles_read for program in problem.with_config(config).programs)
-        for config in (small, large)
-    )
-    wasteful = of_large > 1.1 * of_small and len(problem.patterns) == 1
-    return [small, large] if wasteful else [large, small]
-
-
 def _why_not_paired(config: KernelConfig, problem: Problem) -> str | None:
+    if config.block_n != 128 or config.stages < 5:
+        return "pairs have tiles of 128 keys, two of keys and three of values in flight at least"
     axes = {pair_axis(problem.token_layout, pattern, config.block_m) for pattern in problem.grouped}
     groups = " and ".join(sorted({times(pattern.group) for pattern in problem.grouped})) or "no tokens"
     if len(axes) != 1 or None in axes or len({pattern.group for pattern in problem.grouped}) != 1:
         return f"groups of {groups} do not make pairs of {config.block_m} tokens in one way"
     for pattern, program in zip(problem.patterns, problem.with_config(config).programs, strict=True):
         if not program.pairs_share_evenly:
-            return f"two groups side by side share no keys of {pattern}, or read unequal numbers of tiles alone"
+            return f"two groups side by side share no tile of keys of {pattern}, or read unequal numbers alone"
     return None

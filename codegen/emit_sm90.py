@@ -51,7 +51,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     """Source and arguments of the kernel."""
     program, config = spec.program, spec.config
     heads = spec.batch * spec.heads
-    units = int(program.everything.count)
+    units = program.units
     schedule = make_schedule(program, heads, spec.processors, units)
     warpgroups = config.block_m // SHARE
     registers = REGISTERS[warpgroups]
@@ -65,7 +65,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         letter: ", ".join(view.name for view in views)
         for letter, views in zip("qkvo", (q_views, k_views, v_views, o_views), strict=True)
     }
-    hides = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles)
+    hides = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles) or (split and _passes_end(program))
     noted = hides or bool(means)
     x = _X[: max(len(view.box) for view in k_views)]
     words = [f"word{number}" for number in range(config.block_n // 32)]
@@ -105,8 +105,9 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         tiles_vary=any(each.free_symbols for each in read),
         tiles_read=indented(_counted(read)),
         paired=paired,
-        lone_vary=any(each.lone_tiles.free_symbols for each in spec.programs),
-        lone_tiles=indented(_counted([each.lone_tiles for each in spec.programs])),
+        shared_vary=any(each.shared_boxes.free_symbols for each in spec.programs),
+        shared_boxes=indented(_counted([each.shared_boxes for each in spec.programs])),
+        channels=k_views[0].channels,
         mean_tiles=indented(by_pattern([_mean_tiles(spec, each) for each in spec.programs])),
         means=bool(means),
         visible_takes="".join(f", {name}" for name in mine) if means else "",
@@ -125,18 +126,19 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         first_q_view=q_views[0].name,
         one_tuple=lambda text: "" if "," in text else ",",
         view_arguments=[view.name for view in (*q_views, *k_views, *v_views, *o_views)],
-        locate=indented(_locate(spec, program.everything if split else None, k_views, noted)),
-        copy_tile=indented(_copy_tile(k_views)),
-        visible_words=indented(_visible_words(key_tiles, k_views, spec)),
+        locate=indented(_locate(spec, program if split else None, k_views, noted)),
+        copy_tile=indented(_copy_tile(k_views, paired)),
+        visible_words=indented(_visible_words(key_tiles, k_views, spec, split and _passes_end(program))),
         words=words,
         word_of_column=_WORD_OF_COLUMN[len(words)],
         view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
         noted=noted,
         hides=hides,
         x_args=", ".join(x),
-        located=", ".join(["view", *x, *["note"] * noted]),
-        words_of_tile=_words(spec, x, readers),
-        leave_words=_leave_words(len(readers)),
+        located=_located(k_views, noted),
+        words_of_box=[_words(spec, x, readers, side) for side in range(program.boxes)],
+        leave_words=[_leave_words(len(readers), program.boxes, side) for side in range(program.boxes)],
+        noted_n="BOX_N" if paired else "BLOCK_N",
         note_sets=len(readers),
         note_at="k_at" if len(readers) == 1 else "(k_at * 2 + wg)",
         load_queries=indented(_move_queries(spec, q_views, load=True)),
@@ -191,8 +193,14 @@ def _key_views(
         stem = f"tokens_{name}" + (f"_by_{times(box)}" if len(shared) > 1 else "")
         made.append(_view(letter, stem, view, box, spec))
     for kind, tiles in means.items():
-        made.append(_view(letter, f"means_{kind}", tiles.view, (tiles.block,), spec, f"{letter}_means_{kind}"))
+        box = (tiles.block // spec.program.boxes,)
+        made.append(_view(letter, f"means_{kind}", tiles.view, box, spec, f"{letter}_means_{kind}"))
     return made
+
+
+def _passes_end(program: TileProgram) -> bool:
+    """Whether the last key tile of global queries has a box beyond all tokens."""
+    return program.units * program.boxes > program.everything.count
 
 
 def _group_of(programs: Sequence[TileProgram]) -> Iterator[str]:
@@ -222,20 +230,29 @@ def _mean_tiles(spec: KernelSpec, program: TileProgram) -> list[str]:
     return [f"count = {program.mean_tiles}", f"first = {first}"]
 
 
-def _words(spec: KernelSpec, x: Sequence[str], readers: Sequence[Sequence[str]]) -> list[str]:
-    """What is noted of a key tile, for each of the groups that read it and differ in what they see."""
+def _words(spec: KernelSpec, x: Sequence[str], readers: Sequence[Sequence[str]], side: int) -> list[str]:
+    """What is noted of a box of keys, for each of the groups that read it and differ in what they see."""
     lines = list[str]()
     for number, mine in enumerate(readers):
         places = x if spec.key_mask or mine else []
         args = ", ".join(["note", *mine, *places, *["mask"] * spec.key_mask])
-        lines.append(f"words{number or ''} = visible_words({args})")
+        lines.append(f"{_seen(number, side)} = visible_words({args})")
     return lines
 
 
-def _leave_words(readers: int) -> list[str]:
-    if readers == 1:
-        return ["notes.index(stage).store(words)"]
-    return ["notes.index(stage * 2).store(words)", "notes.index(stage * 2 + 1).store(words1)"]
+def _seen(reader: int, side: int) -> str:
+    """What the words of a box that a reader sees are called."""
+    return f"words{side or ''}" if reader == 0 else f"others_words{side or ''}"
+
+
+def _leave_words(readers: int, boxes: int, side: int) -> list[str]:
+    """Beside a stage lie the words of each reader, and of a reader those of each box."""
+    lines = list[str]()
+    for number in range(readers):
+        place = "stage" if readers == 1 else f"(stage * {readers} + {number})"
+        place = place if boxes == 1 else f"{place} * {boxes} + {side}"
+        lines.append(f"notes.index({place}).store({_seen(number, side)})")
+    return lines
 
 
 def _query_views(letter: str, spec: KernelSpec) -> list[ViewArgument]:
@@ -254,82 +271,88 @@ def _stem(spec: KernelSpec, first: Sequence[int]) -> str:
 
 
 def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec, tensor: str = "") -> ViewArgument:
-    name, signature = f"{letter}_{stem}", _signature(spec, box)
-    return ViewArgument(name, signature, tensor=tensor or letter, view=view, box=box, stem=stem)
-
-
-def _signature(spec: KernelSpec, box: tuple[int, ...]) -> str:
+    """A view and its box; of two boxes that make a tile 64 channels at a time lie together in shared memory."""
+    channels = 64 if letter in "kv" and spec.program.boxes > 1 else spec.head_block
     element = {"bfloat16": "bf16", "float16": "fp16"}[spec.dtype]
-    return f"tensordesc<{element}{[1, *box, spec.head_block]}>"
+    signature = f"tensordesc<{element}{[1, *box, channels]}>"
+    return ViewArgument(
+        f"{letter}_{stem}", signature, tensor=tensor or letter, view=view, box=box, channels=channels, stem=stem
+    )
 
 
-Branches = list[tuple[str, list[str]]]
-"""Conditions, of which the last is true if no other is, and what is done under each."""
+def _locate(spec: KernelSpec, split: TileProgram | None, views: Sequence[ViewArgument], noted: bool) -> Iterator[str]:
+    """The index map: view and coordinates of boxes of keys, region by region, of another box in each lane.
+
+    split: the program, where there are rows of global queries.
+    """
+    names = _located(views, noted)
+    yield f"{', '.join(names)} = {', '.join(['0 * i'] * len(names))}"
+    yield from by_pattern([_regions(program, views, spec, noted) for program in spec.programs])
+    if split is not None:
+        everything = _place(split.everything, _INDEX, views, Names([], "edge"), spec, noted, _passes_end(split))
+        yield from (f"{name} = gl.where(is_global, {everything.get(name, 0)}, {name})" for name in names)
+    yield f"return {', '.join(names)}"
 
 
-def _locate(spec: KernelSpec, everything: KeyTiles | None, views: Sequence[ViewArgument], noted: bool) -> Iterator[str]:
-    """The index map: view and coordinates of the i-th key tile, region by region."""
-    patterns = [_regions(program, views, spec, noted) for program in spec.programs]
-    branches: Branches = []
-    if everything is not None:
-        branches.append(("is_global", _place(everything, _INDEX, views, Names([], "edge"), spec, noted)))
-    if len(patterns) == 1:
-        edges, regions = patterns[0]
-        yield from (*edges, *_branching([*branches, *regions]))
-    else:
-        bodies = [[*edges, *_branching(regions)] for edges, regions in patterns]
-        yield from _branching([*branches, ("", list(by_pattern(bodies)))])
-    yield f"return view, {', '.join(_X[: _width(views)])}{', note' if noted else ''}"
+def _located(views: Sequence[ViewArgument], noted: bool) -> list[str]:
+    return ["view", *_X[: max(len(view.box) for view in views)], *["note"] * noted]
 
 
-def _regions(
-    program: TileProgram, views: Sequence[ViewArgument], spec: KernelSpec, noted: bool
-) -> tuple[list[str], Branches]:
-    """What a pattern's query tile reads: names that are needed, and a branch for each region."""
+def _regions(program: TileProgram, views: Sequence[ViewArgument], spec: KernelSpec, noted: bool) -> list[str]:
+    """What a pattern's query tile reads: names that are needed, and what the lanes of each region find."""
     spans = [span for tiles in program.keys for span in tiles.region.spans]
     edges = Names([end for span in spans for end in (span.start, span.stop)], "edge")
-    lines, branches, end = list(edges.lines()), Branches(), sympy.Integer(0)
+    lines, end, named_end = list(edges.lines()), sympy.Integer(0), "0"
     read = [*program.keys, *([program.means] if program.means is not None else [])]
     for at, tiles in enumerate(read):
-        first, end = end, end + tiles.count
-        named = source_of(first) if first.is_Integer else f"end{at - 1}"
-        if not end.is_Integer and at + 1 < len(read):
-            count = edges.source_of(tiles.count)
-            lines.append(f"end{at} = {count}" if named == "0" else f"end{at} = {named} + {count}")
-        index = _INDEX if first == 0 else _J
+        first, end, named, is_last = end, end + tiles.count, named_end, at + 1 == len(read)
+        if not is_last:
+            named_end = source_of(end) if end.is_Integer else f"end{at}"
+            if not end.is_Integer:
+                count = edges.source_of(tiles.count)
+                lines.append(f"{named_end} = {count}" if named == "0" else f"{named_end} = {named} + {count}")
         if isinstance(tiles, MeanTiles):
-            body = _place_means(tiles, index, views)
+            found = _place_means(tiles, _INDEX if first == 0 else _J, views, program.boxes)
         else:
-            body = _place(tiles, index, views, edges, spec, noted)
-        body = body if first == 0 else [f"j = i - {named}", *body]
-        branches.append((f"i < {source_of(end) if end.is_Integer else f'end{at}'}", body))
-    return lines, branches
+            found = _place(tiles, _INDEX if first == 0 else _J, views, edges, spec, noted)
+        if first != 0:
+            lines.append(f"j = gl.maximum(i - {named}, 0)")
+        if len(read) == 1:
+            lines += (f"{name} += {value}" for name, value in found.items())
+            continue
+        after, before = f"i >= {named}", f"i < {named_end}"
+        lines.append(f"here = {before if first == 0 else after if is_last else f'({after}) & ({before})'}")
+        lines += (f"{name} = gl.where(here, {value}, {name})" for name, value in found.items())
+    return lines
 
 
 def _place(
-    tiles: KeyTiles, index: sympy.Symbol, views: Sequence[ViewArgument], edges: Names, spec: KernelSpec, noted: bool
-) -> list[str]:
-    """View and coordinates of a tile of tokens."""
+    tiles: KeyTiles,
+    index: sympy.Symbol,
+    views: Sequence[ViewArgument],
+    edges: Names,
+    spec: KernelSpec,
+    noted: bool,
+    passes_end: bool = False,
+) -> dict[str, str]:
+    """View and coordinates of a box of tokens, those that are not 0; passes_end: it may begin beyond them all."""
     number = next(at for at, view in enumerate(views) if (view.view, view.box) == (tiles.view, tiles.box))
     starts = [edges.source_of(start) for start in tiles.starts(index)]
-    lines = [f"x{axis} = {start}" for axis, start in enumerate(starts)]
-    lines += [f"{x} = 0" for x in _X[len(starts) : _width(views)]]
-    lines.append(f"view = {number}")
-    return [*lines, *_note(tiles, number, edges, always=spec.key_mask)] if noted else lines
+    found = {"view": str(number)} | {f"x{axis}": start for axis, start in enumerate(starts)}
+    if noted:
+        found["note"] = _note(tiles, number, edges, always=spec.key_mask, passes_end=passes_end)
+    return {name: value for name, value in found.items() if value != "0"}
 
 
-def _place_means(means: MeanTiles, index: sympy.Symbol, views: Sequence[ViewArgument]) -> list[str]:
-    """View and coordinates of a tile of means; the note is one beyond those of the views."""
+def _place_means(means: MeanTiles, index: sympy.Symbol, views: Sequence[ViewArgument], boxes: int) -> dict[str, str]:
+    """View and coordinates of a box of means; the note is one beyond those of the views."""
     number = next(at for at, view in enumerate(views) if view.stem == f"means_{means.kind}")
-    lines = [f"x0 = {index} * {means.block}", *(f"{x} = 0" for x in _X[1 : _width(views)])]
-    return [*lines, f"view = {number}", f"note = {len(views) + 1} << 24"]
+    found = {"view": str(number), "x0": f"{index} * {means.block // boxes}", "note": f"{len(views) + 1} << 24"}
+    return {name: value for name, value in found.items() if value != "0"}
 
 
-def _width(views: Sequence[ViewArgument]) -> int:
-    return max(len(view.box) for view in views)
-
-
-def _branching(branches: Branches) -> Iterator[str]:
+def _branching(branches: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
+    """Lines under conditions, of which the last is true if no other is."""
     if len(branches) == 1:
         yield from branches[0][1]
         return
@@ -339,36 +362,45 @@ def _branching(branches: Branches) -> Iterator[str]:
         yield from indented(body)
 
 
-def _note(tiles: KeyTiles, view: int, edges: Names, always: bool) -> list[str]:
-    """How many of the tile's tokens along each axis the group reads, where it may not be all, or always."""
-    if not any(tiles.ragged) and not always:
-        return ["note = 0"]
+def _note(tiles: KeyTiles, view: int, edges: Names, always: bool, passes_end: bool) -> str:
+    """How many of the box's tokens along each axis the group reads, where it may not be all, or always."""
+    ragged_axes = [ragged or passes_end for ragged in tiles.ragged]
+    if not any(ragged_axes) and not always:
+        return "0"
     stops = [edges.source_of(span.stop) for span in tiles.region.spans]
-    axes = list(zip(tiles.ragged, stops, tiles.box, strict=True))
+    axes = list(zip(ragged_axes, stops, tiles.box, strict=True))
     past = " | ".join(f"(x{axis} + {box} > {stop})" for axis, (ragged, stop, box) in enumerate(axes) if ragged)
+    left = "gl.maximum(gl.minimum({} - x{}, {}), 0)" if passes_end else "gl.minimum({} - x{}, {})"
     counts = [
-        f"(min({stop} - x{axis}, {box}) << {8 * axis})" if ragged else f"({box} << {8 * axis})"
+        f"({left.format(stop, axis, box)} << {8 * axis})" if ragged else f"({box} << {8 * axis})"
         for axis, (ragged, stop, box) in enumerate(axes)
     ]
     packed = f"({view + 1} << 24) | {' | '.join(counts)}".replace(" << 0)", ")")
-    return [f"note = {packed}" if always else f"note = gl.where({past}, {packed}, 0)"]
+    return packed if always else f"gl.where({past}, {packed}, 0)"
 
 
-def _copy_tile(views: Sequence[ViewArgument]) -> Iterator[str]:
+def _copy_tile(views: Sequence[ViewArgument], paired: bool) -> Iterator[str]:
+    """A copy from the view that a tile lies in; where it is of two boxes, one of them, some channels at a time."""
+    dst = "boxes.index((stage * PARTS + part) * 2 + side)" if paired else "dst"
+    branches = list[tuple[str, list[str]]]()
     for number, view in enumerate(views):
-        if len(views) > 1:
-            is_last = number + 1 == len(views)
-            yield "else:" if is_last else f"{'if' if number == 0 else 'elif'} view == {number}:"
-        shaped = f"dst._reinterpret({view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
-        at = ", ".join(_X[: len(view.box)])
-        head = "mean_outer, {at}, 0" if view.tensor not in "kv" else "outer, {at}, last"
-        copy = f"tma.async_copy_global_to_shared({view.stem}, [{head.format(at=at)}], bar, {shaped})"
-        yield f"    {copy}" if len(views) > 1 else copy
+        shaped = f"{dst}._reinterpret({view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
+        outer, last = ("outer", "last") if view.tensor in "kv" else ("mean_outer", "0")
+        channel = f"{last} + part * CHANNELS".removeprefix("0 + ") if paired else last
+        at = ", ".join([outer, *_X[: len(view.box)], channel])
+        copy = f"tma.async_copy_global_to_shared({view.stem}, [{at}], bar, {shaped})"
+        loop = ["for part in gl.static_range(PARTS):", f"    {copy}"]
+        branches.append((f"view == {number}", loop if paired else [copy]))
+    yield from _branching(branches)
 
 
-def _visible_words(key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument], spec: KernelSpec) -> Iterator[str]:
-    """Which of a tile's columns lie inside its region, view by view, and which the key mask leaves."""
+def _visible_words(
+    key_tiles: Sequence[KeyTiles], views: Sequence[ViewArgument], spec: KernelSpec, passes_end: bool
+) -> Iterator[str]:
+    """Which of a box's columns lie inside its region, view by view, and which the key mask leaves."""
     ragged = {(tiles.view, tiles.box) for tiles in key_tiles if any(tiles.ragged)}
+    if passes_end:
+        ragged.add((spec.program.everything.view, spec.program.everything.box))
     if spec.key_mask:
         yield "token = column"
     for number, view in enumerate(views):

@@ -39,7 +39,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     """Source and arguments of the kernel."""
     program, config = spec.program, spec.config
     heads = spec.batch * spec.heads
-    row_blocks, units = heads * sum(program.row_blocks), int(program.everything.count)
+    row_blocks, units = heads * sum(program.row_blocks), program.units
     split = bool(row_blocks)
     parts = _parts(spec, units) if split else 1
     several = len(spec.programs) > 1

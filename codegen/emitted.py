@@ -47,12 +47,13 @@ after it a mark for each tile of the grid that has to be done again."""
 class ViewArgument(Argument):
     """A tensor map: a tensor (``q``, ``k_means_16x16``, …) seen through a view, and the box moved at a time.
 
-    stem: what the view is called, whatever the tensor.
+    channels: of the box. stem: what the view is called, whatever the tensor.
     """
 
     tensor: str = field(kw_only=True)
     view: View = field(kw_only=True)
     box: tuple[int, ...] = field(kw_only=True)
+    channels: int = field(kw_only=True)
     stem: str = field(kw_only=True)
 
 

@@ -52,7 +52,7 @@ def _row(spec: KernelSpec, served: Served) -> tuple[tuple[int, ...], int]:
     read = [program.average_tiles_read for program in spec.programs]
     heaviest_first = sorted(served, key=lambda entry: -read[entry[1]])
     average = sum(read[which] for _, which in served) / max(1, len(served))
-    units = int(spec.program.everything.count)
+    units = spec.program.units
     schedule = make_schedule(spec.program, len(served), spec.processors, units, average)
     shares = (schedule.long_teams, schedule.long_run, schedule.run, schedule.max_parts)
     part_rows = schedule.row_blocks * schedule.max_parts * spec.config.block_m

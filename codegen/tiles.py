@@ -70,6 +70,12 @@ class KeyTiles:
         return tuple(counts)
 
     @cached_property
+    def _divisors(self) -> tuple[sympy.Expr, ...]:
+        """Boxes along each axis, 1 where there are none: to divide by them must be possible."""
+        along = zip(self.counts, self._lengths, strict=True)
+        return tuple(count if min(lengths) else sympy.Max(1, count) for count, lengths in along)
+
+    @cached_property
     def count(self) -> sympy.Expr:
         """Boxes in all."""
         return sympy.Mul(*self.counts)
@@ -84,11 +90,11 @@ class KeyTiles:
         """Coordinates of the i-th box's first token."""
         starts, stride = list[sympy.Expr](), sympy.Integer(1)
         for axis in reversed(range(len(self.box))):
-            digit = quotient(i, stride)
+            digit, count = quotient(i, stride), self._divisors[axis]
             if axis:
-                digit = sympy.Mod(digit, self.counts[axis]) if self.counts[axis] != 1 else sympy.Integer(0)
+                digit = sympy.Mod(digit, count) if count != 1 else sympy.Integer(0)
             starts.append(self.region.spans[axis].start + digit * self.box[axis])
-            stride = stride * self.counts[axis]
+            stride = stride * count
         return tuple(reversed(starts))
 
     @cached_property
@@ -331,7 +337,9 @@ class TileProgram:
     coords: symbols of a query tile's group coordinates, of its pair's where there are pairs. keys: what such a tile
     reads, in order; of a pair first what both groups read, then what the first reads alone, then what the second does,
     which is as much. lone: what each of the two reads alone. means: what a tile reads after that, of the groups that it
-    does not read.
+    does not read. boxes: how many of ``keys`` and of ``everything`` make a key tile. Two of them (pairs) do as far as
+    possible: a box that is left of what both groups read counts as one that each reads alone, and where each has one
+    left these two are a tile.
     global_runs: (first token, tokens) of the runs whose queries read ``everything``.
     """
 
@@ -344,11 +352,24 @@ class TileProgram:
     block_n: int
     means: MeanTiles | None = None
     lone: tuple[tuple[KeyTiles, ...], ...] = ((), ())
+    boxes: int = 1
 
     @cached_property
     def tiles_read(self) -> sympy.Expr:
         """Key tiles that a query tile reads, in its group's coordinates."""
-        return sympy.Add(*(tiles.count for tiles in self.keys), self.mean_tiles)
+        if self.boxes == 1:
+            return sympy.Add(*(tiles.count for tiles in self.keys), self.mean_tiles)
+        return quotient(self.shared_boxes + 1, 2) + _counted(self.lone[0]) + self.mean_tiles
+
+    @cached_property
+    def shared_boxes(self) -> sympy.Expr:
+        """Boxes of tokens that both groups of a pair read, or the one group of a query tile."""
+        return _counted(self.keys[: len(self.keys) - sum(map(len, self.lone))])
+
+    @property
+    def units(self) -> int:
+        """Key tiles that global queries read; of the last one's boxes one may lie beyond all tokens."""
+        return -(-int(self.everything.count) // self.boxes)
 
     @property
     def mean_tiles(self) -> int:
@@ -359,23 +380,16 @@ class TileProgram:
     def average_tiles_read(self) -> float:
         """Key tiles that a row of a query tile reads on average over the groups of the grid."""
         lone = sum(tiles.mean_count for tiles in self.lone[0])
-        return sum(tiles.mean_count for tiles in self.keys) - lone + self.mean_tiles
-
-    @cached_property
-    def lone_tiles(self) -> sympy.Expr:
-        """Key tiles that each group of a pair reads alone."""
-        return sympy.Add(*(tiles.count for tiles in self.lone[0]))
+        return (sum(tiles.mean_count for tiles in self.keys) - lone) / self.boxes + self.mean_tiles
 
     @cached_property
     def pairs_share_evenly(self) -> bool:
-        """Whether the groups of every pair have keys in common, and read equally many tiles alone."""
-        if not any(self.lone):
-            return True
-        first, second = (sympy.Add(*(tiles.count for tiles in kind)) for kind in self.lone)
-        shared = self.tiles_read - self.mean_tiles - first - second
-        at = sympy.lambdify(self.coords, (shared, first, second), [{"Quotient": operator.floordiv}, "math"])
-        found = (at(*coords) for coords in itertools.product(*map(range, self.keys[0].groups)))
-        return all(both > 0 and one == other for both, one, other in found)
+        """Whether the groups of every pair have a tile of keys in common, and read equally many boxes alone."""
+        counts = (self.shared_boxes, *map(_counted, self.lone))
+        at = sympy.lambdify(self.coords, counts, [{"Quotient": operator.floordiv}, "math"])
+        pairs = self.keys[0].groups or (1,) * len(self.coords)
+        found = (at(*coords) for coords in itertools.product(*map(range, pairs)))
+        return all(shared >= self.boxes and one == other for shared, one, other in found)
 
     @property
     def row_blocks(self) -> tuple[int, ...]:
@@ -389,7 +403,8 @@ def tile_programs(
     """Cut a site into tiles of ``block_m`` queries and ``block_n`` keys, both powers of two, for each of some patterns.
 
     The query tiles of all patterns are the same boxes. keys: length of the key sequence; other than the layout's only
-    where there is nothing but dense attention. paired: whether a query tile holds a pair of groups (see ``pair_axis``).
+    where there is nothing but dense attention. paired: whether a query tile holds a pair of groups (see ``pair_axis``),
+    and a key tile two boxes.
     """
     queries = query_tiles(layout, patterns, block_m, paired)
     if all(isinstance(pattern, Dense) for pattern in patterns):
@@ -442,11 +457,12 @@ def query_tiles(
 def _tile_program(
     layout: TokenLayout, pattern: Pattern, queries: QueryTiles, block_m: int, block_n: int, paired: bool
 ) -> TileProgram:
-    every, sizes = KeyTiles(whole(layout), (block_n,)), layout.grid.sizes
+    boxes, sizes = 1 + paired, layout.grid.sizes
+    every = KeyTiles(whole(layout), (block_n // boxes,))
     runs = tuple((span.start, span.stop - span.start) for region in global_regions(layout) for span in region.spans)
     coords = tuple(sympy.Symbol(f"c{axis}", integer=True, nonnegative=True) for axis in range(len(sizes)))
     if isinstance(pattern, Dense):
-        return TileProgram(coords, queries, (every,), runs, every, block_m, block_n)
+        return TileProgram(coords, queries, (every,), runs, every, block_m, block_n, boxes=boxes)
     groups = pattern.grid(sizes).verify().counts
     kinds: tuple[Sequence[Region], ...] = (regions(layout, pattern, coords, SYMBOLS), (), ())
     if paired:
@@ -458,11 +474,17 @@ def _tile_program(
     alike = {
         axes: [region for region in read if region.view[1] == axes] for axes in {region.view[1] for region in read}
     }
-    boxes = {axes: _key_box(members, groups, block_n) for axes, members in alike.items()}
-    cut = [[KeyTiles(region, boxes[region.view[1]], groups) for region in kind] for kind in kinds]
+    cuts = {axes: _key_box(members, groups, block_n // boxes) for axes, members in alike.items()}
+    cut = [[KeyTiles(region, cuts[region.view[1]], groups) for region in kind] for kind in kinds]
     both, lone, others = (tuple(tiles for tiles in kind if tiles.mean_count) for kind in cut)  # some are always empty
     means = MeanTiles(pattern, pattern.grid(sizes).counts, block_n) if pattern.far else None
-    return TileProgram(coords, queries, (*both, *lone, *others), runs, every, block_m, block_n, means, (lone, others))
+    keys, alone = (*both, *lone, *others), (lone, others)
+    return TileProgram(coords, queries, keys, runs, every, block_m, block_n, means, alone, boxes)
+
+
+def _counted(kind: Sequence[KeyTiles]) -> sympy.Expr:
+    """Boxes of some regions in all."""
+    return sympy.Add(*(tiles.count for tiles in kind))
 
 
 def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:

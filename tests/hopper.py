@@ -37,22 +37,25 @@ class Scalar(int):
         return Scalar(int(self) - int(self // other) * int(other))
 
     def __add__(self, other):
-        return Scalar(int(self) + other) if isinstance(other, int) else other + int(self)
+        return self._with(other, int(self) + other)
 
     def __sub__(self, other):
-        return Scalar(int(self) - other)
+        return self._with(other, int(self) - other)
 
     def __rsub__(self, other):
-        return Scalar(other - int(self))
+        return self._with(other, other - int(self))
 
     def __mul__(self, other):
-        return Scalar(int(self) * other) if isinstance(other, int) else other * int(self)
+        return self._with(other, int(self) * other)
 
     def __and__(self, other):
         return Scalar(int(self) & int(other))
 
     def __rshift__(self, other):
         return Scalar(int(self) >> int(other))
+
+    def _with(self, other, value):
+        return Scalar(value) if isinstance(other, int) else value
 
     def to(self, dtype):
         return self
@@ -136,7 +139,13 @@ class Shared:
     def permute(self, order):
         return Shared(self.values.permute(*order))
 
+    def slice(self, start, length):
+        return Shared(self.values[start : start + length])
+
     def _reinterpret(self, dtype, shape, layout):
+        count, rows, channels = shape if len(shape) == 3 else (0, 0, 0)
+        if count > len(self.values) and self.values.dim() == 3:
+            return Boxes(self.values, rows, channels)
         return Shared(self.values.view(*shape))
 
     def load(self, layout):
@@ -144,6 +153,18 @@ class Shared:
 
     def store(self, values):
         self.values.copy_(values)
+
+
+class Boxes:
+    """Buffers cut into boxes as they lie in memory: some channels of all rows, then the next ones."""
+
+    def __init__(self, values, rows, channels):
+        parts = [part for tile in values for part in tile.split(channels, 1)]
+        self.boxes = [box for part in parts for box in part.split(rows)]
+
+    def index(self, at):
+        assert 0 <= at < len(self.boxes)
+        return Shared(self.boxes[at])
 
 
 class Barriers:
@@ -168,10 +189,10 @@ def box_rows(argument, at):
 class View:
     """A tensor map: tokens of (outer, tokens, channels) seen as a box, as its argument says."""
 
-    def __init__(self, tensor, argument, channels):
+    def __init__(self, tensor, argument):
         self.tensor, self.argument = tensor, argument
         self.dtype, self.layout = tensor.dtype, None
-        self.block_type = SimpleNamespace(shape=[1, *argument.box, channels])
+        self.block_type = SimpleNamespace(shape=[1, *argument.box, argument.channels])
 
 
 class Pending:
@@ -212,15 +233,15 @@ class Machine:
 
     def fetch(self, view, at, bar, target):
         outer, *at, last = at
-        assert last == 0
-        self.copies.put((view, int(outer), at, bar, target))
+        self.copies.put((view, int(outer), at, int(last), bar, target))
 
     def copy_engine(self):
         while (copy := self.copies.get()) is not None:
-            view, outer, at, bar, target = copy
+            view, outer, at, last, bar, target = copy
             self.dawdle()
             rows, inside = box_rows(view.argument, at)
             found = view.tensor[outer, torch.where(inside, rows, 0)] * inside[:, None]
+            found = found[:, last : last + view.argument.channels]
             target.values.copy_(found.view(target.values.shape))
             bar.move(0, -found.numel() * self.width)
 
@@ -283,6 +304,9 @@ class Machine:
         def greater(a, b):
             return block(torch.maximum(a, torch.as_tensor(b, dtype=a.dtype)))
 
+        def lesser(a, b):
+            return block(torch.minimum(a, torch.as_tensor(b, dtype=a.dtype)))
+
         def assembly(_text, _constraints, args, **_options):
             scores, other = args
             return block(scores.masked_fill((other & 1) == 0, -torch.inf))
@@ -291,7 +315,7 @@ class Machine:
             return Scalar(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
         language = SimpleNamespace(
-            constexpr=number, to_tensor=number, where=where, maximum=greater,
+            constexpr=number, to_tensor=number, where=where, maximum=greater, minimum=lesser,
             sum=reduced(torch.sum), max=reduced(torch.amax), min=reduced(torch.amin),
             inline_asm_elementwise=assembly,
             load=lambda pointer, mask=None, other=0: pointer.load(mask, other),
@@ -346,7 +370,7 @@ def launch(emitted, given, seed=0):
     for argument in emitted.arguments:
         value = given[argument.tensor if isinstance(argument, ViewArgument) else argument.name]
         if isinstance(argument, ViewArgument):
-            value = View(value, argument, emitted.spec.head_block)
+            value = View(value, argument)
         elif argument.signature.startswith("*"):
             value = Pointer(value.flatten())
         arguments.append(Scalar(value) if isinstance(value, int) else value)

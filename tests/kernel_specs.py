@@ -8,7 +8,7 @@ from planner.layout import TokenLayout
 
 HOPPER = "sm90{m=128,n=128,warps=4,stages=4}"
 FOUR = "sm90{m=256,n=64,warps=4,stages=16}"
-PAIRS = "pairs{m=128,n=64,warps=4,stages=8}"
+PAIRS = "pairs{m=128,n=128,warps=4,stages=5}"
 WIDE, NARROW = "triton{m=128,n=64,warps=8,stages=2}", "triton{m=64,n=64,warps=4,stages=2}"
 
 MEANS = "means{m=16,n=64,warps=2,stages=1}"
@@ -47,7 +47,7 @@ SPECS = {
     "hopper_dense": _spec(HOPPER, "n:4608", "dense", head_dim=80),
     "hopper_pairs": _spec(PAIRS, FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
     "hopper_pairs_rules": _spec(
-        PAIRS.replace("n=64", "n=128").replace("stages=8", "stages=5"),
+        PAIRS,
         "t:6 h:45 w:80 | text:250",
         "crisscross{axes=planes,group=1x8x8}; neighborhood{radius=1,edge=clamp,group=1x8x8,far=mean}; dense",
         tabled=True,

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import torch
 from hopper import box_rows
 from hypothesis import example, given, settings
@@ -30,6 +31,8 @@ def functions(emitted, row=()):
         constexpr=lambda value: value,
         NVMMADistributedLayout=SimpleNamespace,
         where=lambda c, a, b: a if c else b,
+        maximum=max,
+        minimum=min,
         load=lambda at: row[at],
         arange=lambda start, stop, layout: torch.arange(start, stop),
         store=lambda at, stored, mask: stored.extend(torch.where(mask, at, -1).tolist()),
@@ -100,10 +103,10 @@ def tabled(draw):
     return asked.with_config(config), [(slot, draw(st.integers(0, len(spelled) - 1))) for slot in slots]
 
 
-def read_by(kernel, views, mine, count):
-    """(the tokens that a tile of the grid reads, the means that it is given)"""
+def read_by(kernel, views, mine, numbers):
+    """(the tokens that boxes of a tile of the grid hold, the means that it is given)"""
     tokens, means = Counter(), []
-    for i in range(count):
+    for i in numbers:
         view, *place = kernel.locate(Whole(i), *mine, False)
         box = views[view].box
         note = place.pop() if "note" in kernel.locate.__code__.co_varnames else 0
@@ -147,7 +150,7 @@ def check(spec, served, row=(), share=()):
             continue
         checked.add((int(tile), pattern))
         coords = as_tuple(kernel.group_of(Whole(tile), *which))
-        tokens, means = read_by(kernel, views, (*which, *coords), count)
+        tokens, means = read_by(kernel, views, (*which, *coords), range(count))
         queries, groups = spec.programs[pattern].queries, spec.programs[pattern].means
         strides = [stride for _, stride in queries.view.axes]
         along = zip(coords, queries.group, queries.lead, strict=True)
@@ -156,7 +159,7 @@ def check(spec, served, row=(), share=()):
         attends = spec.patterns[pattern].mask_mod(layout)(torch.tensor(query), every)
         assert sorted(tokens.elements()) == every[attends].tolist()
         assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
-    blocks, units = range(sum(program.row_blocks)), range(int(program.everything.count))
+    blocks, units = range(sum(program.row_blocks)), range(program.units)
     assert tiles_done == Counter((head, tile) for head in served for tile in range(program.queries.count))
     assert units_done == Counter((head, block, unit) for head in served for block in blocks for unit in units)
 
@@ -178,6 +181,50 @@ def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
     check(spec, dict(served), row, share)
     parts = [number for number, argument in enumerate(emit(spec).arguments) if argument.name == "parts"]
     assert (table.part_rows > 0) == bool(parts and served)
+
+
+PAIRS = KernelConfig("pairs", 128, 128, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern"),
+    [
+        ("text:512 | h:64 w:64", "neighborhood{radius=1,edge=clamp,group=8x8}"),
+        ("text:512 | h:128 w:128", "crisscross{axes=lines,group=8x8}"),
+        ("t:9 h:45 w:80 | text:250", "neighborhood{radius=1,edge=clamp,group=2x4x8}"),
+        ("t:21 h:45 w:80", "crisscross{axes=lines,group=2x4x8}"),
+        ("t:6 h:30 w:52 | text:70", "crisscross{axes=planes,group=1x8x8,far=mean}"),
+        ("n:1000", "neighborhood{radius=2,edge=clamp,group=64}"),
+    ],
+)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, pattern, data):
+    asked = problem(layout, pattern)
+    spec = asked.with_config(PAIRS)
+    assert why_not(PAIRS, asked) is None
+    emitted, queries, axis = emit(spec), spec.program.queries, spec.program.queries.pair_axis
+    kernel, views = functions(emitted), [a for a in emitted.arguments if isinstance(a, ViewArgument)]
+    views = [view for view in views if view.name.startswith("k_")]
+    tile = Whole(data.draw(st.integers(0, queries.count - 1)))
+    _, _, first, tiles = kernel.piece_of(0, int(tile))
+    assert first == 0
+    both, odd, lone, rest = map(int, kernel.shares_of(tile, False, tiles))
+    assert both >= 1
+    pair = as_tuple(kernel.group_of(tile))
+    for wg in range(2):
+        whole = [rest * (i > 0) + kernel.place_of(i, both, lone, wg) for i in range(tiles - lone - rest)]
+        boxes = [(place, side) for place in whole for side in range(2)] + [(1, wg)] * int(rest)
+        numbers = [kernel.box_at(Whole(place), Whole(side), both, odd, lone, rest) for place, side in boxes]
+        tokens, means = read_by(kernel, views, pair, sorted(numbers))
+        mine = [2 * c + wg if at == axis else c for at, c in enumerate(pair)]
+        along = zip(mine, spec.patterns[0].group, queries.view.axes, strict=True)
+        query = queries.view.origin + sum(int(c) * g * stride for c, g, (_, stride) in along)
+        every = torch.arange(spec.keys)
+        attends = spec.patterns[0].near.mask_mod(spec.token_layout)(torch.tensor(query), every)
+        assert sorted(tokens.elements()) == every[attends].tolist()
+        groups = spec.program.means
+        assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
 
 
 class Shared(list):

@@ -152,9 +152,12 @@ def test_each_group_of_a_pair_reads_what_both_do_and_what_it_does_alone(problem,
         coords = [evaluate(c, i=number) for c in queries.coords(INDEX)]
         start = [evaluate(c, i=number) for c in queries.starts(INDEX)]
         counts = [sum(evaluate(tiles.count, **names(coords)) for tiles in kind) for kind in (both, first, second)]
-        if program.pairs_share_evenly and any(program.lone):
-            assert counts[0] > 0
-            assert counts[1] == counts[2] == evaluate(program.lone_tiles, **names(coords))
+        if program.pairs_share_evenly:
+            assert counts[0] >= program.boxes == 2
+            assert counts[1] == counts[2]
+            tiles_of_one = -(-(counts[0] + counts[1]) // 2) + program.mean_tiles
+            tiles_of_other = (counts[1] + counts[0] % 2) // 2
+            assert evaluate(program.tiles_read, **names(coords)) == tiles_of_one + tiles_of_other
         for half, alone in enumerate((first, second)):
             mine = [2 * c + half if at == axis else c for at, c in enumerate(coords)]
             assert start[axis] + half * queries.box[axis] // 2 == mine[axis] * pattern.group[axis]
@@ -172,7 +175,7 @@ def test_each_group_of_a_pair_reads_what_both_do_and_what_it_does_alone(problem,
 def test_the_schedule_hands_out_every_unit_and_tile_once(problem, processors, heads):
     layout, _, pattern = problem
     (program,) = tile_programs(layout, [pattern], layout.tokens, 64, 64)
-    units = int(program.everything.count)
+    units = program.units
     schedule = make_schedule(program, heads, processors, units)
     assert schedule.row_blocks == heads * sum(-(-size // 64) for _, size in program.global_runs)
     owners = [schedule.team_of(unit) for unit in range(schedule.bundles * units)]
@@ -190,7 +193,7 @@ def test_no_unit_is_left_over_however_the_tiles_divide(extra, text):
         parse_pattern("crisscross{group=1x128}"),
     )
     (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128)
-    units = int(program.everything.count)
+    units = program.units
     schedule = make_schedule(program, 1, 132, units)
     assert schedule.grid_tiles % 132 == extra
     assert schedule.team_of(schedule.bundles * units - 1) < 132 // schedule.team

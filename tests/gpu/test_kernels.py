@@ -104,18 +104,21 @@ def test_hopper_body(layout, pattern, head_dim):
         ("h:24 w:61 | text:77", "crisscross{axes=lines,group=8x8,far=mean}"),
     ],
 )
-@pytest.mark.parametrize("block_n", [64, 128])
+@pytest.mark.parametrize("stages", [5, 6])
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("masked", [False, True])
-def test_pairs_of_groups(layout, pattern, block_n, head_dim, masked, monkeypatch):
+def test_pairs_of_groups(layout, pattern, stages, head_dim, masked, monkeypatch):
+    if head_dim == 128 and stages == 6:
+        pytest.skip("it needs more shared memory than there is")
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("its instructions are those of SM90")
-    config = KernelConfig("pairs", 128, block_n, 4, 8 if block_n == 64 else 5)
+    config = KernelConfig("pairs", 128, 128, 4, stages)
     monkeypatch.setattr("runtime.tuned.tuned_config", lambda problem: None if problem.only_means else config)
     tokens = TokenLayout.parse(layout).tokens
     q, k, v = tensors(tokens, batch=2, heads=6, kv_heads=3, head_dim=head_dim)
     mask = torch.rand(2, 1, 1, tokens, device="cuda") < 0.7 if masked else None
-    monkeypatch.setattr("runtime.kernels._kernels", {})
+    for kept in ("_kernels", "_ready"):
+        monkeypatch.setattr(f"runtime.kernels.{kept}", {})
     made = [dispatch.attend(q, k, v, layout, pattern, attn_mask=mask, enable_gqa=True) for _ in range(3)]
     expected, _ = masked_dense(q, k, v, layout, pattern, mask=None if mask is None else mask[:, 0, 0])
     assert (made[0].double() - expected).norm() / expected.norm() < 4e-3
