@@ -63,10 +63,10 @@ def test_groups_of_64_are_faster_where_they_make_pairs():
 @pytest.mark.parametrize(
     ("pattern", "milliseconds"),
     [
-        (CrissCross((16, 16)), 9.72),
-        (CrissCross((8, 8)), 5.92),
-        (Neighborhood((16, 16), (1, 1)), 3.60),
-        (Neighborhood((8, 8), (1, 1)), 2.13),
+        (CrissCross((16, 16)), 9.62),
+        (CrissCross((8, 8)), 6.03),
+        (Neighborhood((16, 16), (1, 1)), 3.62),
+        (Neighborhood((8, 8), (1, 1)), 1.93),
     ],
 )
 def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, milliseconds):
