@@ -65,9 +65,11 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         letter: ", ".join(view.name for view in views)
         for letter, views in zip("qkvo", (q_views, k_views, v_views, o_views), strict=True)
     }
-    hides = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles) or (split and _passes_end(program))
+    passes_end = split and _passes_end(program)
+    hides = spec.key_mask or any(any(tiles.ragged) for tiles in key_tiles) or passes_end
     noted = hides or bool(means)
-    x = _X[: max(len(view.box) for view in k_views)]
+    located = _located(k_views, noted)
+    x = [name for name in located if name in _X]
     words = [f"word{number}" for number in range(config.block_n // 32)]
     coords = [str(c) for c in program.coords]
     several = len(spec.programs) > 1
@@ -128,14 +130,14 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         view_arguments=[view.name for view in (*q_views, *k_views, *v_views, *o_views)],
         locate=indented(_locate(spec, program if split else None, k_views, noted)),
         copy_tile=indented(_copy_tile(k_views, paired)),
-        visible_words=indented(_visible_words(key_tiles, k_views, spec, split and _passes_end(program))),
+        visible_words=indented(_visible_words(key_tiles, k_views, spec, passes_end)),
         words=words,
         word_of_column=_WORD_OF_COLUMN[len(words)],
         view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
         noted=noted,
         hides=hides,
         x_args=", ".join(x),
-        located=_located(k_views, noted),
+        located=located,
         words_of_box=[_words(spec, x, readers, side) for side in range(program.boxes)],
         leave_words=[_leave_words(len(readers), program.boxes, side) for side in range(program.boxes)],
         noted_n="BOX_N" if paired else "BLOCK_N",
@@ -295,6 +297,7 @@ def _locate(spec: KernelSpec, split: TileProgram | None, views: Sequence[ViewArg
 
 
 def _located(views: Sequence[ViewArgument], noted: bool) -> list[str]:
+    """What says where a box is: its view, the coordinates of its first token, and a note."""
     return ["view", *_X[: max(len(view.box) for view in views)], *["note"] * noted]
 
 

@@ -10,7 +10,7 @@ import torch
 from hopper import box_rows
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_specs import SPECS, problem
+from kernel_specs import PAIRS, SPECS, problem
 from strategies import grids, offsets, readings
 from test_tiles import Whole
 
@@ -183,9 +183,6 @@ def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
     assert (table.part_rows > 0) == bool(parts and served)
 
 
-PAIRS = KernelConfig("pairs", 128, 128, 4, 5)
-
-
 @pytest.mark.parametrize(
     ("layout", "pattern"),
     [
@@ -201,8 +198,8 @@ PAIRS = KernelConfig("pairs", 128, 128, 4, 5)
 @given(data=st.data())
 def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, pattern, data):
     asked = problem(layout, pattern)
-    spec = asked.with_config(PAIRS)
-    assert why_not(PAIRS, asked) is None
+    spec = asked.with_config(KernelConfig.parse(PAIRS))
+    assert why_not(spec.config, asked) is None
     emitted, queries, axis = emit(spec), spec.program.queries, spec.program.queries.pair_axis
     kernel, views = functions(emitted), [a for a in emitted.arguments if isinstance(a, ViewArgument)]
     views = [view for view in views if view.name.startswith("k_")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from kernel_specs import problem, told
+from kernel_specs import PAIRS, problem, told
 from oracle import means_of, of_heads
 from strategies import grids
 
@@ -145,7 +145,7 @@ def test_heads_of_several_patterns(drawn, seed, steep):
 def test_one_half_of_a_pair_is_done_again(half):
     """The other half passes over all tiles, also those that either reads alone."""
     asked = problem("a:70 | h:32 w:32", "crisscross{axes=lines,group=8x8}", heads=1, head_dim=64, processors=1)
-    spec = asked.with_config(KernelConfig("pairs", 128, 128, 4, 5))
+    spec = asked.with_config(KernelConfig.parse(PAIRS))
     assert spec.program.average_tiles_read < spec.program.tiles_read - 1
     rows = torch.ones(2, 2, 8, 32)
     rows[:, half] = 60.0
@@ -166,7 +166,7 @@ def test_one_half_of_a_run_of_text_is_done_again(half, processors):
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
     """The judge judges: without the wait for what a half leaves out, phases are missed."""
     asked = problem("a:1 | h:48 w:8", "crisscross{axes=lines,group=8x8}", heads=2, head_dim=64, processors=1)
-    spec = asked.with_config(KernelConfig("pairs", 128, 128, 4, 5))
+    spec = asked.with_config(KernelConfig.parse(PAIRS))
     emitted = emit(spec)
     broken = emitted.source.replace("    mbarrier.arrive(empty.index(stage), count=1, pred=skips)\n", "")
     assert broken != emitted.source
