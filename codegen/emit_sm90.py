@@ -93,6 +93,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         block_m=config.block_m,
         block_n=config.block_n,
         warpgroups=warpgroups,
+        begins_early=warpgroups == 2,
         registers=registers,
         head_block=spec.head_block,
         limit="2.0**15" if spec.dtype == "float16" else "2.0**48",
@@ -129,9 +130,10 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         one_tuple=lambda text: "" if "," in text else ",",
         view_arguments=[view.name for view in (*q_views, *k_views, *v_views, *o_views)],
         locate=indented(_locate(spec, program if split else None, k_views, noted)),
-        copy_tile=indented(_copy_tile(k_views, paired)),
+        copy_box=indented(_copy_box(k_views)),
         visible_words=indented(_visible_words(key_tiles, k_views, spec, passes_end)),
         words=words,
+        first_words=words[: len(words) // program.boxes] if hides else [],
         word_of_column=_WORD_OF_COLUMN[len(words)],
         view_list=", ".join(f"{number} {view.stem}" for number, view in enumerate(k_views)),
         noted=noted,
@@ -140,7 +142,6 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         located=located,
         words_of_box=[_words(spec, x, readers, side) for side in range(program.boxes)],
         leave_words=[_leave_words(len(readers), program.boxes, side) for side in range(program.boxes)],
-        noted_n="BOX_N" if paired else "BLOCK_N",
         note_sets=len(readers),
         note_at="k_at" if len(readers) == 1 else "(k_at * 2 + wg)",
         load_queries=indented(_move_queries(spec, q_views, load=True)),
@@ -382,18 +383,16 @@ def _note(tiles: KeyTiles, view: int, edges: Names, always: bool, passes_end: bo
     return packed if always else f"gl.where({past}, {packed}, 0)"
 
 
-def _copy_tile(views: Sequence[ViewArgument], paired: bool) -> Iterator[str]:
-    """A copy from the view that a tile lies in; where it is of two boxes, one of them, some channels at a time."""
-    dst = "boxes.index((stage * PARTS + part) * 2 + side)" if paired else "dst"
+def _copy_box(views: Sequence[ViewArgument]) -> Iterator[str]:
+    """A copy from the view that a box of keys lies in."""
+    dst = "boxes.index((stage * PARTS + part) * BOXES + side)"
     branches = list[tuple[str, list[str]]]()
     for number, view in enumerate(views):
         shaped = f"{dst}._reinterpret({view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
-        outer, last = ("outer", "last") if view.tensor in "kv" else ("mean_outer", "0")
-        channel = f"{last} + part * CHANNELS".removeprefix("0 + ") if paired else last
-        at = ", ".join([outer, *_X[: len(view.box)], channel])
+        outer, last = ("outer", "last + ") if view.tensor in "kv" else ("mean_outer", "")
+        at = ", ".join([outer, *_X[: len(view.box)], f"{last}part * CHANNELS"])
         copy = f"tma.async_copy_global_to_shared({view.stem}, [{at}], bar, {shaped})"
-        loop = ["for part in gl.static_range(PARTS):", f"    {copy}"]
-        branches.append((f"view == {number}", loop if paired else [copy]))
+        branches.append((f"view == {number}", ["for part in gl.static_range(PARTS):", f"    {copy}"]))
     yield from _branching(branches)
 
 

@@ -60,7 +60,7 @@ def attention(
     place = (
         *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
         *(query.dtype, key.dtype, value.dtype, query.device, key.device, value.device),
-        *(key_mask is not None, returns_lse, told is not None, torch.backends.cuda.matmul.allow_tf32),
+        *(key_mask is not None, returns_lse, told is not None, _is_tf32(query.dtype)),
     )
     ready = _ready.get(place)
     if ready is None:
@@ -76,7 +76,8 @@ def attention(
             for x, fail in zip((query, key, value), fails or (False,) * 3, strict=True)
         )
     factor = query.shape[3] ** -0.5 if scale is None else scale
-    _require(factor > 0, f"scale is {scale}", "Pass a positive scale.")
+    if not factor > 0:
+        raise BadAttentionInput(f"scale is {scale}", "Pass a positive scale.")
     out = torch.empty_like(query) if out is None else out
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if returns_lse else None
     if key_mask is not None:
@@ -275,9 +276,12 @@ def _launches(
 
 def _dtype(tensor: torch.Tensor) -> str:
     """The element type by name; float32 is multiplied as tf32 where PyTorch may do so."""
-    if tensor.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
-        return "tf32"
-    return _NAMES.get(tensor.dtype, str(tensor.dtype))
+    return "tf32" if _is_tf32(tensor.dtype) else _NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def _is_tf32(dtype: torch.dtype) -> bool:
+    """Asks PyTorch only where it matters: the answer takes a microsecond."""
+    return dtype == torch.float32 and bool(torch.backends.cuda.matmul.allow_tf32)
 
 
 def _load(problem: Problem, device: torch.device) -> Kernel:

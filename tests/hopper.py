@@ -136,6 +136,10 @@ class Shared:
         assert 0 <= at < len(self.values)
         return Shared(self.values[at])
 
+    @property
+    def shape(self):
+        return self.values.shape
+
     def permute(self, order):
         return Shared(self.values.permute(*order))
 
@@ -290,8 +294,8 @@ class Machine:
         """What emitted source imports."""
 
         def where(condition, a, b):
-            if isinstance(condition, torch.Tensor):
-                return block(torch.where(condition, *map(torch.as_tensor, (a, b))))
+            if any(isinstance(x, torch.Tensor) for x in (condition, a, b)):
+                return block(torch.where(*map(torch.as_tensor, (condition, a, b))))
             return a if condition else b
 
         def reduced(how):
@@ -321,6 +325,7 @@ class Machine:
             load=lambda pointer, mask=None, other=0: pointer.load(mask, other),
             store=lambda pointer, values, mask=None: pointer.store(values, mask),
             arange=lambda start, stop, layout: block(torch.arange(int(start), int(stop), dtype=torch.int32)),
+            join=lambda a, b: block(torch.stack((a, b), -1)), permute=lambda x, order: block(x.permute(*order)),
             reshape=lambda x, shape: block(x.reshape([int(n) for n in shape])),
             exp2=lambda x: block(torch.exp2(x)), log2=lambda x: block(torch.log2(x)),
             expand_dims=lambda x, axis: block(x.unsqueeze(axis)), convert_layout=lambda x, layout: x,

@@ -210,8 +210,9 @@ def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, patt
     assert both >= 1
     pair = as_tuple(kernel.group_of(tile))
     for wg in range(2):
-        whole = [rest * (i > 0) + kernel.place_of(i, both, lone, wg) for i in range(tiles - lone - rest)]
-        boxes = [(place, side) for place in whole for side in range(2)] + [(1, wg)] * int(rest)
+        whole = [rest + kernel.place_of(i, lone, wg) for i in range(tiles - lone - rest)]
+        assert whole[-1] == tiles - 1
+        boxes = [(0, wg)] * int(rest) + [(place, side) for place in whole for side in range(2)]
         numbers = [kernel.box_at(Whole(place), Whole(side), both, odd, lone, rest) for place, side in boxes]
         tokens, means = read_by(kernel, views, pair, sorted(numbers))
         mine = [2 * c + wg if at == axis else c for at, c in enumerate(pair)]
