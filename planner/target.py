@@ -69,7 +69,7 @@ SDPA_SHARE = 0.16
 """What that reaches of dense attention: 91 to 117 of 640 TFLOP/s in FLUX steps on an H100, 2026-11-22."""
 
 
-SMALL_GROUPS, GROUPS_OF_64 = 0.55, (0.85, 0.85, 0.7)
+SMALL_GROUPS, GROUPS_OF_64 = 0.55, (0.9, 0.9, 0.8)
 """Groups of 8x8 run at 317 to 430 TFLOP/s on an H100, one to a query tile, and at 567 to 707, two to a tile, where
 groups of 16x16 run at 659 to 740; groups of 2x4x8 at 272 to 369 and at 444 to 660 where those of 4x8x8 run at 591 to
 740 (bench/RESULTS.md). Two to a tile are what the Hopper body makes of them.

@@ -55,7 +55,7 @@ def test_groups_of_64_are_faster_where_they_make_pairs():
         return attended_pairs(pattern, asked.layout) / sparse_seconds(asked, pattern, Target.named(target))
 
     even, odd = "h:520 w:512", "h:520 w:520"
-    assert rate(even) == pytest.approx(rate(odd) * 0.85 / 0.55, rel=0.01)
+    assert rate(even) == pytest.approx(rate(odd) * 0.9 / 0.55, rel=0.01)
     assert [rate(even, "clip"), rate(even, offset=(4, 4))] == pytest.approx([rate(odd)] * 2, rel=0.01)
     assert rate(even, target="a100") == pytest.approx(rate(odd, target="a100"), rel=0.01)
 
@@ -63,10 +63,10 @@ def test_groups_of_64_are_faster_where_they_make_pairs():
 @pytest.mark.parametrize(
     ("pattern", "milliseconds"),
     [
-        (CrissCross((16, 16)), 9.62),
-        (CrissCross((8, 8)), 6.03),
-        (Neighborhood((16, 16), (1, 1)), 3.62),
-        (Neighborhood((8, 8), (1, 1)), 1.93),
+        (CrissCross((16, 16)), 9.75),
+        (CrissCross((8, 8)), 5.76),
+        (Neighborhood((16, 16), (1, 1)), 3.63),
+        (Neighborhood((8, 8), (1, 1)), 1.91),
     ],
 )
 def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, milliseconds):
