@@ -203,7 +203,7 @@ def _key_views(
 
 def _passes_end(program: TileProgram) -> bool:
     """Whether the last key tile of global queries has a box beyond all tokens."""
-    return program.units * program.boxes > program.everything.count
+    return program.units * program.boxes > int(program.everything.count)
 
 
 def _group_of(programs: Sequence[TileProgram]) -> Iterator[str]:

@@ -141,6 +141,13 @@ def test_heads_of_several_patterns(drawn, seed, steep):
     run(*drawn, seed, steep)
 
 
+@pytest.mark.parametrize("text", [64, 128])
+def test_pairs_that_read_an_even_or_an_odd_number_of_boxes(text):
+    """Of an odd number each group has one left, which comes first. 64 tokens of text make all keys 17 boxes."""
+    asked = problem(f"a:{text} | h:32 w:32", "neighborhood{radius=1,edge=clamp,group=8x8}", heads=1, head_dim=64)
+    run(replace(asked, processors=3).with_config(KernelConfig.parse(PAIRS)))
+
+
 @pytest.mark.parametrize("half", [0, 1])
 def test_one_half_of_a_pair_is_done_again(half):
     """The other half passes over all tiles, also those that either reads alone."""
