@@ -319,6 +319,7 @@ def _regions(program: TileProgram, views: Sequence[ViewArgument], spec: KernelSp
             found = _place_means(tiles, _INDEX if first == 0 else _J, views, program.boxes)
         else:
             found = _place(tiles, _INDEX if first == 0 else _J, views, edges, spec, noted)
+        found = {name: value for name, value in found.items() if value != "0"}
         if first != 0:
             lines.append(f"j = gl.maximum(i - {named}, 0)")
         if len(read) == 1:
@@ -339,20 +340,19 @@ def _place(
     noted: bool,
     passes_end: bool = False,
 ) -> dict[str, str]:
-    """View and coordinates of a box of tokens, those that are not 0; passes_end: it may begin beyond them all."""
+    """View and coordinates of a box of tokens; passes_end: it may begin beyond them all."""
     number = next(at for at, view in enumerate(views) if (view.view, view.box) == (tiles.view, tiles.box))
     starts = [edges.source_of(start) for start in tiles.starts(index)]
     found = {"view": str(number)} | {f"x{axis}": start for axis, start in enumerate(starts)}
     if noted:
         found["note"] = _note(tiles, number, edges, always=spec.key_mask, passes_end=passes_end)
-    return {name: value for name, value in found.items() if value != "0"}
+    return found
 
 
 def _place_means(means: MeanTiles, index: sympy.Symbol, views: Sequence[ViewArgument], boxes: int) -> dict[str, str]:
     """View and coordinates of a box of means; the note is one beyond those of the views."""
     number = next(at for at, view in enumerate(views) if view.stem == f"means_{means.kind}")
-    found = {"view": str(number), "x0": f"{index} * {means.block // boxes}", "note": f"{len(views) + 1} << 24"}
-    return {name: value for name, value in found.items() if value != "0"}
+    return {"view": str(number), "x0": f"{index} * {means.block // boxes}", "note": f"{len(views) + 1} << 24"}
 
 
 def _branching(branches: Sequence[tuple[str, list[str]]]) -> Iterator[str]:

@@ -30,6 +30,7 @@ def functions(emitted, row=()):
     language = SimpleNamespace(
         constexpr=lambda value: value,
         NVMMADistributedLayout=SimpleNamespace,
+        DotOperandLayout=SimpleNamespace,
         where=lambda c, a, b: a if c else b,
         maximum=max,
         minimum=min,
