@@ -8,8 +8,8 @@ Peers: cuDNN's dense attention, FlexAttention with a prebuilt block mask, FlashA
 (`flash-attn-4`), and the dense pattern in our own kernel. Ours reads the model's own order, heads beside channels, and
 counts its launch. FlexAttention and FlashAttention 4 are given tokens in group order, for nothing, and grids rounded up
 to whole groups: padded tokens are computed as if they were real, which only makes them faster than a right answer.
-Rates count the pairs that the pattern attends to. Hot: all peers in random order, each kept going for 50 ms. Cool: up
-to 10 launches after 0.4 s of rest. Random data.
+Rates count the pairs that the pattern attends to. Hot: all peers in random order, each for 50 ms after 50 ms of itself.
+Cool: up to 10 launches after 0.4 s of rest. Random data.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from runtime.launch import Kernel
 from runtime.measure import device_seconds
 
 HOT_MILLISECONDS = 50
-"""How long a run is kept going: long enough for the clock to settle under its own load."""
+"""How long a run is kept going before it is timed, and again while it is: what ran before it sets the clock until then."""
 
 Run = Callable[[], Any]
 
@@ -214,6 +214,8 @@ def measure(case: Case, runs: dict[str, Run], rounds: int, cool: bool) -> dict[s
     for number in range(rounds):
         for name in random.sample(list(runs), len(runs)):
             if number < (2 if name in slow else 4 if launches[name] == 1 else rounds):
+                if launches[name] > 1:
+                    milliseconds(runs[name], launches[name])
                 taken[name].append(milliseconds(runs[name], launches[name]))
     row: dict[str, Any] = {"case": case.name}
     for name, run in runs.items():

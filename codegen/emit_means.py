@@ -52,6 +52,7 @@ def emit_means(spec: KernelSpec) -> Emitted:
         part_rows=0,
         arrivals=0,
         marks=0,
+        waits=False,
         warps=spec.config.warps,
         maxnreg=None,
     )

@@ -56,6 +56,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     warpgroups = config.block_m // SHARE
     registers = REGISTERS[warpgroups]
     split = bool(program.global_runs)
+    merges = split and (spec.tabled or schedule.max_parts > 1)
+    items = _items(spec, merges)
     key_tiles = [tiles for each in spec.programs for tiles in each.keys] + [program.everything] * split
     means = {each.means.kind: each.means for each in spec.programs if each.means is not None}
     k_views = _key_views(key_tiles, means, "k", spec)
@@ -90,6 +92,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         program=program,
         schedule=schedule,
         split=split,
+        merges=merges,
         block_m=config.block_m,
         block_n=config.block_n,
         warpgroups=warpgroups,
@@ -117,8 +120,8 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         table_args=", row, share" * spec.tabled,
         table_header=HEADER,
         grid_tiles="share[0] * TILES_PER_HEAD" if spec.tabled else "GRID_TILES",
-        items=_items(spec),
-        is_global=f"item > {_items(spec)}" if split else "False",
+        items=items,
+        is_global=f"item > {items}" if split else "False",
         slot_bits=SLOT_BITS,
         bundles_per_head=sum(program.row_blocks) // schedule.team,
         kv_views=", ".join(view.stem for view in k_views),
@@ -155,7 +158,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         arguments.append(Argument("lse", "*fp32"))
     if spec.key_mask:
         arguments.append(Argument("key_mask", "*i1"))
-    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * split
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * merges
     arguments += [DEALT, Argument("scale_log2", "fp32")]
     slots = schedule.row_blocks * schedule.max_parts
     return Emitted(
@@ -163,9 +166,10 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         source=source,
         arguments=tuple(arguments),
         grid=schedule.processors,
-        part_rows=slots * config.block_m if split and not spec.tabled else 0,
-        arrivals=warpgroups * schedule.row_blocks if split else 0,
+        part_rows=slots * config.block_m if merges and not spec.tabled else 0,
+        arrivals=warpgroups * schedule.row_blocks if merges else 0,
         marks=schedule.grid_tiles,
+        waits=True,
         warps=4,
         maxnreg=_at_launch(registers),
     )
@@ -176,12 +180,11 @@ def _at_launch(registers: Sequence[int]) -> int:
     return (registers[0] + sum(registers)) // (len(registers) + 1)
 
 
-def _items(spec: KernelSpec) -> str:
+def _items(spec: KernelSpec, merges: bool) -> str:
     """How many items programs take as they come: tiles of the grid, then row blocks to merge."""
     if not spec.tabled:
-        return "ITEMS" if spec.program.global_runs else "GRID_TILES"
-    rows = "(TILES_PER_HEAD + ROW_BLOCKS_PER_HEAD)" if spec.program.global_runs else "TILES_PER_HEAD"
-    return f"share[0] * {rows}"
+        return "ITEMS" if merges else "GRID_TILES"
+    return f"share[0] * {'(TILES_PER_HEAD + ROW_BLOCKS_PER_HEAD)' if merges else 'TILES_PER_HEAD'}"
 
 
 def _key_views(

@@ -86,6 +86,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         grid=row_blocks * parts + heads * program.queries.count,
         part_rows=row_blocks * parts * config.block_m if split else 0,
         marks=0,
+        waits=False,
         arrivals=row_blocks,
         warps=config.warps,
         maxnreg=None,

@@ -63,7 +63,8 @@ class Emitted:
 
     grid: programs. part_rows: rows of float32 workspace; those of a tabled Hopper kernel depend on its table. arrivals,
     marks: counters, and marks of tiles that follow the one of ``DEALT``; all must be zero before the launch and are
-    zero after it. warps, maxnreg: compile options.
+    zero after it. waits: whether it waits itself for what comes before it on its stream, and may be started beside
+    that. warps, maxnreg: compile options.
     """
 
     spec: KernelSpec
@@ -73,6 +74,7 @@ class Emitted:
     part_rows: int
     arrivals: int
     marks: int
+    waits: bool
     warps: int
     maxnreg: int | None
 

@@ -3,12 +3,15 @@
 Query tiles of the grid are dealt out while the kernel runs, each to the processor that is free first. Queries of global
 tokens read every key: few rows, but each as long as the sequence. They are handed out before in *units*, one key tile
 for each of a *team* of processors that walk the same keys with neighbouring rows, so that L2 is shared. Every team
-takes one run of units, long enough that all processors get equal work: the rows fill what is uneven in the tiles, and
-no long row is left for the end.
+takes one run of units: long enough that all processors get equal work, so that the rows fill what is uneven in the
+tiles; or, where that should end earlier, a whole row block or nothing, so that no rows have to be merged from parts.
+No long row is left for the end.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +23,9 @@ TILE_ENDS = 0.7
 
 PART_ENDS = 2
 """The same of a part of a row of global queries: to begin it and to leave it."""
+
+MERGE = 3
+"""The same of merging a row block's parts, when all tiles are done."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,30 @@ class Schedule:
         place, border = unit + unit // self.units * self.pause, self.long_teams * self.long_run
         return place // self.long_run if place < border else self.long_teams + (place - border) // self.run
 
+    def first_unit(self, team: int) -> int:
+        """Where a team's run begins; that of the team after it is where it ends."""
+        long = min(team, self.long_teams)
+        block, place = divmod(long * self.long_run + (team - long) * self.run, self.units + self.pause)
+        return min(block * self.units + min(place, self.units), self.bundles * self.units)
+
+    def ends(self, tile: float, tile_ends: float) -> float:
+        """When the last program should be done, in key tiles, if a tile of the grid takes ``tile`` of them."""
+        loads, is_shared = Counter[float](), False
+        for team in range(self.processors // self.team):
+            first, last = self.first_unit(team), self.first_unit(team + 1)
+            load = 0.0
+            for block in range(first // self.units, -(-last // self.units)):
+                units = min(last, (block + 1) * self.units) - max(first, block * self.units)
+                load += units + (self.pause if units < self.units else tile_ends)
+                is_shared |= units < self.units
+            loads[load] += self.team
+        low, high = max(loads), max(loads) + (self.grid_tiles // self.processors + 1) * tile
+        while high - low > 0.1:
+            middle = (low + high) / 2
+            done = sum(count * int((middle - load) // tile) for load, count in loads.items())
+            low, high = (low, middle) if done >= self.grid_tiles else (middle, high)
+        return high + is_shared * MERGE * tile_ends / TILE_ENDS
+
     def verify(self) -> Schedule:
         """Return the schedule; raises MalformedValue if a unit is left over."""
         teams, units = self.processors // self.team, self.bundles * self.units
@@ -82,16 +112,24 @@ def make_schedule(
     ends = 128 * 128 / (program.block_m * program.block_n)
     tile = (program.average_tiles_read if tiles_read is None else tiles_read) + TILE_ENDS * ends
     pause = round(PART_ENDS * ends)
-    teams, total = processors // team, row_blocks // team * (units + pause)
-    each, extra = divmod(grid_tiles, processors)
+    choices = [
+        Schedule(processors, grid_tiles, row_blocks, team, units, pause, *shares)
+        for shares in _shares(processors // team, row_blocks // team, units + pause, grid_tiles, tile, team)
+    ]
+    return min(choices, key=lambda choice: choice.ends(tile, TILE_ENDS * ends)).verify()
+
+
+def _shares(
+    teams: int, bundles: int, places: int, grid_tiles: int, tile: float, team: int
+) -> Iterator[tuple[int, int, int]]:
+    """What (long_teams, long_run, run) could be: a whole row block for some teams, or something for all of them."""
+    if bundles <= teams:
+        yield bundles, places, 1
+    total = bundles * places
+    each, extra = divmod(grid_tiles, teams * team)
     # The first `extra` processors have a grid tile more than the others, unless that is some of every team.
     uneven = -(-extra // team) % teams
-    level = grid_tiles * tile / processors + total / teams
+    level = grid_tiles * tile / (teams * team) + total / teams
     guess = max(0, int(level - (each + 1) * tile))
-    choices = list[tuple[float, int, int]]()
     for long_run in range(max(0, guess - 1), guess + 3) if uneven else (0,):
-        run = max(1, -(-(total - uneven * long_run) // max(1, teams - uneven)))
-        longest = max((each + 1) * tile + long_run if uneven else 0, each * tile + run)
-        choices.append((longest, long_run, run))
-    _, long_run, run = min(choices)
-    return Schedule(processors, grid_tiles, row_blocks, team, units, pause, uneven, long_run, run).verify()
+        yield uneven, long_run, max(1, -(-(total - uneven * long_run) // max(1, teams - uneven)))

@@ -7,7 +7,7 @@ compiler, and a launch costs a few microseconds.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_void_p
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from planner.errors import DriverFailed
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _L2_PROMOTION_128B = 2
 TENSOR_MAP_BYTES = 128
 TENSOR_MAP_TYPES = {"float16": 6, "float32": 7, "bfloat16": 9}
@@ -36,10 +37,32 @@ def _check(code: int, what: str) -> None:
         raise DriverFailed(what, f"error {code}: {(text.value or b'').decode()}")
 
 
-class Function:
-    """A kernel in the current device's context, ready to launch. Raises DriverFailed."""
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute."""
 
-    def __init__(self, code: bytes, symbol: str, warps: int, shared: int) -> None:
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60))
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    )
+
+
+class Function:
+    """A kernel in the current device's context, ready to launch. Raises DriverFailed.
+
+    waits: whether it waits itself for what comes before it on its stream, and may be started beside that.
+    """
+
+    def __init__(self, code: bytes, symbol: str, warps: int, shared: int, waits: bool) -> None:
         library = _library()
         self._module, self._function = c_void_p(), c_void_p()
         _check(library.cuModuleLoadData(ctypes.byref(self._module), code), f"load {symbol}")
@@ -51,15 +74,23 @@ class Function:
                 library.cuFuncSetAttribute(self._function, _MAX_DYNAMIC_SHARED, shared),
                 f"give {symbol} {shared} bytes of shared memory",
             )
-        self._threads, self._shared, self._launch = 32 * warps, shared, library.cuLaunchKernel
+        self._threads, self._shared, self._launch = 32 * warps, shared, library.cuLaunchKernelEx
+        self._attributes = (_Attribute * waits)(*[_Attribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)] * waits)
         self.symbol = symbol
 
-    def launch(self, programs: int, stream: int, parameters: Any) -> None:
-        """Start it on a stream; parameters: a ctypes array of pointers to the values."""
-        function, threads, shared = self._function, self._threads, self._shared
-        code = self._launch(function, programs, 1, 1, threads, 1, 1, shared, c_void_p(stream), parameters, None)
-        if code:
-            _check(code, f"launch {self.symbol}")
+    def launcher(self, programs: int, stream: int, parameters: Any) -> Callable[[], None]:
+        """What starts it on a stream each time it is called; parameters: a ctypes array of pointers to the values."""
+        launch, function = self._launch, self._function
+        size, threads = (programs, 1, 1), (self._threads, 1, 1)
+        config = _Config(size, threads, self._shared, stream, self._attributes, len(self._attributes))
+        place = ctypes.byref(config)
+
+        def start() -> None:
+            code = launch(place, function, parameters, None)
+            if code:
+                _check(code, f"launch {self.symbol}")
+
+        return start
 
 
 def encode_tensor_map(

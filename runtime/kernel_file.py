@@ -18,7 +18,7 @@ from codegen.tiles import View
 from planner.errors import PlannerError
 from runtime.binary import Binary
 
-FORMAT = 1
+FORMAT = 2
 MAX_HEADER = 2**22
 
 
@@ -43,6 +43,7 @@ class KernelFile:
             "part_rows": emitted.part_rows,
             "arrivals": emitted.arrivals,
             "marks": emitted.marks,
+            "waits": emitted.waits,
             "warps": emitted.warps,
             "maxnreg": emitted.maxnreg,
             "symbol": binary.symbol,
@@ -89,6 +90,7 @@ def _kernel_file(body: dict[str, Any], code: bytes) -> KernelFile:
         part_rows=int(body["part_rows"]),
         arrivals=int(body["arrivals"]),
         marks=int(body["marks"]),
+        waits=bool(body["waits"]),
         warps=int(body["warps"]),
         maxnreg=body["maxnreg"],
     )

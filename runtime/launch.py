@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from codegen.tiles import View
 from runtime.binary import Binary
 from runtime.driver import Function, encode_tensor_map
 
-MAX_PACKETS = 1024
+MAX_LAUNCHES = 1024
 """Sets of addresses remembered per kernel; beyond that the ones made first are forgotten."""
 
 _STRIDES = {"batch": 0, "head": 1, "token": 2}
@@ -67,9 +67,9 @@ class Kernel:
     def __init__(self, emitted: Emitted, binary: Binary, device: torch.device) -> None:
         with torch.cuda.device(device):
             torch.zeros(1, device=device)  # a call of the runtime makes the device's context this thread's
-            self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared)
+            self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared, emitted.waits)
         self.emitted, self.binary, self.device, self._index = emitted, binary, device, device.index
-        self._packets = OrderedDict[tuple[Any, ...], _Packet]()
+        self._launches = OrderedDict[tuple[Any, ...], tuple[Callable[[], None], _Packet]]()
         self._workspaces = dict[tuple[int, int], Workspace]()
         self._tables = dict[Serving, _Table]()
 
@@ -102,20 +102,22 @@ class Kernel:
         seen = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors.values()]
         noise = None if told is None else (told.serving, 0 if told.noise is None else told.noise.data_ptr())
         place = (*seen, stream, scale, noise)
-        packet = self._packets.get(place)
-        if packet is None:
+        found = self._launches.get(place)
+        if found is None:
             table = None if told is None else self._table(told.serving)
             workspace = self._workspace(stream, 0 if table is None else table.part_rows)
             packet = _Packet(self.emitted, self.binary, tensors, workspace, scale, table, told)
+            found = self._function.launcher(self.emitted.grid, stream, packet.pointers), packet
             if not torch.cuda.is_current_stream_capturing():
-                self._packets[place] = packet
-                if len(self._packets) > MAX_PACKETS:
-                    self._packets.popitem(last=False)
+                self._launches[place] = found
+                if len(self._launches) > MAX_LAUNCHES:
+                    self._launches.popitem(last=False)
+        launch, _ = found
         if torch._C._cuda_getDevice() == self._index:
-            self._function.launch(self.emitted.grid, stream, packet.pointers)
+            launch()
         else:
             with torch.cuda.device(self._index):
-                self._function.launch(self.emitted.grid, stream, packet.pointers)
+                launch()
 
     def why_not(self, tensor: torch.Tensor) -> str | None:
         """Why the kernel cannot read a tensor as it lies in memory, None if it can."""

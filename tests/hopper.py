@@ -218,6 +218,7 @@ class Machine:
         self.random, self.width = random.Random(seed), width
         self.here, self.lock, self.cta = threading.local(), lock, cta
         self.copies, self.failed = SimpleQueue(), list[BaseException]()
+        self.may_touch = False
 
     def dawdle(self):
         if self.random.random() < 0.05:
@@ -260,6 +261,16 @@ class Machine:
         self.dawdle()
         if pred:
             bar.wait(int(parity))
+
+    def wait_for_what_comes_before(self):
+        self.may_touch = True
+
+    def touching(self, run):
+        def touch(*args, **kwargs):
+            assert self.may_touch, "memory is touched while a kernel before this one may still use it"
+            return run(*args, **kwargs)
+
+        return touch
 
     def specialize(self, parts, warps, registers):
         def run(function, arguments):
@@ -322,8 +333,8 @@ class Machine:
             constexpr=number, to_tensor=number, where=where, maximum=greater, minimum=lesser,
             sum=reduced(torch.sum), max=reduced(torch.amax), min=reduced(torch.amin),
             inline_asm_elementwise=assembly,
-            load=lambda pointer, mask=None, other=0: pointer.load(mask, other),
-            store=lambda pointer, values, mask=None: pointer.store(values, mask),
+            load=self.touching(lambda pointer, mask=None, other=0: pointer.load(mask, other)),
+            store=self.touching(lambda pointer, values, mask=None: pointer.store(values, mask)),
             arange=lambda start, stop, layout: block(torch.arange(int(start), int(stop), dtype=torch.int32)),
             join=lambda a, b: block(torch.stack((a, b), -1)), permute=lambda x, order: block(x.permute(*order)),
             reshape=lambda x, shape: block(x.reshape([int(n) for n in shape])),
@@ -333,8 +344,9 @@ class Machine:
             full=lambda shape, value, dtype, layout: block(torch.full(list(map(int, shape)), float(value))),
             thread_barrier=lambda: None, num_warps=lambda: 4, static_range=lambda *ends: map(Scalar, range(*ends)),
             program_id=lambda axis: Scalar(self.cta), allocate_shared_memory=self.allocate,
-            warp_specialize=self.specialize, atomic_add=self.atomic(operator.add),
-            atomic_or=self.atomic(operator.or_), atomic_xchg=self.atomic(lambda before, value: value),
+            warp_specialize=self.specialize, atomic_add=self.touching(self.atomic(operator.add)),
+            atomic_or=self.touching(self.atomic(operator.or_)),
+            atomic_xchg=self.touching(self.atomic(lambda before, value: value)),
             int32=torch.int32, uint32=torch.int64, int64=torch.int64, float32=torch.float32,
             NVMMASharedLayout=SimpleNamespace(get_default_for=lambda shape, dtype: None),
             **dict.fromkeys(
@@ -353,11 +365,13 @@ class Machine:
                 arrive=lambda bar, count=1, pred=True: bar.move(count, 0) if pred else None,
             ),
             "tma": SimpleNamespace(
-                async_copy_global_to_shared=self.fetch,
-                async_copy_shared_to_global=self.put,
+                async_copy_global_to_shared=self.touching(self.fetch),
+                async_copy_shared_to_global=self.touching(self.put),
                 store_wait=lambda left: None,
             ),
             "fence_async_shared": lambda: None,
+            "gdc_launch_dependents": lambda: None,
+            "gdc_wait": self.wait_for_what_comes_before,
             "warpgroup_mma": self.multiply,
             "warpgroup_mma_wait": self.products,
             "range": lambda *ends: map(Scalar, range(*map(int, ends))),

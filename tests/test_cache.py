@@ -85,8 +85,8 @@ def damages():
     yield from [("a flipped bit in the code", flip(-5)), ("a flipped bit in the header", flip(60))]
     yield from [("half a file", lambda content: content[: len(content) // 2]), ("nothing", lambda content: b"")]
     yield "no header", lambda content: b"\x00" * 5000
-    yield "another format", lambda content: content.replace(b'"planner_kernel": 1', b'"planner_kernel": 9')
-    yield "no kernel", lambda content: b'{"planner_kernel": 1, "kernel": [], "sha256": ""}\n'
+    yield "another format", lambda content: content.replace(b'"planner_kernel": 2', b'"planner_kernel": 1')
+    yield "no kernel", lambda content: b'{"planner_kernel": 2, "kernel": [], "sha256": ""}\n'
     yield "deep JSON", lambda content: b"[" * 100_000 + b"\n"
 
 

@@ -99,8 +99,8 @@ class Driver:
         self.entered.append(device)
         yield
 
-    def launch(self, programs, stream, pointers):
-        self.launches.append((programs, stream, pointers))
+    def launcher(self, programs, stream, pointers):
+        return lambda: self.launches.append((programs, stream, pointers))
 
 
 def test_launches_remember_what_depends_on_addresses_alone(encoded, monkeypatch):
@@ -125,10 +125,10 @@ def test_launches_remember_what_depends_on_addresses_alone(encoded, monkeypatch)
     kernel(q, k, v, out, 0.1, lse)
     assert len(kernel._workspaces) == 2
     driver.capturing = True
-    remembered = len(kernel._packets)
+    remembered = len(kernel._launches)
     driver.stream = 9
     kernel(q, k, v, out, 0.1, lse)
-    assert (len(kernel._packets), len(kernel._workspaces)) == (remembered, 2)
+    assert (len(kernel._launches), len(kernel._workspaces)) == (remembered, 2)
     entered = len(driver.entered)
     driver.device = 1
     kernel(q, k, v, out, 0.1, lse)

@@ -1,3 +1,4 @@
+import heapq
 import itertools
 import math
 from collections import Counter
@@ -13,7 +14,7 @@ from strategies import layouts, patterns, problems
 import codegen.tiles
 import codegen.walk
 from codegen.printing import quotient, source_of
-from codegen.schedule import PART_ENDS, TILE_ENDS, make_schedule
+from codegen.schedule import MERGE, PART_ENDS, TILE_ENDS, Schedule, make_schedule
 from codegen.tiles import QueryTiles, View, pair_axis, tile_programs
 from planner.layout import TokenLayout
 from planner.pattern import parse_pattern
@@ -211,6 +212,34 @@ def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
         for team, _ in parts:
             work[team * schedule.team + member] += PART_ENDS
     assert max(work) <= 1.01 * sum(work) / 132
+
+
+def test_row_blocks_are_read_whole_where_the_tiles_fill_what_that_leaves_uneven():
+    layout = TokenLayout.parse("text:512 | h:64 w:64")
+    (program,) = tile_programs(layout, [parse_pattern("crisscross{group=8x8}")], layout.tokens, 128, 128, paired=True)
+    schedule = make_schedule(program, 24, 132, 36)
+    assert schedule.max_parts == 1
+    assert [schedule.first_unit(team) for team in range(34)] == [36 * min(team, 24) for team in range(34)]
+    assert make_schedule(program, 24, 92, 36).max_parts > 1  # 23 teams of four for 24 bundles
+
+
+@given(st.integers(1, 300), st.floats(0.5, 40), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40))
+def test_when_a_schedule_ends_is_when_dealing_does(grid_tiles, tile, bundles, units, run):
+    long_run = run + 3
+    schedule = Schedule(40, grid_tiles, 2 * bundles, 2, units, 2, 3, long_run, run)
+    assume(3 * long_run + 17 * run >= bundles * (units + 2))
+    loads, parts = [0.0] * 40, Counter(schedule.team_of(unit) for unit in range(bundles * units))
+    shared = False
+    for team in parts:
+        blocks = Counter(u // units for u in range(bundles * units) if schedule.team_of(u) == team)
+        shared |= any(count < units for count in blocks.values())
+        for member in range(2):
+            loads[2 * team + member] = sum(n + (2 if n < units else 0.5) for n in blocks.values())
+    heapq.heapify(loads)
+    for _ in range(grid_tiles):
+        heapq.heapreplace(loads, loads[0] + tile)
+    expected = max(loads) + (MERGE * 0.5 / TILE_ENDS if shared else 0)
+    assert schedule.ends(tile, 0.5) == pytest.approx(expected, abs=0.11)
 
 
 def test_two_warpgroups_cut_a_box_along_its_slowest_side_and_a_pair_between_its_groups():

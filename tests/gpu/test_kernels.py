@@ -228,6 +228,22 @@ def test_launches_are_bitwise_equal():
     assert all(torch.equal(attention(q, k, v, FLUX, GRAT_X)[0], first) for _ in range(20))
 
 
+@pytest.mark.parametrize("pattern", [GRAT_X, "crisscross{axes=lines,group=8x8}"])
+def test_launches_in_a_row_wait_for_each_other(pattern):
+    _, _, v = tensors(4608, heads=24, head_dim=128)
+
+    def chain(x, between):
+        for _ in range(12):
+            x, _ = attention(x, x, v, FLUX, pattern)
+            between()
+        return x
+
+    for _ in range(5):  # memory holds another chain's numbers
+        x, _, _ = tensors(4608, heads=24, head_dim=128)
+        found = chain(x, lambda: None)
+        assert torch.equal(found, chain(x, torch.cuda.synchronize))
+
+
 def test_cuda_graphs_replay_with_new_values():
     q, k, v = tensors(4608, heads=24, head_dim=128)
     attention(q, k, v, FLUX, GRAT_X)
