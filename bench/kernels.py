@@ -40,7 +40,7 @@ from runtime.launch import Kernel
 from runtime.measure import device_seconds
 
 HOT_MILLISECONDS = 50
-"""How long a run is kept going before it is timed, and again while it is: what ran before it sets the clock until then."""
+"""How long a run is kept going before it is timed, as what ran before sets the clock until then, and while it is."""
 
 Run = Callable[[], Any]
 
