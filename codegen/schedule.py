@@ -72,21 +72,21 @@ class Schedule:
 
     def ends(self, tile: float, tile_ends: float) -> float:
         """When the last program should be done, in key tiles, if a tile of the grid takes ``tile`` of them."""
-        loads, is_shared = Counter[float](), False
+        loads, has_parts = Counter[float](), False
         for team in range(self.processors // self.team):
             first, last = self.first_unit(team), self.first_unit(team + 1)
             load = 0.0
             for block in range(first // self.units, -(-last // self.units)):
                 units = min(last, (block + 1) * self.units) - max(first, block * self.units)
                 load += units + (self.pause if units < self.units else tile_ends)
-                is_shared |= units < self.units
+                has_parts |= units < self.units
             loads[load] += self.team
         low, high = max(loads), max(loads) + (self.grid_tiles // self.processors + 1) * tile
         while high - low > 0.1:
             middle = (low + high) / 2
             done = sum(count * int((middle - load) // tile) for load, count in loads.items())
             low, high = (low, middle) if done >= self.grid_tiles else (middle, high)
-        return high + is_shared * MERGE * tile_ends / TILE_ENDS
+        return high + has_parts * MERGE * tile_ends / TILE_ENDS
 
     def verify(self) -> Schedule:
         """Return the schedule; raises MalformedValue if a unit is left over."""

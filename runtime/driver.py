@@ -75,7 +75,8 @@ class Function:
                 f"give {symbol} {shared} bytes of shared memory",
             )
         self._threads, self._shared, self._launch = 32 * warps, shared, library.cuLaunchKernelEx
-        self._attributes = (_Attribute * waits)(*[_Attribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)] * waits)
+        attributes = [_Attribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)] if waits else []
+        self._attributes = (_Attribute * len(attributes))(*attributes)
         self.symbol = symbol
 
     def launcher(self, programs: int, stream: int, parameters: Any) -> Callable[[], None]:

@@ -1,7 +1,9 @@
 import contextlib
 import ctypes
 import math
+import struct
 from functools import lru_cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from kernel_specs import SPECS
 
 from codegen.tiles import View
 from planner.errors import BadAttentionInput
-from runtime import kernels, launch
+from runtime import driver, kernels, launch
 from runtime.cache import build
 from runtime.dispatch import attend
 from runtime.grouped import grouped_sdpa
@@ -133,6 +135,29 @@ def test_launches_remember_what_depends_on_addresses_alone(encoded, monkeypatch)
     driver.device = 1
     kernel(q, k, v, out, 0.1, lse)
     assert driver.entered[entered:] == [0]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_driver_is_told_whether_a_kernel_waits_itself(monkeypatch, waits):
+    asked = []
+
+    def start(config, function, parameters, extra):
+        asked.append((ctypes.string_at(config, 56), function, parameters, extra))
+        return 0
+
+    named = ["cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute"]
+    library = SimpleNamespace(**dict.fromkeys(named, lambda *args: 0), cuLaunchKernelEx=start)
+    monkeypatch.setattr(driver, "_library", lambda: library)
+    parameters = (ctypes.c_void_p * 1)()
+    launch = driver.Function(b"", "attention", 12, 200_000, waits).launcher(132, 7, parameters)
+    launch()
+    (config, _, given, extra), *others = asked
+    *sizes, stream, attributes, count = struct.unpack("7I4xQQI4x", config)
+    assert (sizes, stream) == ([132, 1, 1, 384, 1, 1, 200_000], 7)
+    assert (given, extra, others) == (parameters, None, [])
+    assert count == int(waits)
+    if waits:  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, and that it is allowed
+        assert struct.unpack("i4xi60x", ctypes.string_at(attributes, 72)) == (6, 1)
 
 
 def test_axes_of_one_element_get_strides_that_the_driver_takes():
