@@ -70,15 +70,18 @@ class Schedule:
         block, place = divmod(long * self.long_run + (team - long) * self.run, self.units + self.pause)
         return min(block * self.units + min(place, self.units), self.bundles * self.units)
 
-    def ends(self, tile: float, tile_ends: float) -> float:
-        """When the last program should be done, in key tiles, if a tile of the grid takes ``tile`` of them."""
+    def ends(self, tile: float, scale: float) -> float:
+        """When the last program should be done, in key tiles, if a tile of the grid takes ``tile`` of them.
+
+        scale: key tiles that do the work of one of 128 queries and keys.
+        """
         loads, has_parts = Counter[float](), False
         for team in range(self.processors // self.team):
             first, last = self.first_unit(team), self.first_unit(team + 1)
             load = 0.0
             for block in range(first // self.units, -(-last // self.units)):
                 units = min(last, (block + 1) * self.units) - max(first, block * self.units)
-                load += units + (self.pause if units < self.units else tile_ends)
+                load += units + (self.pause if units < self.units else TILE_ENDS * scale)
                 has_parts |= units < self.units
             loads[load] += self.team
         low, high = max(loads), max(loads) + (self.grid_tiles // self.processors + 1) * tile
@@ -86,7 +89,7 @@ class Schedule:
             middle = (low + high) / 2
             done = sum(count * int((middle - load) // tile) for load, count in loads.items())
             low, high = (low, middle) if done >= self.grid_tiles else (middle, high)
-        return high + has_parts * MERGE * tile_ends / TILE_ENDS
+        return high + has_parts * MERGE * scale
 
     def verify(self) -> Schedule:
         """Return the schedule; raises MalformedValue if a unit is left over."""
@@ -109,27 +112,31 @@ def make_schedule(
     if not row_blocks:
         return Schedule(processors, grid_tiles, 0, 1, units, 0, 0, 1, 1)
     team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
-    ends = 128 * 128 / (program.block_m * program.block_n)
-    tile = (program.average_tiles_read if tiles_read is None else tiles_read) + TILE_ENDS * ends
-    pause = round(PART_ENDS * ends)
+    scale = 128 * 128 / (program.block_m * program.block_n)
+    tile = (program.average_tiles_read if tiles_read is None else tiles_read) + TILE_ENDS * scale
+    pause = round(PART_ENDS * scale)
     choices = [
         Schedule(processors, grid_tiles, row_blocks, team, units, pause, *shares)
-        for shares in _shares(processors // team, row_blocks // team, units + pause, grid_tiles, tile, team)
+        for shares in _shares(processors, grid_tiles, tile, team, row_blocks // team, units + pause)
     ]
-    return min(choices, key=lambda choice: choice.ends(tile, TILE_ENDS * ends)).verify()
+    return min(choices, key=lambda choice: choice.ends(tile, scale)).verify()
 
 
 def _shares(
-    teams: int, bundles: int, places: int, grid_tiles: int, tile: float, team: int
+    processors: int, grid_tiles: int, tile: float, team: int, bundles: int, places: int
 ) -> Iterator[tuple[int, int, int]]:
-    """What (long_teams, long_run, run) could be: a whole row block for some teams, or something for all of them."""
+    """What (long_teams, long_run, run) could be: a whole row block for some teams, or something for all of them.
+
+    places: units of a row block, and its pause.
+    """
+    teams = processors // team
     if bundles <= teams:
         yield bundles, places, 1
     total = bundles * places
-    each, extra = divmod(grid_tiles, teams * team)
+    each, extra = divmod(grid_tiles, processors)
     # The first `extra` processors have a grid tile more than the others, unless that is some of every team.
     uneven = -(-extra // team) % teams
-    level = grid_tiles * tile / (teams * team) + total / teams
+    level = grid_tiles * tile / processors + total / teams
     guess = max(0, int(level - (each + 1) * tile))
     for long_run in range(max(0, guess - 1), guess + 3) if uneven else (0,):
-        yield uneven, long_run, max(1, -(-(total - uneven * long_run) // max(1, teams - uneven)))
+        yield uneven, long_run, max(1, -(-(total - uneven * long_run) // (teams - uneven)))

@@ -69,7 +69,7 @@ class Kernel:
             torch.zeros(1, device=device)  # a call of the runtime makes the device's context this thread's
             self._function = Function(binary.code, binary.symbol, binary.warps, binary.shared, emitted.waits)
         self.emitted, self.binary, self.device, self._index = emitted, binary, device, device.index
-        self._launches = OrderedDict[tuple[Any, ...], tuple[Callable[[], None], _Packet]]()
+        self._launches = OrderedDict[tuple[Any, ...], tuple[Callable[[], None], _Packet]]()  # and what it points to
         self._workspaces = dict[tuple[int, int], Workspace]()
         self._tables = dict[Serving, _Table]()
 

@@ -239,7 +239,7 @@ def test_when_a_schedule_ends_is_when_dealing_does(grid_tiles, tile, bundles, un
     for _ in range(grid_tiles):
         heapq.heapreplace(loads, loads[0] + tile)
     expected = max(loads) + (MERGE * 0.5 / TILE_ENDS if shared else 0)
-    assert schedule.ends(tile, 0.5) == pytest.approx(expected, abs=0.11)
+    assert schedule.ends(tile, 0.5 / TILE_ENDS) == pytest.approx(expected, abs=0.11)
 
 
 def test_two_warpgroups_cut_a_box_along_its_slowest_side_and_a_pair_between_its_groups():
