@@ -228,7 +228,7 @@ def measure(case: Case, runs: dict[str, Run], rounds: int, cool: bool) -> dict[s
 
 def _cool(run: Run, launches: int) -> float:
     times = list[float]()
-    for _ in range(2):
+    for _ in range(3):
         torch.cuda.synchronize()
         time.sleep(0.4)
         times.append(milliseconds(run, min(launches, 10)))
