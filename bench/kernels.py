@@ -21,7 +21,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,14 +198,17 @@ def fa4(case: Case) -> Run:
 
 PEERS: dict[str, Callable[[Case], Run]] = {"cudnn": cudnn, "fa4": fa4, "flex": flex, "ours dense": ours_dense}
 DENSE = ("cudnn", "ours dense")
+COOL = ("ours", "cudnn", "fa4")
 
 
 def milliseconds(run: Run, launches: int) -> float:
     return device_seconds(run, launches) * 1e3
 
 
-def measure(case: Case, runs: dict[str, Run], rounds: int, cool: bool) -> dict[str, Any]:
-    """Median milliseconds of each run, hot and cool, and rates over the pairs that it attends to."""
+def measure(
+    case: Case, runs: dict[str, Run], rounds: int, cool: Collection[str], cool_rounds: int = 3
+) -> dict[str, Any]:
+    """Median milliseconds of each run, hot and, of some, cool; and rates over the pairs that it attends to."""
     launches, taken = dict[str, int](), {name: list[float]() for name in runs}
     for name, run in runs.items():
         milliseconds(run, 1)
@@ -217,25 +220,27 @@ def measure(case: Case, runs: dict[str, Run], rounds: int, cool: bool) -> dict[s
                 if launches[name] > 1:
                     milliseconds(runs[name], launches[name])
                 taken[name].append(milliseconds(runs[name], launches[name]))
+    rested = {name: list[float]() for name in runs if name in cool and name not in slow}
+    for _ in range(cool_rounds):
+        for name in random.sample(list(rested), len(rested)):
+            rested[name].append(_after_rest(runs[name], launches[name]))
     row: dict[str, Any] = {"case": case.name}
-    for name, run in runs.items():
+    for name in runs:
+        flops = case.flops(name in DENSE) / 1e9
         row[f"{name} ms"] = statistics.median(taken[name])
-        row[f"{name} TFLOP/s"] = case.flops(name in DENSE) / row[f"{name} ms"] / 1e9
-        if cool and name in ("ours", "cudnn", "fa4") and name not in slow:
-            row[f"{name} cool TFLOP/s"] = case.flops(name in DENSE) / _cool(run, launches[name]) / 1e9
+        row[f"{name} TFLOP/s"] = flops / row[f"{name} ms"]
+        if name in rested:
+            row[f"{name} cool TFLOP/s"] = flops / statistics.median(rested[name])
     return row
 
 
-def _cool(run: Run, launches: int) -> float:
+def _after_rest(run: Run, launches: int) -> float:
     """Short runs find caches and translations empty at first: up to three launches of them are not timed."""
-    times = list[float]()
-    for _ in range(3):
-        torch.cuda.synchronize()
-        time.sleep(0.4)
-        for _ in range(min(3, launches // 10)):
-            run()
-        times.append(milliseconds(run, min(launches, 10)))
-    return statistics.median(times)
+    torch.cuda.synchronize()
+    time.sleep(0.4)
+    for _ in range(min(3, launches // 10)):
+        run()
+    return milliseconds(run, min(launches, 10))
 
 
 def host_microseconds(case: Case) -> dict[str, Any]:
@@ -316,7 +321,7 @@ def main() -> None:
             print(f"{case.name}: no time left", flush=True)
             continue
         runs = build_peers(case, peers, options.configs)
-        rows.append(measure(case, runs, options.rounds, cool=True))
+        rows.append(measure(case, runs, options.rounds, COOL))
         print(rows[-1], flush=True)
         del runs
         torch.cuda.empty_cache()
