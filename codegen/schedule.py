@@ -19,7 +19,7 @@ from codegen.tiles import TileProgram
 from planner.errors import MalformedValue
 
 TILE_ENDS = 0.7
-"""What beginning and ending a query tile takes, in tiles of 128 queries and keys (H100; bench/RESULTS.md, kernels)."""
+"""What beginning and ending a query tile takes, in tiles of 128 queries and keys (H100; bench/EXPERIMENTS.md)."""
 
 PART_ENDS = 2
 """The same of a part of a row of global queries: to begin it and to leave it."""

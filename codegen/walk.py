@@ -21,7 +21,7 @@ TOGETHER = 132
 OFTEN, LESS = 4.0, 0.75
 """Patches are walked where rows read all keys so many times, and patches at most this share of that.
 
-Measured on an H100: where they save less, rows are up to 2 % faster (bench/RESULTS.md, kernels).
+Measured on an H100: where they save less, rows are up to 2 % faster (bench/EXPERIMENTS.md).
 """
 
 

@@ -43,7 +43,7 @@ def test_goldens_compile_for_their_target(name):
     facts = inspect(SPECS[name])
     assert facts.programs >= 1
     # Several patterns give the warp that copies keys more to do than 24 registers hold; measured, it is still faster
-    # than with fewer for those that multiply (bench/RESULTS.md, kernels).
+    # than with fewer for those that multiply (bench/EXPERIMENTS.md).
     has_one = len(SPECS[name].patterns) == 1
     is_plain = has_one and not SPECS[name].mean_rows
     assert facts.spills <= ((128 if has_one else 512) if "hopper" in name else 64 if is_plain else 320)
