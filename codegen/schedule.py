@@ -75,21 +75,20 @@ class Schedule:
 
         scale: key tiles that do the work of one of 128 queries and keys.
         """
-        loads, has_parts = Counter[float](), False
+        loads = Counter[float]()
         for team in range(self.processors // self.team):
             first, last = self.first_unit(team), self.first_unit(team + 1)
             load = 0.0
             for block in range(first // self.units, -(-last // self.units)):
                 units = min(last, (block + 1) * self.units) - max(first, block * self.units)
                 load += units + (self.pause if units < self.units else TILE_ENDS * scale)
-                has_parts |= units < self.units
             loads[load] += self.team
         low, high = max(loads), max(loads) + (self.grid_tiles // self.processors + 1) * tile
         while high - low > 0.1:
             middle = (low + high) / 2
             done = sum(count * int((middle - load) // tile) for load, count in loads.items())
             low, high = (low, middle) if done >= self.grid_tiles else (middle, high)
-        return high + has_parts * MERGE * scale
+        return high + (self.max_parts > 1) * MERGE * scale
 
     def verify(self) -> Schedule:
         """Return the schedule; raises MalformedValue if a unit is left over."""
