@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.kernel_versions import problem_of
 from bench.kernels import Case, cases, heads_last
 from bench.protocol import publish
 from codegen.emit import emit
 from codegen.emitted import DEALT, Emitted
-from runtime.compiling import compile_module, load_module
+from codegen.tiles import SHARE
+from runtime.compiling import compile_emitted
 from runtime.launch import Kernel
 from runtime.tuned import configured
 
@@ -102,12 +101,8 @@ def events(marks: Sequence[tuple[int, int]], names: Sequence[str], origin: int) 
 
 def trace(case: Case) -> dict[str, list[Event]]:
     """Events of each warp of one processor, in the last of a few launches."""
-    emitted, names = marked(emit(configured(problem_of(case))))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "marked.py"
-        path.write_text(emitted.source)
-        binary = compile_module(emitted, load_module(path, "marked"), folder)
-    warpgroups = emitted.spec.config.block_m // 64
+    emitted, names = marked(emit(configured(case.problem)))
+    binary, warpgroups = compile_emitted(emitted), emitted.spec.config.block_m // SHARE
     warps = [*(f"warpgroup {n}" for n in range(warpgroups)), "copies keys", "copies values"]
     q, k, v = heads_last(case, case.tokens)
     kernel, counters = Kernel(emitted, binary, q.device), 1 + emitted.marks

@@ -23,8 +23,6 @@ import torch
 
 from bench.kernels import Case, Run, cases, heads_last, measure
 from bench.protocol import RESULTS, publish
-from codegen.spec import Problem
-from planner.target import TARGETS
 from runtime.cache import SUFFIX, build
 from runtime.kernel_file import KernelFile
 from runtime.launch import Kernel
@@ -34,26 +32,10 @@ TOLERANCE = 0.02
 """Two kernels' outputs, of values drawn from a normal distribution, differ by less than this where both are right."""
 
 
-def problem_of(case: Case) -> Problem:
-    target = TARGETS["h100"]
-    return Problem(
-        layout=case.layout,
-        pattern=case.pattern,
-        batch=1,
-        heads=case.heads,
-        kv_heads=case.heads,
-        keys=case.tokens,
-        head_dim=case.head_dim,
-        dtype="bfloat16",
-        arch=target.arch,
-        processors=target.processors,
-    ).verify()
-
-
 def build_into(folder: Path, case: Case) -> Path:
     """Compile a case's kernel into a file named after the case."""
     path = folder / f"{case.name}{SUFFIX}"
-    path.write_bytes(build(configured(problem_of(case))).to_bytes())
+    path.write_bytes(build(configured(case.problem)).to_bytes())
     return path
 
 
@@ -84,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args()
-    chosen = [case for case in cases() if any(part in case.name for part in options.only.split(","))]
+    chosen = cases(options.only)
     if options.step == "build":
         if len(options.folders) != 1:
             parser.error("build takes one folder")

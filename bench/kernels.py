@@ -31,9 +31,11 @@ import torch.nn.functional as F
 
 from bench.protocol import RESULTS, publish
 from codegen.config import KernelConfig
+from codegen.spec import Problem
 from planner.density import attended_pairs
 from planner.layout import TokenLayout
 from planner.pattern import Pattern, parse_pattern
+from planner.target import TARGETS
 from runtime.cache import build
 from runtime.kernels import attention, kernel_for
 from runtime.launch import Kernel
@@ -57,12 +59,30 @@ class Case:
     def tokens(self) -> int:
         return TokenLayout.parse(self.layout).tokens
 
+    @property
+    def problem(self) -> Problem:
+        """What it asks of a kernel on an H100."""
+        target = TARGETS["h100"]
+        return Problem(
+            layout=self.layout,
+            pattern=self.pattern,
+            batch=1,
+            heads=self.heads,
+            kv_heads=self.heads,
+            keys=self.tokens,
+            head_dim=self.head_dim,
+            dtype="bfloat16",
+            arch=target.arch,
+            processors=target.processors,
+        ).verify()
+
     def flops(self, dense: bool = False) -> int:
         pattern, layout = parse_pattern("dense" if dense else self.pattern), TokenLayout.parse(self.layout)
         return 4 * self.heads * self.head_dim * attended_pairs(pattern, layout)
 
 
-def cases() -> list[Case]:
+def cases(only: str = "") -> list[Case]:
+    """Those whose names contain one of a few parts, with commas between."""
     found = list[Case]()
     for group, pixels in itertools.product(("16x16", "8x8"), (1024, 2048, 4096, 8192)):
         layout = f"text:512 | h:{pixels // 16} w:{pixels // 16}"
@@ -88,7 +108,8 @@ def cases() -> list[Case]:
         Case("flux2048-16x16-B-shifted", "text:512 | h:128 w:128", "neighborhood{radius=1,group=16x16,offset=8x8}"),
         Case("hunyuan30-B-shifted", videos[1][1], "neighborhood{radius=1,group=4x8x8,offset=2x4x4}"),
     ]
-    return sorted(found, key=lambda case: "8x8-" in case.name)
+    chosen = (case for case in found if any(part in case.name for part in only.split(",")))
+    return sorted(chosen, key=lambda case: "8x8-" in case.name)
 
 
 def heads_last(case: Case, tokens: int) -> tuple[torch.Tensor, ...]:
@@ -235,7 +256,10 @@ def measure(
 
 
 def _after_rest(run: Run, launches: int) -> float:
-    """Short runs find caches and translations empty at first: up to three launches of them are not timed."""
+    """Milliseconds of a launch, of up to 10 after a rest.
+
+    Caches and translations are empty then, which weighs on short launches: up to three of these are not timed.
+    """
     torch.cuda.synchronize()
     time.sleep(0.4)
     for _ in range(min(3, launches // 10)):
@@ -312,7 +336,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--name", default="kernels", help="name of the results")
     options = parser.parse_args()
-    chosen = [case for case in cases() if any(part in case.name for part in options.only.split(","))]
+    chosen = cases(options.only)
     peers = [name for name in options.peers.split(",") if name]
     start, rows = time.monotonic(), list[dict[str, Any]]()
     ceiling = matrix_product()

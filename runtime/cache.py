@@ -226,16 +226,13 @@ def why_unsafe(path: Path, others: Collection[int] = ()) -> str | None:
 def build(spec: KernelSpec) -> KernelFile:
     """Emit and compile a kernel, on disk only while it is compiled; raises NoKernel, MissingDependency."""
     try:
-        from runtime.compiling import compile_module, load_module
+        from runtime.compiling import compile_emitted
     except ImportError as error:
         remedy = "Install it, or point PLANNER_BUNDLE at kernels that `planner build` made elsewhere."
         raise MissingDependency(error.name or "triton", "compiling kernels", remedy) from None
 
     emitted = emit(spec)
-    with tempfile.TemporaryDirectory(prefix="planner-") as folder:
-        path = Path(folder) / f"{spec.name}.py"
-        path.write_text(emitted.source)
-        binary = compile_module(emitted, load_module(path, spec.name), folder)
+    binary = compile_emitted(emitted)
     if binary.shared > SHARED_KIB[spec.arch] * 1024:
         raise NoKernel(f"{spec.pattern} with {spec.config}", f"it came out with {binary.shared} bytes of shared memory")
     return KernelFile(emitted, binary, made_by())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,11 +32,17 @@ def load_module(path: Path, name: str) -> ModuleType:
     return module
 
 
-def compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
-    """Compile a loaded module for its spec's target; raises what Triton raises.
+def compile_emitted(emitted: Emitted) -> Binary:
+    """Compile a kernel for its spec's target, on disk only meanwhile; raises what Triton raises."""
+    name = emitted.spec.name
+    with tempfile.TemporaryDirectory(prefix="planner-") as folder:
+        path = Path(folder) / f"{name}.py"
+        path.write_text(emitted.source)
+        return _compile_module(emitted, load_module(path, name), folder)
 
-    folder: where Triton may leave what it makes on the way.
-    """
+
+def _compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
+    """folder: where Triton may leave what it makes on the way."""
     is_gluon = emitted.spec.config.body in HOPPER
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
