@@ -34,7 +34,10 @@ MARKS = 8192
 BEGUN, DONE, STARTED = "> ", "< ", "· "
 """A wait begins or is over; something is started that goes on by itself."""
 
-_WAITS = r"mbarrier\.wait|warpgroup_mma_wait|pass_over|let_go|put|leave|arrive_at|find|tell_alone|gdc_wait"
+_WAITS = (
+    r"mbarrier\.wait|warpgroup_mma_wait|gdc_wait|"
+    r"pass_over|let_go|put|leave|arrive_at|next_item|tell_alone|locate|announce"
+)
 _STARTS = r"multiply|warpgroup_mma|mbarrier\.expect"
 _STATEMENT = re.compile(
     rf"(?P<indent> +)(?:(?P<result>[\w, ]+) = )?(?:(?P<waits>{_WAITS})|(?:{_STARTS}))\((?P<of>\w*).*"
@@ -62,7 +65,7 @@ class Event(NamedTuple):
 
 def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
     """A kernel that leaves marks behind its counters in device memory, and the names of what it marks, from 1 on."""
-    warps = {"consumer": "wg", "copy_keys": "WARPGROUPS", "copy_values": "WARPGROUPS + 1"}
+    warps = {"consumer": "wg", "find_tiles": "WARPGROUPS", "copy_tiles": "WARPGROUPS + 2 - are_keys"}
     names, lines, function = [""], list[str](), ""
     for line in emitted.source.split("\n"):
         defined = re.match(r"def (\w+)\(", line)
@@ -70,8 +73,8 @@ def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
         found = _STATEMENT.fullmatch(line) if function in warps else None
         if found is None:
             lines.append(line)
-            if function in warps and line.startswith("    at = 0"):
-                first = f"{1 + emitted.marks} + (cta * (WARPGROUPS + 2) + {warps[function]}) * {2 * MARKS}"
+            if function in warps and " = barriers" in line:
+                first = f"{1 + emitted.marks} + (cta * (WARPGROUPS + 3) + {warps[function]}) * {2 * MARKS}"
                 lines += [f"    marks = {DEALT.name} + {first}", "    marks_left = gl.to_tensor(0)"]
             continue
         called = line.split("(")[0].split()[-1].removeprefix("mbarrier.")
@@ -81,9 +84,9 @@ def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
             names += [what] * (what not in names)
             leaves = f"{found['indent']}marks_left = mark(marks, marks_left, {names.index(what)})"
             lines += [leaves] if sign == BEGUN else [line, leaves]
-    source = "\n".join(lines).replace("\n@gluon.jit\ndef copy_keys(", f"{_MARK}\n@gluon.jit\ndef copy_keys(")
-    for told in ("def copy_values(cta, ", "(copy_values, (cta, "):  # not told otherwise where counters are
-        source = source.replace(told, f"{told}{DEALT.name}, ")
+    source = "\n".join(lines).replace("\n@gluon.jit\ndef find_tiles(", f"{_MARK}\n@gluon.jit\ndef find_tiles(")
+    for told in ("def copy_tiles(", "(copy_tiles, ("):  # not told otherwise where counters are, and which program it is
+        source = source.replace(told, f"{told}{DEALT.name}, cta, ")
     return replace(emitted, source=source, waits=False), names  # marks are left before it would wait
 
 
@@ -103,7 +106,7 @@ def trace(case: Case) -> dict[str, list[Event]]:
     """Events of each warp of one processor, in the last of a few launches."""
     emitted, names = marked(emit(configured(case.problem)))
     binary, warpgroups = compile_emitted(emitted), emitted.spec.config.block_m // SHARE
-    warps = [*(f"warpgroup {n}" for n in range(warpgroups)), "copies keys", "copies values"]
+    warps = [*(f"warpgroup {n}" for n in range(warpgroups)), "finds keys", "copies keys", "copies values"]
     q, k, v = heads_last(case, case.tokens)
     kernel, counters = Kernel(emitted, binary, q.device), 1 + emitted.marks
     dealt = torch.zeros(counters + emitted.grid * len(warps) * 2 * MARKS, dtype=torch.int32, device=q.device)

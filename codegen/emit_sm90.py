@@ -1,8 +1,8 @@
 """Emission for Hopper: a warp-specialised Gluon kernel.
 
-Two warps keep the copy engine busy with boxes of tokens, fetched from where the model has them, one with queries and
-keys, one with values; two warpgroups multiply, or four. The body is the template; what differs between plans are the
-index maps, which are printed here.
+A warp finds boxes of tokens where the model has them, two keep the copy engine busy with them, one with keys, one with
+values; two warpgroups multiply, or four. The body is the template; what differs between plans are the index maps, which
+are printed here.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from codegen.tiles import SHARE, KeyTiles, MeanTiles, QueryTiles, TileProgram, V
 from planner.errors import times
 
 REGISTERS = {2: (240, 24), 4: (112, 112, 112, 32)}
-"""Registers of a thread, by how many warpgroups multiply: in all of these but the first, and in the warps that copy.
+"""Registers of a thread, by how many warpgroups multiply: in all of them but the first, and in warps that find or copy.
 
-Those are one more warpgroup, of which two warps do nothing."""
+The latter are one more warpgroup, of which a warp does nothing."""
 
 _INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 _J = sympy.Symbol("j", integer=True, nonnegative=True)
@@ -143,6 +143,7 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         hides=hides,
         x_args=", ".join(x),
         located=located,
+        said=["tiles", "head"] + ["tile"] * bool(means) + ["which"] * (several and bool(means)),
         words_of_box=[_words(spec, x, readers, side) for side in range(program.boxes)],
         leave_words=[_leave_words(len(readers), program.boxes, side) for side in range(program.boxes)],
         note_sets=len(readers),

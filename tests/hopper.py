@@ -323,8 +323,8 @@ class Machine:
             return block(torch.minimum(a, torch.as_tensor(b, dtype=a.dtype)))
 
         def assembly(_text, _constraints, args, **_options):
-            scores, other = args
-            return block(scores.masked_fill((other & 1) == 0, -torch.inf))
+            scores, words, bits = args
+            return block(scores.masked_fill((words & bits) == 0, -torch.inf))
 
         def number(value):
             return Scalar(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -42,11 +42,11 @@ def test_sources_read_well(name):
 def test_goldens_compile_for_their_target(name):
     facts = inspect(SPECS[name])
     assert facts.programs >= 1
-    # Several patterns give the warp that copies keys more to do than 24 registers hold; measured, it is still faster
-    # than with fewer for those that multiply (bench/EXPERIMENTS.md).
-    has_one = len(SPECS[name].patterns) == 1
-    is_plain = has_one and not SPECS[name].mean_rows
-    assert facts.spills <= ((128 if has_one else 512) if "hopper" in name else 64 if is_plain else 320)
+    # What four warpgroups, or the warp that finds keys of several patterns, need once a query tile is more than their
+    # registers hold; measured, it costs nothing (bench/EXPERIMENTS.md).
+    is_plain = len(SPECS[name].patterns) == 1 and not SPECS[name].mean_rows
+    crowded = name == "hopper_64" or len(SPECS[name].patterns) > 1
+    assert facts.spills <= ((512 if crowded else 64) if "hopper" in name else 64 if is_plain else 320)
     assert facts.warnings == ()
     assert SPECS[name].only_means or facts.tensor
     assert SPECS[name].only_means or facts.copies
@@ -60,7 +60,7 @@ def test_every_target_multiplies_on_tensor_cores_and_copies_while_it_does(arch, 
     assert dict(facts.tensor).get(TENSOR[arch])
     assert dict(facts.copies).get("TMA" if arch == 90 else "cp.async")
     # The Hopper body keeps in local memory what it needs once a query tile, not what it needs at every key tile.
-    assert facts.spills <= ({64: 192, 128: 16}[head_dim] if arch == 90 else 0)
+    assert facts.spills <= ({64: 256, 128: 16}[head_dim] if arch == 90 else 0)
     assert facts.warnings == ()
 
 

@@ -15,6 +15,7 @@ from strategies import grids
 from codegen.config import KernelConfig, why_not
 from codegen.emit import emit
 from codegen.launches import Serving
+from codegen.schedule import make_schedule
 from codegen.tiles import kind_of_groups, pair_axis
 from planner.layout import GlobalTokens, TokenLayout
 from planner.pattern import CrissCross, Neighborhood
@@ -168,6 +169,17 @@ def test_one_half_of_a_run_of_text_is_done_again(half, processors):
     rows = torch.ones(256 + 32 * 32)
     rows[64 * half : 256 : 128] = 60.0
     run(spec, steep=3.0, queries=rows[:, None])
+
+
+def test_a_program_that_has_row_blocks_to_merge_and_nothing_else():
+    """It waits for the launch before too, whose counters of parts are the same."""
+    asked = problem("a:256 | h:40 w:16", "neighborhood{radius=0,edge=clamp,group=8x16}", heads=1, head_dim=64)
+    spec = replace(asked, processors=24).with_config(KernelConfig("sm90", 128, 128, 4, 4))
+    schedule = make_schedule(spec.program, 1, 24, spec.program.units)
+    first = schedule.grid_tiles
+    assert schedule.first_unit(first // schedule.team) == schedule.first_unit(first // schedule.team + 1)
+    assert schedule.max_parts > 1
+    run(spec)
 
 
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
