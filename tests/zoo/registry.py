@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +31,28 @@ class Member:
     def case(self, size: tuple[int, ...]) -> Case:
         """The model with weights that leave no part of it out, and inputs: the same at every call.
 
-        A gate whose weights begin at zero would hide all that comes before it.
+        A gate whose weights begin at zero would hide all that comes before it, and weights that a class leaves to be
+        loaded hold what lay in memory.
         """
         torch.manual_seed(0)
-        model, inputs = self.build(*size)
+        with unwritten_is_nan():
+            model, inputs = self.build(*size)
         with torch.no_grad():
             for parameter in model.parameters():
                 if not (parameter.isfinite().all() and parameter.any()):
                     parameter.normal_(std=0.1)
         return model.eval(), inputs
+
+
+@contextmanager
+def unwritten_is_nan() -> Iterator[None]:
+    """Tensors that are made empty are filled with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 ZOO = dict[str, Member]()
