@@ -149,6 +149,14 @@ def test_pairs_that_read_an_even_or_an_odd_number_of_boxes(text):
     run(replace(asked, processors=3).with_config(KernelConfig.parse(PAIRS)))
 
 
+@pytest.mark.parametrize(("config", "group"), [(PAIRS, "8x8"), ("sm90{m=128,n=64,warps=4,stages=4}", "8x16")])
+def test_more_key_tiles_than_are_found_at_once(config, group):
+    asked = problem("a:130 | h:48 w:48", f"crisscross{{axes=lines,group={group}}}", heads=2, head_dim=64)
+    spec = replace(asked, processors=2).with_config(KernelConfig.parse(config))
+    assert spec.program.units * spec.program.boxes > 32
+    run(spec)
+
+
 @pytest.mark.parametrize("half", [0, 1])
 def test_one_half_of_a_pair_is_done_again(half):
     """The other half passes over all tiles, also those that either reads alone."""
