@@ -1,7 +1,7 @@
 """Emitted kernels of several versions of the code against each other, on one GPU, in one process.
 
     python -m bench.kernel_versions build before/ --only 8x8-    in a checkout of the code before; needs no GPU
-    python -m bench.kernel_versions build after/ --only 8x8-     in this one
+    python -m bench.kernel_versions build after/ --only 8x8-     in this one, or with another --config
     python -m bench.kernel_versions time before/ after/          on an H100
 
 Cases are those of bench.kernels, compiled for an H100. All versions get the same tensors, must agree with the first to
@@ -23,6 +23,7 @@ import torch
 
 from bench.kernels import Case, Run, cases, heads_last, measure
 from bench.protocol import RESULTS, publish
+from codegen.config import KernelConfig
 from runtime.cache import SUFFIX, build
 from runtime.kernel_file import KernelFile
 from runtime.launch import Kernel
@@ -32,10 +33,11 @@ TOLERANCE = 0.02
 """Two kernels' outputs, of values drawn from a normal distribution, differ by less than this where both are right."""
 
 
-def build_into(folder: Path, case: Case) -> Path:
-    """Compile a case's kernel into a file named after the case."""
-    path = folder / f"{case.name}{SUFFIX}"
-    path.write_bytes(build(configured(case.problem)).to_bytes())
+def build_into(folder: Path, config: KernelConfig | None, case: Case) -> Path:
+    """Compile a case's kernel, in the config chosen for it if none is given, into a file named after the case."""
+    path, problem = folder / f"{case.name}{SUFFIX}", case.problem
+    spec = configured(problem) if config is None else problem.with_config(config)
+    path.write_bytes(build(spec).to_bytes())
     return path
 
 
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("step", choices=("build", "time"))
     parser.add_argument("folders", nargs="+", type=Path, help="one to build into, or all to time, the first one first")
     parser.add_argument("--only", default="", help="cases whose names contain one of these, with commas between")
+    parser.add_argument("--config", default="", help="kernel config to build in, as sm90{m=128,…}")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args()
@@ -71,8 +74,9 @@ def main() -> None:
         if len(options.folders) != 1:
             parser.error("build takes one folder")
         options.folders[0].mkdir(parents=True, exist_ok=True)
+        config = KernelConfig.parse(options.config) if options.config else None
         with ProcessPoolExecutor(os.cpu_count()) as pool:
-            for path in pool.map(build_into, options.folders * len(chosen), chosen):
+            for path in pool.map(partial(build_into, *options.folders, config), chosen):
                 print(path, flush=True)
         return
     if len({folder.name for folder in options.folders}) < 2:
