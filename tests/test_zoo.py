@@ -45,6 +45,21 @@ def test_every_class_of_diffusers_is_here():
     assert found == ZOO.keys()
 
 
+@pytest.mark.parametrize("left", [0.0, 3.0])
+def test_weights_are_the_same_whatever_lay_in_memory(left, monkeypatch):
+    """LuminaNext makes its padding token without filling it."""
+    name, empty = "LuminaNextDiT2DModel", torch.empty
+    expected = dict(ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters())
+
+    def used(*args, **kwargs):
+        made = empty(*args, **kwargs)
+        return made if made.isnan().any() else made.fill_(left)
+
+    monkeypatch.setattr(torch, "empty", used)
+    for key, found in ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters():
+        torch.testing.assert_close(found, expected[key], rtol=0, atol=0, msg=key)
+
+
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_a_sparse_plan_is_masked_dense_attention(name, size):
     model, inputs = ZOO[name].case(size)
