@@ -36,7 +36,7 @@ BEGUN, DONE, STARTED = "> ", "< ", "· "
 
 _WAITS = (
     r"mbarrier\.wait|warpgroup_mma_wait|gdc_wait|"
-    r"pass_over|let_go|put|leave|arrive_at|next_item|tell_alone|locate|announce"
+    r"pass_over|let_go|put|leave|arrive_at|next_item|tell_alone|locate|announce|read_batch"
 )
 _STARTS = r"multiply|warpgroup_mma|mbarrier\.expect"
 _STATEMENT = re.compile(

@@ -42,11 +42,12 @@ def test_sources_read_well(name):
 def test_goldens_compile_for_their_target(name):
     facts = inspect(SPECS[name])
     assert facts.programs >= 1
-    # What four warpgroups, or the warp that finds keys of several patterns, need once a query tile is more than their
-    # registers hold; measured, it costs nothing (bench/EXPERIMENTS.md).
-    is_plain = len(SPECS[name].patterns) == 1 and not SPECS[name].mean_rows
-    crowded = name == "hopper_64" or len(SPECS[name].patterns) > 1
-    assert facts.spills <= ((512 if crowded else 64) if "hopper" in name else 64 if is_plain else 320)
+    # The warp that finds keys of several patterns has more to do than 24 registers hold, and four warpgroups need more
+    # once a query tile than theirs; the latter, measured, costs nothing (bench/EXPERIMENTS.md).
+    has_one = len(SPECS[name].patterns) == 1
+    is_plain = has_one and not SPECS[name].mean_rows
+    of_hopper = 512 if not has_one else 256 if SPECS[name].config.block_m == 256 else 64
+    assert facts.spills <= (of_hopper if "hopper" in name else 64 if is_plain else 320)
     assert facts.warnings == ()
     assert SPECS[name].only_means or facts.tensor
     assert SPECS[name].only_means or facts.copies

@@ -47,12 +47,12 @@ class Member:
 @contextmanager
 def unwritten_is_nan() -> Iterator[None]:
     """Tensors that are made empty are filled with NaN."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
 
 
 ZOO = dict[str, Member]()
