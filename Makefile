@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NEWEST := $(VENV)/triton-3.9.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test newest check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +22,13 @@ demo: $(READY)  ## plan FLUX.1-dev and HunyuanVideo, sample two small trained mo
 test: $(READY)  ## run the tests (no GPU, no network)
 	$(BIN)/pytest -n 2 --dist worksteal
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist worksteal tests/interpreted
+
+$(NEWEST)/.ready: $(READY)
+	$(BIN)/pip install -q --no-deps --upgrade --target $(NEWEST) $(subst triton-,triton==,$(notdir $(NEWEST)))
+	touch $@
+
+newest: $(NEWEST)/.ready  ## compile emitted kernels with the newest Triton that they are known to work with
+	PYTHONPATH=$(NEWEST) $(BIN)/pytest -n 2 tests/test_emit.py -k "compile_for_their_target and (hopper_flux_grat_b or hopper_pairs_rules or hopper_64 or triton_means)"
 
 check: $(READY)  ## ruff, pyright, the import contract
 	$(BIN)/ruff check .

@@ -392,10 +392,10 @@ def _copy_box(views: Sequence[ViewArgument]) -> Iterator[str]:
     dst = "boxes.index((stage * PARTS + part) * BOXES + side)"
     branches = list[tuple[str, list[str]]]()
     for number, view in enumerate(views):
-        shaped = f"{dst}._reinterpret({view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
+        shaped = f"reinterpret({dst}, {view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
         outer, last = ("outer", "last + ") if view.tensor in "kv" else ("mean_outer", "")
         at = ", ".join([outer, *_X[: len(view.box)], f"{last}part * CHANNELS"])
-        copy = f"tma.async_copy_global_to_shared({view.stem}, [{at}], bar, {shaped})"
+        copy = f"async_load({view.stem}, [{at}], bar, {shaped})"
         branches.append((f"view == {number}", ["for part in gl.static_range(PARTS):", f"    {copy}"]))
     yield from _branching(branches)
 
@@ -511,10 +511,11 @@ def _lies_outside(queries: QueryTiles) -> Iterator[str]:
 
 def _move(name: str, starts: Sequence[str], load: bool) -> str:
     at = ", ".join(starts)
-    shaped = f"._reinterpret({name}.dtype, {name}.block_type.shape, {name}.layout)"
+    shared = "dst" if load else "src"
+    shaped = f"reinterpret({shared}, {name}.dtype, {name}.block_type.shape, {name}.layout)"
     if load:
-        return f"tma.async_copy_global_to_shared({name}, [outer, {at}, last], bar, dst{shaped})"
-    return f"tma.async_copy_shared_to_global({name}, [outer, {at}, last], src{shaped})"
+        return f"async_load({name}, [outer, {at}, last], bar, {shaped})"
+    return f"async_store({name}, [outer, {at}, last], {shaped})"
 
 
 def _store_lse(spec: KernelSpec) -> Iterator[str]:

@@ -48,7 +48,11 @@ def _compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
     source_type = GluonASTSource if is_gluon else ASTSource
     source = source_type(getattr(module, emitted.entry), signature, {}, aligned)
-    options: dict[str, Any] = {"num_warps": emitted.warps, "num_stages": emitted.spec.config.stages}
+    options: dict[str, Any] = {
+        "num_warps": emitted.warps,
+        "num_stages": emitted.spec.config.stages,
+        "enable_fp_fusion": True,
+    }
     if emitted.maxnreg:
         options["maxnreg"] = emitted.maxnreg
     with knobs.cache.scope(), knobs.compilation.scope():

@@ -146,7 +146,7 @@ class Shared:
     def slice(self, start, length):
         return Shared(self.values[start : start + length])
 
-    def _reinterpret(self, dtype, shape, layout):
+    def reinterpret(self, dtype, shape, layout):
         count, rows, channels = shape if len(shape) == 3 else (0, 0, 0)
         if count > len(self.values) and self.values.dim() == 3:
             return Boxes(self.values, rows, channels)
@@ -342,7 +342,7 @@ class Machine:
             expand_dims=lambda x, axis: block(x.unsqueeze(axis)), convert_layout=lambda x, layout: x,
             zeros=lambda shape, dtype, layout: block(torch.zeros(*map(int, shape))),
             full=lambda shape, value, dtype, layout: block(torch.full(list(map(int, shape)), float(value))),
-            thread_barrier=lambda: None, num_warps=lambda: 4, static_range=lambda *ends: map(Scalar, range(*ends)),
+            num_warps=lambda: 4, static_range=lambda *ends: map(Scalar, range(*ends)),
             program_id=lambda axis: Scalar(self.cta), allocate_shared_memory=self.allocate,
             warp_specialize=self.specialize, atomic_add=self.touching(self.atomic(operator.add)),
             atomic_or=self.touching(self.atomic(operator.or_)),
@@ -364,11 +364,11 @@ class Machine:
                 expect=lambda bar, size: bar.move(1, int(size)),
                 arrive=lambda bar, count=1, pred=True: bar.move(count, 0) if pred else None,
             ),
-            "tma": SimpleNamespace(
-                async_copy_global_to_shared=self.touching(self.fetch),
-                async_copy_shared_to_global=self.touching(self.put),
-                store_wait=lambda left: None,
-            ),
+            "tma": SimpleNamespace(store_wait=lambda left: None),
+            "async_load": self.touching(self.fetch),
+            "async_store": self.touching(self.put),
+            "reinterpret": lambda tiles, *how: tiles.reinterpret(*how),
+            "thread_barrier": lambda: None,
             "fence_async_shared": lambda: None,
             "gdc_launch_dependents": lambda: None,
             "gdc_wait": self.wait_for_what_comes_before,

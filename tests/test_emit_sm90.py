@@ -41,10 +41,11 @@ def functions(emitted, row=()):
     names = {"gluon": SimpleNamespace(jit=lambda function: function, constexpr_function=lambda function: function)}
     names["gl"] = language
     names |= dict.fromkeys(["mbarrier", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait"])
-    names["tma"] = SimpleNamespace(
-        async_copy_global_to_shared=lambda view, at, bar, shared: shared.append((view, at)),
-        async_copy_shared_to_global=lambda view, at, shared: shared.append((view, at)),
-    )
+    names |= {
+        "async_load": lambda view, at, bar, shared: shared.append((view, at)),
+        "async_store": lambda view, at, shared: shared.append((view, at)),
+        "reinterpret": lambda shared, dtype, shape, layout: shared,
+    }
     exec(emitted.source[emitted.source.index("PROCESSORS =") :], names)
     return SimpleNamespace(**names)
 
@@ -229,9 +230,6 @@ def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, patt
 
 class Shared(list):
     """What was copied to or from shared memory, and where in the tensor it lies."""
-
-    def _reinterpret(self, dtype, shape, layout):
-        return self
 
 
 class LogSums(list):
