@@ -29,6 +29,8 @@ from runtime.kernel_file import KernelFile
 from runtime.launch import Kernel
 from runtime.tuned import configured
 
+HOT_ROUNDS = 3
+
 TOLERANCE = 0.02
 """Two kernels' outputs, of values drawn from a normal distribution, differ by less than this where both are right."""
 
@@ -53,7 +55,7 @@ def compare(case: Case, folders: Sequence[Path], rounds: int) -> dict[str, Any]:
         error = (outs[-1] - outs[0]).abs().max().item()
         if not error < TOLERANCE:
             raise SystemExit(f"{case.name}: {name} differs from {names[0]} by {error:.3g}")
-    row = measure(case, runs, rounds, cool=names, cool_rounds=rounds)
+    row = measure(case, runs, HOT_ROUNDS, cool=names, cool_rounds=rounds)
     for name in names[1:]:
         row[f"{name} hot"] = row[f"{name} TFLOP/s"] / row[f"{names[0]} TFLOP/s"]
         row[f"{name} cool"] = row[f"{name} cool TFLOP/s"] / row[f"{names[0]} cool TFLOP/s"]
@@ -66,7 +68,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="one to build into, or all to time, the first one first")
     parser.add_argument("--only", default="", help="cases whose names contain one of these, with commas between")
     parser.add_argument("--config", default="", help="kernel config to build in, as sm90{m=128,…}")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="of those after rests")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args()
     chosen = cases(options.only)

@@ -8,8 +8,9 @@ Peers: cuDNN's dense attention, FlexAttention with a prebuilt block mask, FlashA
 (`flash-attn-4`), and the dense pattern in our own kernel. Ours reads the model's own order, heads beside channels, and
 counts its launch. FlexAttention and FlashAttention 4 are given tokens in group order, for nothing, and grids rounded up
 to whole groups: padded tokens are computed as if they were real, which only makes them faster than a right answer.
-Rates count the pairs that the pattern attends to. Hot: all peers in random order, each for 50 ms after 50 ms of itself.
-Cool: up to 10 launches after 0.4 s of rest and, of runs below 5 ms, up to three that are not timed. Random data.
+Rates count the pairs that the pattern attends to. Hot: all peers in random order, each for 0.5 s after 0.5 s of itself.
+Cool: up to 10 launches of 50 ms in all after 0.4 s of rest and, of runs below 5 ms, up to three that are not timed.
+Random data.
 """
 
 from __future__ import annotations
@@ -41,8 +42,14 @@ from runtime.kernels import attention, kernel_for
 from runtime.launch import Kernel
 from runtime.measure import device_seconds
 
-HOT_MILLISECONDS = 50
-"""How long a run is kept going before it is timed, as what ran before sets the clock until then, and while it is."""
+HOT_MILLISECONDS = 500
+"""How long a run is kept going before it is timed, and while it is.
+
+The power limit sets a clock within 100 ms, but swings about it for longer: rates of 20 ms differ by a tenth.
+"""
+
+COOL_MILLISECONDS = 50
+"""How long a run after a rest is at most, but for a single launch."""
 
 Run = Callable[[], Any]
 
@@ -233,18 +240,19 @@ def measure(
     launches, taken = dict[str, int](), {name: list[float]() for name in runs}
     for name, run in runs.items():
         milliseconds(run, 1)
-        launches[name] = max(1, min(300, int(HOT_MILLISECONDS / milliseconds(run, 1))))
-    slow = {name for name, run in runs.items() if milliseconds(run, 1) > 500}
+        launches[name] = int(HOT_MILLISECONDS / milliseconds(run, 1))
+    slow = {name for name in runs if not launches[name]}
     for number in range(rounds):
         for name in random.sample(list(runs), len(runs)):
-            if number < (2 if name in slow else 4 if launches[name] == 1 else rounds):
-                if launches[name] > 1:
-                    milliseconds(runs[name], launches[name])
+            if name not in slow:
+                milliseconds(runs[name], launches[name])
                 taken[name].append(milliseconds(runs[name], launches[name]))
+            elif number < 2:
+                taken[name].append(milliseconds(runs[name], 1))
     rested = {name: list[float]() for name in runs if name in cool and name not in slow}
     for _ in range(cool_rounds):
         for name in random.sample(list(rested), len(rested)):
-            rested[name].append(_after_rest(runs[name], launches[name]))
+            rested[name].append(_after_rest(runs[name], launches[name] * COOL_MILLISECONDS // HOT_MILLISECONDS))
     row: dict[str, Any] = {"case": case.name}
     for name in runs:
         flops = case.flops(name in DENSE) / 1e9
@@ -264,7 +272,7 @@ def _after_rest(run: Run, launches: int) -> float:
     time.sleep(0.4)
     for _ in range(min(3, launches // 10)):
         run()
-    return milliseconds(run, min(launches, 10))
+    return milliseconds(run, max(1, min(launches, 10)))
 
 
 def host_microseconds(case: Case) -> dict[str, Any]:
@@ -331,7 +339,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose names contain one of these, with commas between")
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers, with commas between")
     parser.add_argument("--configs", nargs="+", default=[], help="kernel configs to time ours in as well")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cool-rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1e9, help="start no case after so many seconds")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--name", default="kernels", help="name of the results")
@@ -345,7 +354,7 @@ def main() -> None:
             print(f"{case.name}: no time left", flush=True)
             continue
         runs = build_peers(case, peers, options.configs)
-        rows.append(measure(case, runs, options.rounds, COOL))
+        rows.append(measure(case, runs, options.rounds, COOL, options.cool_rounds))
         print(rows[-1], flush=True)
         del runs
         torch.cuda.empty_cache()
