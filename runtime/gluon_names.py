@@ -1,6 +1,6 @@
 """One name for what Gluon calls differently from one Triton to the next; emitted kernels import it from here.
 
-Triton 3.6 to 3.9. The names are those of the newest.
+Triton 3.6 to 3.9. The names are those of the newest, but for ``thread_barrier``, now ``gl.barrier``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language._core import builtin
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
-_gl: Any = gl
-_tma: Any = tma
-
-thread_barrier = _gl.barrier if hasattr(gl, "barrier") else _gl.thread_barrier
-async_load = _tma.async_load if hasattr(tma, "async_load") else _tma.async_copy_global_to_shared
-async_store = _tma.async_store if hasattr(tma, "async_store") else _tma.async_copy_shared_to_global
+thread_barrier: Any = getattr(gl, "barrier", None) or gl.thread_barrier
+async_load: Any = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+async_store: Any = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
 
 @builtin
