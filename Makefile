@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-NEWEST := $(VENV)/triton-3.9.0
+TRITON := 3.9.0
+NEWEST := $(VENV)/triton-$(TRITON)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test newest check format bench clean
@@ -24,7 +25,7 @@ test: $(READY)  ## run the tests (no GPU, no network)
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist worksteal tests/interpreted
 
 $(NEWEST)/.ready: $(READY)
-	$(BIN)/pip install -q --no-deps --upgrade --target $(NEWEST) $(subst triton-,triton==,$(notdir $(NEWEST)))
+	$(BIN)/pip install -q --no-deps --upgrade --target $(NEWEST) triton==$(TRITON)
 	touch $@
 
 newest: $(NEWEST)/.ready  ## compile emitted kernels with the newest Triton that they are known to work with

@@ -392,10 +392,9 @@ def _copy_box(views: Sequence[ViewArgument]) -> Iterator[str]:
     dst = "boxes.index((stage * PARTS + part) * BOXES + side)"
     branches = list[tuple[str, list[str]]]()
     for number, view in enumerate(views):
-        shaped = f"reinterpret({dst}, {view.stem}.dtype, {view.stem}.block_type.shape, {view.stem}.layout)"
         outer, last = ("outer", "last + ") if view.tensor in "kv" else ("mean_outer", "")
         at = ", ".join([outer, *_X[: len(view.box)], f"{last}part * CHANNELS"])
-        copy = f"async_load({view.stem}, [{at}], bar, {shaped})"
+        copy = f"async_load({view.stem}, [{at}], bar, {_as_box_of(view.stem, dst)})"
         branches.append((f"view == {number}", ["for part in gl.static_range(PARTS):", f"    {copy}"]))
     yield from _branching(branches)
 
@@ -511,11 +510,14 @@ def _lies_outside(queries: QueryTiles) -> Iterator[str]:
 
 def _move(name: str, starts: Sequence[str], load: bool) -> str:
     at = ", ".join(starts)
-    shared = "dst" if load else "src"
-    shaped = f"reinterpret({shared}, {name}.dtype, {name}.block_type.shape, {name}.layout)"
     if load:
-        return f"async_load({name}, [outer, {at}, last], bar, {shaped})"
-    return f"async_store({name}, [outer, {at}, last], {shaped})"
+        return f"async_load({name}, [outer, {at}, last], bar, {_as_box_of(name, 'dst')})"
+    return f"async_store({name}, [outer, {at}, last], {_as_box_of(name, 'src')})"
+
+
+def _as_box_of(view: str, shared: str) -> str:
+    """Shared memory in the shape that a view is copied in."""
+    return f"reinterpret({shared}, {view}.dtype, {view}.block_type.shape, {view}.layout)"
 
 
 def _store_lse(spec: KernelSpec) -> Iterator[str]:

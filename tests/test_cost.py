@@ -17,6 +17,11 @@ from planner.target import SDPA, TARGETS, Target
 RESULTS = Path(__file__).parent.parent / "bench" / "results"
 
 
+def measured(name):
+    """Rows of committed results."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+
 def test_flops_of_attention():
     assert attention_flops(site("h:10 w:10", heads=2, head_dim=8), 100 * 100) == 4 * 2 * 8 * 100 * 100
 
@@ -61,18 +66,16 @@ def test_groups_of_64_are_faster_where_they_make_pairs():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "case"),
+    ("pattern", "results", "case"),
     [
-        (CrissCross((16, 16)), "kernels/flux4096-16x16-X"),
-        (CrissCross((8, 8)), "kernels_pairs/flux4096-8x8-X"),
-        (Neighborhood((16, 16), (1, 1)), "kernels/flux4096-16x16-B"),
-        (Neighborhood((8, 8), (1, 1)), "kernels_pairs/flux4096-8x8-B"),
+        (CrissCross((16, 16)), "kernels", "flux4096-16x16-X"),
+        (CrissCross((8, 8)), "kernels_pairs", "flux4096-8x8-X"),
+        (Neighborhood((16, 16), (1, 1)), "kernels", "flux4096-16x16-B"),
+        (Neighborhood((8, 8), (1, 1)), "kernels_pairs", "flux4096-8x8-B"),
     ],
 )
-def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, case):
-    name, case = case.split("/")
-    rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
-    taken = next(row["ours ms"] for row in rows if row["case"] == case)
+def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, results, case):
+    (taken,) = (row["ours ms"] for row in measured(results) if row["case"] == case)
     flux = site("text:512 | h:256 w:256")
     assert math.isclose(sparse_seconds(flux, pattern, Target.named("h100")) * 1e3, taken, rel_tol=0.25)
 
@@ -81,8 +84,8 @@ def test_predicted_times_are_near_what_emitted_kernels_take_on_an_h100(pattern, 
 @pytest.mark.parametrize("near", [CrissCross((16, 16)), Neighborhood((16, 16), (1, 1), "clamp")], ids=["X", "B"])
 def test_means_of_far_groups_cost_what_they_took_on_an_h100(side, near):
     """bench/results/rules.json: the time with means, less the time without."""
-    rows = json.loads((RESULTS / "rules.json").read_text())["rows"]
-    taken = {row["rules"]: row["milliseconds"] for row in rows if row["layout"] == f"FLUX {16 * side}²"}
+    rows = [row for row in measured("rules") if row["layout"] == f"FLUX {16 * side}²"]
+    taken = {row["rules"]: row["milliseconds"] for row in rows}
     name = "GRAT-X" if isinstance(near, CrissCross) else "GRAT-B"
     flux, target = site(f"text:512 | h:{side} w:{side}"), Target.named("h100")
     extra = sparse_seconds(flux, dataclasses.replace(near, far=True), target) - sparse_seconds(flux, near, target)

@@ -228,10 +228,6 @@ def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, patt
         assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
 
 
-class Shared(list):
-    """What was copied to or from shared memory, and where in the tensor it lies."""
-
-
 class LogSums(list):
     """Where in the output the log-sum-exps of rows were put, -1 for rows that were left out."""
 
@@ -265,7 +261,7 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
     group, lead = program.queries.group, program.queries.lead
     for tile, is_global in tiles:
         for wg in range(spec.config.block_m // 64):
-            loaded, stored = Shared(), Shared()
+            loaded, stored = [], []
             kernel.load_queries(Whole(tile), is_global, wg, 0, 0, *q_views, None, loaded)
             kernel.store_output(Whole(tile), is_global, wg, 0, 0, *o_views, stored)
             ((view, (_, *at, _)),) = stored
