@@ -29,7 +29,7 @@ $(NEWEST)/.ready: $(READY)
 	touch $@
 
 newest: $(NEWEST)/.ready  ## compile emitted kernels with the newest Triton that they are known to work with
-	PYTHONPATH=$(NEWEST) $(BIN)/pytest -n 2 tests/test_emit.py -k "compile_for_their_target and (hopper_flux_grat_b or hopper_pairs_rules or hopper_64 or triton_means)"
+	PYTHONPATH=$(NEWEST) $(BIN)/pytest -n 2 tests/codegen/emit/test_goldens.py -k "compile_for_their_target and (hopper_flux_grat_b or hopper_pairs_rules or hopper_64 or triton_means)"
 
 check: $(READY)  ## ruff, pyright, the import contract
 	$(BIN)/ruff check .

@@ -20,11 +20,11 @@ import torch
 import planner
 from bench.protocol import RESULTS, publish
 from bench.quality import GROUPS, held_out
-from models.reference import SHIPPED, load
-from models.sampling import VELOCITIES
-from models.text import TextEncoder
-from planner.pattern import parse_request
-from runtime.locality import RecordLocality, SiteLocality
+from planner.models.emoji.reference import SHIPPED, load
+from planner.models.emoji.sampling import VELOCITIES
+from planner.models.emoji.text import TextEncoder
+from planner.patterns.base import parse_request
+from planner.runtime.evidence.locality import RecordLocality, SiteLocality
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

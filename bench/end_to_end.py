@@ -31,9 +31,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import planner
 from bench.protocol import RESULTS, publish
-from models.catalogue import build, load_config
-from models.inputs import example_inputs
-from planner.plan import Plan
+from planner.models.catalogue import build, load_config
+from planner.models.inputs import example_inputs
+from planner.plan.plan import Plan
 
 ASKED: dict[str, dict[str, dict[str, Any]]] = {
     "flux.1-dev": {

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from bench.protocol import publish
-from planner.density import density
-from planner.layout import TokenLayout
-from planner.pattern import parse_pattern
-from runtime.grouped import grouped_sdpa
-from runtime.measure import interleaved
-from runtime.recipe import make_recipe
+from planner.patterns.base import parse_pattern
+from planner.patterns.density import density
+from planner.patterns.layout import TokenLayout
+from planner.runtime.attention.cpu import grouped_sdpa
+from planner.runtime.attention.gather_plan import make_recipe
+from planner.runtime.measure import interleaved
 
 LAYOUTS = {
     "h:64 w:64": ["8x8", "16x16"],

@@ -12,13 +12,13 @@ from unittest.mock import patch
 
 import torch
 
-import models
 import planner
 from bench.protocol import publish
-from models.catalogue import load_config, scale_of
-from models.inputs import example_inputs
-from runtime import compiled
-from runtime.measure import interleaved
+from planner import models
+from planner.models.catalogue import load_config, scale_of
+from planner.models.inputs import example_inputs
+from planner.runtime.measure import interleaved
+from planner.runtime.model import compiled
 
 CASES = {
     "emoji-flux": ((128, 128), 1, "neighborhood{radius=1,edge=clamp,group=8x8}"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.protocol import publish
-from codegen.emit import emit
-from runtime.cache import Cache, made_by
+from planner.codegen.emit.bodies import emit
+from planner.runtime.kernels.cache import Cache, made_by
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from kernel_specs import SPECS

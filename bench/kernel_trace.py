@@ -21,12 +21,12 @@ import torch
 
 from bench.kernels import Case, cases, heads_last
 from bench.protocol import publish
-from codegen.emit import emit
-from codegen.emitted import DEALT, Emitted
-from codegen.tiles import SHARE
-from runtime.compiling import compile_emitted
-from runtime.launch import Kernel
-from runtime.tuned import configured
+from planner.codegen.emit.bodies import emit
+from planner.codegen.emit.kernel_source import DEALT, Emitted
+from planner.codegen.tiling.tiles import SHARE
+from planner.runtime.cuda.launch import Kernel
+from planner.runtime.kernels.autotune import configured
+from planner.runtime.kernels.compile import compile_emitted
 
 MARKS = 8192
 """As many as a warp leaves, of two words each; later ones are dropped."""

@@ -23,11 +23,11 @@ import torch
 
 from bench.kernels import Case, Run, cases, heads_last, measure
 from bench.protocol import RESULTS, publish
-from codegen.config import KernelConfig
-from runtime.cache import SUFFIX, build
-from runtime.kernel_file import KernelFile
-from runtime.launch import Kernel
-from runtime.tuned import configured
+from planner.codegen.spec.config import KernelConfig
+from planner.runtime.cuda.launch import Kernel
+from planner.runtime.kernels.autotune import configured
+from planner.runtime.kernels.cache import SUFFIX, build
+from planner.runtime.kernels.kernel_file import KernelFile
 
 HOT_ROUNDS = 3
 

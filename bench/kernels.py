@@ -31,16 +31,16 @@ import torch
 import torch.nn.functional as F
 
 from bench.protocol import RESULTS, publish
-from codegen.config import KernelConfig
-from codegen.spec import Problem
-from planner.density import attended_pairs
-from planner.layout import TokenLayout
-from planner.pattern import Pattern, parse_pattern
-from planner.target import TARGETS
-from runtime.cache import build
-from runtime.kernels import attention, kernel_for
-from runtime.launch import Kernel
-from runtime.measure import device_seconds
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.kernel_spec import Problem
+from planner.patterns.base import Pattern, parse_pattern
+from planner.patterns.density import attended_pairs
+from planner.patterns.layout import TokenLayout
+from planner.plan.target import TARGETS
+from planner.runtime.cuda.launch import Kernel
+from planner.runtime.kernels.cache import build
+from planner.runtime.kernels.select import attention, kernel_for
+from planner.runtime.measure import device_seconds
 
 HOT_MILLISECONDS = 500
 """How long a run is kept going before it is timed, and while it is.
@@ -277,7 +277,7 @@ def _after_rest(run: Run, launches: int) -> float:
 
 def host_microseconds(case: Case) -> dict[str, Any]:
     """What one call costs the host: the kernel alone, the function, the operator; and replayed in a CUDA graph."""
-    from runtime.operator import grouped_attention
+    from planner.runtime.attention.operator import grouped_attention
 
     q, k, v = heads_last(case, case.tokens)
     out, kernel = torch.empty_like(q), kernel_for(q, k, v, case.layout, case.pattern)

@@ -26,8 +26,8 @@ from diffusers import ContextParallelConfig
 import planner
 from bench.end_to_end import ASKED
 from bench.protocol import RESULTS, publish
-from models.catalogue import build, load_config
-from models.inputs import example_inputs
+from planner.models.catalogue import build, load_config
+from planner.models.inputs import example_inputs
 
 GRAT_VIDEO = ASKED["hunyuanvideo"]
 

@@ -5,11 +5,10 @@
     python -m bench.pareto emoji-flux --draw      the results again as a picture
 
 Evidence is recorded on calibration prompts, quality is measured on others, all of emoji that training never saw: PSNR
-of each sample against the dense sample of the same seed. The cost of attention is its density: attended over all
-pairs, on average over sites, heads and steps. Plans run as masked dense attention (runtime.reference), in float16 on a
-GPU: what is compared is the choice, not the kernels. The book holds the embeddings of the empty prompt, of the
-calibration prompts and of the others, in this order (`--write-book`: needs the text encoder and the emoji pictures).
-"""
+of each sample against the dense sample of the same seed. The cost of attention is its density: attended over all pairs,
+on average over sites, heads and steps. Plans run as masked dense attention (planner.runtime.masked_dense), in float16
+on a GPU: what is compared is the choice, not the kernels. The book holds the embeddings of the empty prompt, of the
+calibration prompts and of the others, in this order (`--write-book`: needs the text encoder and the emoji pictures)."""
 
 from __future__ import annotations
 
@@ -29,20 +28,20 @@ import torch
 
 import planner
 from bench.protocol import RESULTS, publish
-from models.data.naming import is_held_out, toneless
-from models.data.sprites import Sprites, clips, pictures
-from models.reference import SHIPPED, load
-from models.text import PromptBook, TextEncoder, save_prompts
-from planner.allocation import Allocation, Allocator, Budget
 from planner.api import resolve_target
-from planner.certify import certify, measured_gains
-from planner.evidence import Evidence
-from planner.pattern import parse_pattern
-from planner.plan import Decision, Plan
-from planner.quality import Quality, psnr
-from planner.rules import Rules
-from planner.target import Target
-from runtime.reference import masked_model
+from planner.models.emoji.data.naming import is_held_out, toneless
+from planner.models.emoji.data.sprites import Sprites, clips, pictures
+from planner.models.emoji.reference import SHIPPED, load
+from planner.models.emoji.text import PromptBook, TextEncoder, save_prompts
+from planner.patterns.base import parse_pattern
+from planner.patterns.rules import Rules
+from planner.plan.evidence import Evidence
+from planner.plan.plan import Decision, Plan
+from planner.plan.quality import Quality, psnr
+from planner.plan.target import Target
+from planner.runtime.masked_dense import masked_model
+from planner.search.allocation import Allocation, Allocator, Budget
+from planner.search.certify import certify, measured_gains
 
 UNIFORM = {
     "emoji-flux": {

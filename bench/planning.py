@@ -18,21 +18,23 @@ from typing import Any
 import torch
 
 from bench.protocol import publish
-from models.catalogue import build, load_config
-from models.inputs import example_inputs
-from planner.allocation import Allocator, Budget
-from planner.capture import Call, capture_module
-from planner.choose import Options, catalogue
-from planner.decide import decide
-from planner.density import density
-from planner.evidence import Evidence, SiteEvidence
-from planner.layout import TokenLayout
-from planner.plan import Plan
-from planner.provenance import trace_provenance
-from planner.sites import AttentionSite, find_sites
-from planner.target import Target
-from runtime.bundle import problems_of
-from runtime.measure import interleaved
+from planner.capture.trace import Call, capture_module
+from planner.models.catalogue import build, load_config
+from planner.models.inputs import example_inputs
+from planner.patterns.catalogue import catalogue
+from planner.patterns.density import density
+from planner.patterns.layout import TokenLayout
+from planner.plan.evidence import Evidence, SiteEvidence
+from planner.plan.options import Options
+from planner.plan.plan import Plan
+from planner.plan.site import AttentionSite
+from planner.plan.target import Target
+from planner.provenance.find_sites import find_sites
+from planner.provenance.propagate import trace_provenance
+from planner.runtime.kernels.bundle import problems_of
+from planner.runtime.measure import interleaved
+from planner.search.allocation import Allocator, Budget
+from planner.search.decide import decide
 
 SIDES = (64, 128, 256, 512, 1024)
 BLOCK_MASK_SIDES = (64, 128, 192, 256)

@@ -23,15 +23,15 @@ import torch
 
 import planner
 from bench.protocol import RESULTS, publish
-from models.data.naming import is_held_out, toneless
-from models.data.scenes import paint, simple_scene
-from models.data.sprites import Sprites, clips, pictures
-from models.drawing import save_grid
-from models.quality import as_pictures, compare
-from models.reference import SHIPPED, load, load_scorer
-from models.sampling import Pipeline
-from models.text import TextEncoder
 from planner.errors import PatternCoversAll
+from planner.models.emoji.data.naming import is_held_out, toneless
+from planner.models.emoji.data.scenes import paint, simple_scene
+from planner.models.emoji.data.sprites import Sprites, clips, pictures
+from planner.models.emoji.drawing import save_grid
+from planner.models.emoji.reference import SHIPPED, load, load_scorer
+from planner.models.emoji.sampling import Pipeline
+from planner.models.emoji.text import TextEncoder
+from planner.models.metrics.pictures import as_pictures, compare
 
 GROUPS = {2: ("8x8", "16x16"), 3: ("2x8x8", "4x8x8")}
 CRISSCROSS = {2: ("crisscross",), 3: ("crisscross{axes=lines}", "crisscross{axes=planes}")}

@@ -24,9 +24,9 @@ import torch.utils._pytree as pytree
 
 import planner
 from bench.protocol import RESULTS, publish
-from models.catalogue import build, load_config
-from models.inputs import example_inputs
-from planner.evidence import Evidence
+from planner.models.catalogue import build, load_config
+from planner.models.inputs import example_inputs
+from planner.plan.evidence import Evidence
 
 
 class _BrokenOff(Exception):

@@ -2,9 +2,9 @@
 
     python -m bench.rules
 
-One attention of FLUX, 24 heads of 128 channels in bf16 on random data, as a planned model runs it (runtime.dispatch).
-Launches in turn, medians. ``parts`` is what the patterns take alone, each for its share of the heads.
-"""
+One attention of FLUX, 24 heads of 128 channels in bf16 on random data, as a planned model runs it
+(planner.runtime.attention.dispatch). Launches in turn, medians. ``parts`` is what the patterns take alone, each for its
+share of the heads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from bench.protocol import RESULTS, publish
-from planner.layout import TokenLayout
-from runtime.dispatch import attend
-from runtime.measure import device_seconds, interleaved
+from planner.patterns.layout import TokenLayout
+from planner.runtime.attention.dispatch import attend
+from planner.runtime.measure import device_seconds, interleaved
 
 LAYOUTS = {
     "FLUX 1024²": "text:512 | h:64 w:64",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.reference import load as load
+    from planner.models.emoji.reference import load as load
 
 __all__ = ["load"]
 
@@ -13,6 +13,6 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     if name != "load":
         raise AttributeError(f"module 'models' has no attribute {name!r}")
-    from models.reference import load
+    from planner.models.emoji.reference import load
 
     return load

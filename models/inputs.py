@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from models.catalogue import Scale
 from planner.errors import BadOption, BadSize, NoExampleInputs
+from planner.models.catalogue import Scale
 
 Config = Mapping[str, Any]
 

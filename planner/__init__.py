@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from planner._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from planner.api import allocate as allocate
     from planner.api import compile as compile
@@ -12,25 +14,24 @@ if TYPE_CHECKING:
     from planner.api import record as record
     from planner.api import transfer as transfer
     from planner.api import tune as tune
-    from planner.choose import Options as Options
     from planner.errors import PlannerError as PlannerError
-    from planner.evidence import Evidence as Evidence
-    from planner.layout import TokenLayout as TokenLayout
-    from planner.pattern import CrissCross as CrissCross
-    from planner.pattern import Dense as Dense
-    from planner.pattern import Neighborhood as Neighborhood
-    from planner.pattern import Pattern as Pattern
-    from planner.pattern import parse_pattern as parse_pattern
-    from planner.plan import Decision as Decision
-    from planner.plan import Plan as Plan
-    from planner.quality import Certificate as Certificate
-    from planner.quality import Quality as Quality
-    from planner.rules import Rules as Rules
-    from planner.target import Target as Target
-    from runtime.compiled import Report as Report
-    from runtime.compiled import report as report
+    from planner.patterns.base import CrissCross as CrissCross
+    from planner.patterns.base import Dense as Dense
+    from planner.patterns.base import Neighborhood as Neighborhood
+    from planner.patterns.base import Pattern as Pattern
+    from planner.patterns.base import parse_pattern as parse_pattern
+    from planner.patterns.layout import TokenLayout as TokenLayout
+    from planner.patterns.rules import Rules as Rules
+    from planner.plan.evidence import Evidence as Evidence
+    from planner.plan.options import Options as Options
+    from planner.plan.plan import Decision as Decision
+    from planner.plan.plan import Plan as Plan
+    from planner.plan.quality import Certificate as Certificate
+    from planner.plan.quality import Quality as Quality
+    from planner.plan.target import Target as Target
+    from planner.runtime.model.compiled import Report as Report
+    from planner.runtime.model.compiled import report as report
 
-__version__ = "0.1.0"
 
 # Torch takes seconds to import; `planner --help` and a bare `import planner` do without it.
 _HOMES = {
@@ -40,23 +41,23 @@ _HOMES = {
     "record": "planner.api",
     "transfer": "planner.api",
     "tune": "planner.api",
-    "Options": "planner.choose",
+    "Options": "planner.plan.options",
     "PlannerError": "planner.errors",
-    "Evidence": "planner.evidence",
-    "TokenLayout": "planner.layout",
-    "CrissCross": "planner.pattern",
-    "Dense": "planner.pattern",
-    "Neighborhood": "planner.pattern",
-    "Pattern": "planner.pattern",
-    "parse_pattern": "planner.pattern",
-    "Decision": "planner.plan",
-    "Plan": "planner.plan",
-    "Certificate": "planner.quality",
-    "Quality": "planner.quality",
-    "Rules": "planner.rules",
-    "Target": "planner.target",
-    "Report": "runtime.compiled",
-    "report": "runtime.compiled",
+    "Evidence": "planner.plan.evidence",
+    "TokenLayout": "planner.patterns.layout",
+    "CrissCross": "planner.patterns.base",
+    "Dense": "planner.patterns.base",
+    "Neighborhood": "planner.patterns.base",
+    "Pattern": "planner.patterns.base",
+    "parse_pattern": "planner.patterns.base",
+    "Decision": "planner.plan.plan",
+    "Plan": "planner.plan.plan",
+    "Certificate": "planner.plan.quality",
+    "Quality": "planner.plan.quality",
+    "Rules": "planner.patterns.rules",
+    "Target": "planner.plan.target",
+    "Report": "planner.runtime.model.compiled",
+    "report": "planner.runtime.model.compiled",
 }
 
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

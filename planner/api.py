@@ -12,18 +12,19 @@ from typing import Any, TypeVar, Unpack
 
 import torch
 
-from planner import __version__
-from planner.allocation import Allocator, Budget, Budgets
-from planner.capture import Call, capture_module
-from planner.carry import carry_over
-from planner.certify import certify
-from planner.choose import Options, PlanOptions, catalogue
+from planner._version import __version__
+from planner.capture.trace import Call, capture_module
 from planner.errors import BadOption, NotAModule, PlanMismatch
-from planner.evidence import Evidence
-from planner.pipeline import follow_plan, plan_capture, plan_dense
-from planner.plan import Plan
-from planner.quality import Quality
-from planner.target import Target
+from planner.patterns.catalogue import catalogue
+from planner.plan.evidence import Evidence
+from planner.plan.options import Options, PlanOptions
+from planner.plan.plan import Plan
+from planner.plan.quality import Quality
+from planner.plan.target import Target
+from planner.search.allocation import Allocator, Budget, Budgets
+from planner.search.certify import certify
+from planner.search.transfer import carry_over
+from planner.stages import follow_plan, plan_capture, plan_dense
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -72,7 +73,7 @@ def compile(
     error. Options are those of planner.Options. Raises NotAModule, BadOption, UnknownName; at a call, what make_plan
     raises, PlanMismatch and OutOfMemory.
     """
-    from runtime.compiled import compile_model
+    from planner.runtime.model.compiled import compile_model
 
     decided = Options(**options).verify()
     place = None if target == "auto" else Target.named(target)
@@ -100,7 +101,7 @@ def record(
     queries: drawn of each site's grid. layout, noise: as in planner.Options.
     Raises CannotCapture, NoNoiseLevel, LayoutMismatch, NothingRecorded and BadEvidence.
     """
-    from runtime.record import record_evidence
+    from planner.runtime.evidence.record import record_evidence
 
     if min(calls, queries, 1 if sampler_calls is None else sampler_calls) < 1:
         asked = (calls, sampler_calls, queries)
@@ -116,7 +117,7 @@ def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, 
     """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
     by_head: whether heads of one site may differ. budget: one of ``recall``,
-    ``error``, ``density`` and ``speedup``, as in planner.allocation.Budget.
+    ``error``, ``density`` and ``speedup``, as in planner.search.allocation.Budget.
     Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
     """
     return Allocator(evidence, Target.named(target), by_head=by_head).within(Budget(**budget)).plan

@@ -2,9 +2,9 @@
 
 import torch
 
-from codegen.config import KernelConfig
-from codegen.spec import Problem
-from planner.layout import TokenLayout
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.kernel_spec import Problem
+from planner.patterns.layout import TokenLayout
 
 HOPPER = "sm90{m=128,n=128,warps=4,stages=4}"
 FOUR = "sm90{m=256,n=64,warps=4,stages=16}"

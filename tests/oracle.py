@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from planner.layout import TokenLayout
-from planner.pattern import parse_pattern
+from planner.patterns.base import parse_pattern
+from planner.patterns.layout import TokenLayout
 
 ROWS = 1024
 """Query rows to work out at once: their scores are what takes memory."""

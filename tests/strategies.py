@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from planner.choose import Options
-from planner.groups import GroupGrid
-from planner.layout import GlobalTokens, Grid, TokenLayout
-from planner.pattern import CrissCross, Neighborhood
+from planner.patterns.base import CrissCross, Neighborhood
+from planner.patterns.groups import GroupGrid
+from planner.patterns.layout import GlobalTokens, Grid, TokenLayout
+from planner.plan.options import Options
 
 MAX_TOKENS = 400
 AXES = {1: (("n",), ("w",), ("t",)), 2: (("h", "w"), ("w", "h"), ("t", "n")), 3: (("t", "h", "w"),)}

@@ -7,8 +7,8 @@ import pytest
 from kernel_specs import SPECS
 
 from bench import kernel_trace, kernels
-from codegen.emit import emit
-from runtime.compiling import compile_emitted
+from planner.codegen.emit.bodies import emit
+from planner.runtime.kernels.compile import compile_emitted
 
 WAITS_AND_STARTS = f"{kernel_trace._WAITS}|{kernel_trace._STARTS}".replace("\\", "").replace("mbarrier.", "").split("|")
 

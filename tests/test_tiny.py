@@ -4,7 +4,7 @@ import torch
 from zoo import flux
 
 import planner
-from runtime.reference import MaskedDense
+from planner.runtime.masked_dense import MaskedDense
 
 
 def test_the_whole_way():

@@ -39,11 +39,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Plan a full-size model, without weights and without a GPU."""
-    from models.catalogue import load_config
-    from planner.choose import Options
     from planner.cli import render
     from planner.cli.planning import parse_size, plan_config
-    from planner.target import Target
+    from planner.models.catalogue import load_config
+    from planner.plan.options import Options
+    from planner.plan.target import Target
 
     # Everything that can be wrong with the arguments is found before the model is built.
     config = load_config(model)
@@ -63,7 +63,7 @@ def plan(
 def show(plan_file: PlanFile, as_json: AsJson = False) -> None:
     """Show a saved plan."""
     from planner.cli import render
-    from planner.plan import Plan
+    from planner.plan.plan import Plan
 
     render.show_plan(Plan.load(plan_file), as_json)
 
@@ -78,9 +78,9 @@ def explain(
 ) -> None:
     """Say why a site got its pattern, why every other candidate lost, and draw the pattern."""
     from planner.cli import drawing, render
-    from planner.decide import candidates_of
     from planner.errors import UnknownName
-    from planner.plan import Plan
+    from planner.plan.plan import Plan
+    from planner.search.decide import candidates_of
 
     loaded = Plan.load(plan_file)
     decision = next((decision for decision in loaded.decisions if decision.site == site), None)
@@ -90,7 +90,7 @@ def explain(
     scores = list[dict[str, Any]]()
     if evidence is not None:
         from planner.cli.tuning import show_site
-        from planner.evidence import Evidence
+        from planner.plan.evidence import Evidence
 
         scores = show_site(Evidence.load(evidence), site)
     render.explain(decision, candidates_of(decision, loaded), source, scores, as_json)
@@ -100,7 +100,7 @@ def explain(
 def diff(a: PlanFile, b: PlanFile, as_json: AsJson = False) -> None:
     """Compare two plans; exit 1 if they differ."""
     from planner.cli import EXIT_DIFFERENT, render
-    from planner.plan import Plan, difference
+    from planner.plan.plan import Plan, difference
 
     changes = difference(Plan.load(a), Plan.load(b))
     render.show_changes(changes, as_json)
@@ -111,8 +111,8 @@ def diff(a: PlanFile, b: PlanFile, as_json: AsJson = False) -> None:
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the models that can be planned by name, and those that ship with weights."""
-    from models.catalogue import CATALOGUE
     from planner.cli import render
+    from planner.models.catalogue import CATALOGUE
 
     rows: list[dict[str, Any]] = [
         {
@@ -152,7 +152,7 @@ def kernels(
 ) -> None:
     """Compile the kernels that a plan needs and say what they are made of; needs no GPU."""
     from planner.cli import kernels as view
-    from planner.plan import Plan
+    from planner.plan.plan import Plan
 
     loaded = Plan.load(plan_file)
     if source is not None:
@@ -170,7 +170,7 @@ def build(
 ) -> None:
     """Compile the kernels of a plan into a folder; a GPU machine with PLANNER_BUNDLE set to it compiles nothing."""
     from planner.cli import kernels as view
-    from planner.plan import Plan
+    from planner.plan.plan import Plan
 
     view.build(Plan.load(plan_file), output, target, key_mask)
 
@@ -215,7 +215,7 @@ def tune(
     """Find the fastest plan that keeps a quality, and certify it by samples."""
     from planner.cli import render, tuning
     from planner.cli.planning import parse_size
-    from planner.quality import Quality
+    from planner.plan.quality import Quality
 
     quality = Quality(psnr, ssim, recall).verify()
     sampler = tuning.Sampler.of(model, None if size is None else parse_size(size), steps, cases)
@@ -234,7 +234,7 @@ def pareto(
 ) -> None:
     """Predicted time against predicted error: uniform plans, and those chosen from evidence."""
     from planner.cli import tuning
-    from planner.evidence import Evidence
+    from planner.plan.evidence import Evidence
 
     tuning.pareto(Evidence.load(evidence_file), target, output, as_json)
 
@@ -248,7 +248,7 @@ def autotune(
 ) -> None:
     """Find the fastest config of each of a plan's kernels on this machine's GPU, and remember it."""
     from planner.cli import kernels as view
-    from planner.plan import Plan
+    from planner.plan.plan import Plan
 
     view.autotune(Plan.load(plan_file), seconds, key_mask, as_json)
 
@@ -278,7 +278,7 @@ def cache_verify() -> None:
 @cache_app.command("clear")
 def cache_clear() -> None:
     """Remove all kernels from the cache."""
-    from runtime.cache import Cache
+    from planner.runtime.kernels.cache import Cache
 
     typer.echo(f"removed {Cache().clear()} kernels")
 
@@ -286,6 +286,6 @@ def cache_clear() -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    from planner import __version__
+    from planner._version import __version__
 
     typer.echo(__version__)

@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from models.catalogue import build, load_config
-from models.drawing import save_grid
-from models.inputs import example_inputs
-from models.quality import as_pictures, side_by_side
-from models.reference import load
-from models.sampling import Pipeline
 from planner.api import compile as compile_planned
-from planner.capture import Call, capture_module
-from planner.choose import Options
+from planner.capture.trace import Call, capture_module
 from planner.cli import render
-from planner.pipeline import plan_capture
-from planner.plan import Plan
-from planner.quality import psnr, ssim
-from planner.target import Target
-from runtime.compiled import report
+from planner.models.catalogue import build, load_config
+from planner.models.emoji.drawing import save_grid
+from planner.models.emoji.reference import load
+from planner.models.emoji.sampling import Pipeline
+from planner.models.inputs import example_inputs
+from planner.models.metrics.pictures import as_pictures, side_by_side
+from planner.plan.options import Options
+from planner.plan.plan import Plan
+from planner.plan.quality import psnr, ssim
+from planner.plan.target import Target
+from planner.runtime.model.compiled import report
+from planner.stages import plan_capture
 
 FULL_SIZE = (
     ("flux.1-dev", (1024, 1024), 1, "16x16"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from codegen.index_map import IndexMap
-from planner.keys import key_groups
-from planner.layout import TokenLayout
-from planner.pattern import Pattern
-from planner.plan import Decision
+from planner.codegen.tiling.index_map import IndexMap
+from planner.patterns.base import Pattern
+from planner.patterns.key_groups import key_groups
+from planner.patterns.layout import TokenLayout
+from planner.plan.plan import Decision
 
 DRAWN_COLUMNS = 72
 DRAWN_ROWS = 40

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 import typer
 
-from codegen.emit import emit
 from planner.cli import render
+from planner.codegen.emit.bodies import emit
 from planner.errors import BadOption, MissingDependency, UnknownName
-from planner.plan import Plan
-from planner.target import Target
-from runtime.bundle import problems_of, specs_of, write_bundle
-from runtime.cache import Cache
-from runtime.inspect import inspect
-from runtime.tuned import configured
-from runtime.tuned import tune as tune_problem
+from planner.plan.plan import Plan
+from planner.plan.target import Target
+from planner.runtime.kernels.autotune import configured
+from planner.runtime.kernels.autotune import tune as tune_problem
+from planner.runtime.kernels.bundle import problems_of, specs_of, write_bundle
+from planner.runtime.kernels.cache import Cache
+from planner.runtime.kernels.sass import inspect
 
 
 def show_kernels(plan: Plan, target: str, key_mask: bool, as_json: bool) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from models.catalogue import build, default_size, scale_of
-from models.inputs import example_inputs
 from planner.api import make_plan
-from planner.choose import Options
 from planner.errors import BadSize
-from planner.plan import Plan
+from planner.models.catalogue import build, default_size, scale_of
+from planner.models.inputs import example_inputs
+from planner.plan.options import Options
+from planner.plan.plan import Plan
 
 
 def parse_size(text: str) -> tuple[int, int]:

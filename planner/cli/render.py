@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from planner.choose import Candidate
-    from planner.plan import Change, Decision, Plan
+    from planner.plan.plan import Change, Decision, Plan
+    from planner.search.rank import Candidate
 
 PLAIN_WIDTH = 1000
 

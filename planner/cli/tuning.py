@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from models.reference import load
-from models.sampling import Pipeline
-from models.text import PromptBook
-from planner.allocation import Allocation, Allocator, Budget
 from planner.api import record, tune
 from planner.cli import render
 from planner.errors import BadOption, MissingDependency, UnknownName
-from planner.evidence import Evidence
-from planner.pattern import CrissCross, Neighborhood, Pattern, parse_pattern
-from planner.plan import Plan
-from planner.quality import Quality
-from planner.target import Target
+from planner.models.emoji.reference import load
+from planner.models.emoji.sampling import Pipeline
+from planner.models.emoji.text import PromptBook
+from planner.patterns.base import CrissCross, Neighborhood, Pattern, parse_pattern
+from planner.plan.evidence import Evidence
+from planner.plan.plan import Plan
+from planner.plan.quality import Quality
+from planner.plan.target import Target
+from planner.search.allocation import Allocation, Allocator, Budget
 
 POINTS = 12
 """Points of the curve of our plans."""

@@ -9,8 +9,8 @@ from strategies import problems
 from zoo import FAMILIES, GROUPS
 
 import planner
-from runtime.grouped import grouped_sdpa
-from runtime.reference import MaskedDense, masked_dense
+from planner.runtime.attention.cpu import grouped_sdpa
+from planner.runtime.masked_dense import MaskedDense, masked_dense
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -26,7 +26,9 @@ def test_grouped_attention_in_bf16(problem):
     assert (grouped_sdpa(q, k, v, *spellings).double() - exact).abs().max() <= 2 * budget + 2**-8 * exact.abs().max()
 
 
-@pytest.mark.filterwarnings("ignore::runtime.dispatch.NoKernelWarning")  # some have heads of 12 channels
+@pytest.mark.filterwarnings(
+    "ignore::planner.runtime.attention.dispatch.NoKernelWarning"
+)  # some have heads of 12 channels
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_run_planned(name):
     model, kwargs = FAMILIES[name]()

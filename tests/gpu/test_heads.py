@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from oracle import masked_dense as exact
 
-from planner.layout import TokenLayout
-from runtime.dispatch import attend
-from runtime.reference import masked_dense
+from planner.patterns.layout import TokenLayout
+from planner.runtime.attention.dispatch import attend
+from planner.runtime.masked_dense import masked_dense
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

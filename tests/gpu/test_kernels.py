@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from oracle import masked_dense
 from strategies import problems
 
-from codegen.config import KernelConfig
+from planner.codegen.spec.config import KernelConfig
 from planner.errors import BadAttentionInput, PlannerError
-from planner.layout import TokenLayout
-from planner.pattern import Dense, parse_pattern
-from planner.rules import Rules
-from runtime import dispatch, reference
-from runtime.kernels import attention, kernel_for
+from planner.patterns.base import Dense, parse_pattern
+from planner.patterns.layout import TokenLayout
+from planner.patterns.rules import Rules
+from planner.runtime import masked_dense as reference
+from planner.runtime.attention import dispatch
+from planner.runtime.kernels.select import attention, kernel_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -113,12 +114,14 @@ def test_pairs_of_groups(layout, pattern, stages, head_dim, masked, monkeypatch)
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("its instructions are those of SM90")
     config = KernelConfig("pairs", 128, 128, 4, stages)
-    monkeypatch.setattr("runtime.tuned.tuned_config", lambda problem: None if problem.only_means else config)
+    monkeypatch.setattr(
+        "planner.runtime.kernels.autotune.tuned_config", lambda problem: None if problem.only_means else config
+    )
     tokens = TokenLayout.parse(layout).tokens
     q, k, v = tensors(tokens, batch=2, heads=6, kv_heads=3, head_dim=head_dim)
     mask = torch.rand(2, 1, 1, tokens, device="cuda") < 0.7 if masked else None
     for kept in ("_kernels", "_ready"):
-        monkeypatch.setattr(f"runtime.kernels.{kept}", {})
+        monkeypatch.setattr(f"planner.runtime.kernels.select.{kept}", {})
     made = [dispatch.attend(q, k, v, layout, pattern, attn_mask=mask, enable_gqa=True) for _ in range(3)]
     expected, _ = masked_dense(q, k, v, layout, pattern, mask=None if mask is None else mask[:, 0, 0])
     assert (made[0].double() - expected).norm() / expected.norm() < 4e-3

@@ -9,8 +9,8 @@ from zoo.registry import distance, outputs
 from zoo.table import plan_of
 
 import planner
-from runtime import dispatch
-from runtime.reference import MaskedDense
+from planner.runtime.attention import dispatch
+from planner.runtime.masked_dense import MaskedDense
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,10 +16,10 @@ from kernel_specs import told
 from oracle import of_heads
 from strategies import layouts, patterns, problems
 
-from codegen.config import MEANS, KernelConfig
-from codegen.emit import emit
-from codegen.launches import Serving
-from codegen.spec import Problem
+from planner.codegen.emit.bodies import emit
+from planner.codegen.spec.config import MEANS, KernelConfig
+from planner.codegen.spec.kernel_spec import Problem
+from planner.codegen.spec.launch_plan import Serving
 
 pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1"),
@@ -30,7 +30,7 @@ pytestmark = [
 
 def launch(spec, folder, given):
     """Run a spec's kernel in the interpreter with what it takes of the given arguments."""
-    from runtime.compiling import load_module
+    from planner.runtime.kernels.compile import load_module
 
     emitted = emit(spec)
     path = folder / f"{spec.name}.py"

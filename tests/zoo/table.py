@@ -10,8 +10,8 @@ import diffusers
 import torch
 
 import planner
-from planner.plan import Decision
-from runtime.compiled import Report
+from planner.plan.plan import Decision
+from planner.runtime.model.compiled import Report
 from zoo import FORCE, ZOO
 
 GROUPS = {1: "5", 2: "3x5", 3: "1x3x5"}

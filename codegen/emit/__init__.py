@@ -1,0 +1,1 @@
+"""A kernel specification becomes source text."""

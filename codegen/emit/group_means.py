@@ -1,0 +1,81 @@
+"""Emission of the means of groups, for every target: a plain Triton kernel, one program for each head and group.
+
+The bias of a mean is what its score is greater by: n keys of one score weigh as much as one whose score is greater by
+the logarithm of n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import sympy
+
+from planner.codegen.emit.kernel_source import (
+    TABLE,
+    Argument,
+    Emitted,
+    box_tokens,
+    header,
+    indented,
+    pointer_to,
+    render,
+)
+from planner.codegen.spec.head_table import HEADER
+from planner.codegen.spec.kernel_spec import DTYPES, KernelSpec
+from planner.codegen.tiling.sympy_source import source_of
+from planner.codegen.tiling.tiles import MeanTiles
+
+_GROUP = sympy.Symbol("group", integer=True, nonnegative=True)
+
+
+def emit_means(spec: KernelSpec) -> Emitted:
+    """Source and arguments of the kernel."""
+    means = spec.program.means
+    assert means is not None
+    strides = [f"{letter}_{axis}" for letter in "kv" for axis in ("batch", "head", "token")]
+    source = render(
+        "means.py.jinja",
+        title=f"Means of the groups of {spec.pattern} over {spec.layout}, for SM{spec.arch}.",
+        header=header(spec)[:2],
+        spec=spec,
+        rows=means.rows,
+        tokens=math.prod(means.pattern.group),
+        block=spec.config.block_n,
+        table_header=HEADER,
+        strides=[*strides, "bias_batch"],
+        group_lines=indented(f"c{axis} = {source_of(digit)}" for axis, digit in enumerate(means.digits(_GROUP))),
+        token_lines=indented(indented(_token_lines(spec, means))),
+    )
+    element = pointer_to(spec.dtype)
+    arguments = [Argument(name, element, 16) for name in ("k", "v", "k_means", "v_means")]
+    arguments += [Argument("mean_bias", "*fp32")] + [Argument("key_mask", "*i1")] * spec.key_mask
+    arguments += TABLE * spec.tabled
+    arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
+    arguments += [Argument("bias_batch", "i64"), Argument("scale_log2", "fp32")]
+    return Emitted(
+        spec=spec,
+        source=source,
+        arguments=tuple(arguments),
+        grid=spec.batch * spec.kv_heads * means.rows,
+        part_rows=0,
+        arrivals=0,
+        marks=0,
+        waits=False,
+        warps=spec.config.warps,
+        maxnreg=None,
+    )
+
+
+def _token_lines(spec: KernelSpec, means: MeanTiles) -> Iterator[str]:
+    """Sequence indices of a block of the group's tokens, and which of them count."""
+    pattern, view = means.pattern, spec.program.queries.view
+    along = list(zip(pattern.group, pattern.lead, view.axes, strict=True))
+    starts = [f"c{axis} * {g}{f' - {lead}' * (lead > 0)}" for axis, (g, lead, _) in enumerate(along)]
+    yield from box_tokens(starts, pattern.group, view.origin, view.axes, "at", "tokens")
+    inside = ["(at < TOKENS)"]
+    for axis, (_, lead, (size, _)) in enumerate(along):
+        inside += [f"(x{axis} >= 0)"] * (lead > 0) + [f"(x{axis} < {size})"]
+    yield f"inside = {' & '.join(inside)}"
+    if spec.key_mask:
+        yield "inside = inside & (tl.load(key_mask + tokens, mask=inside, other=0) != 0)"

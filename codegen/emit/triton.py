@@ -1,0 +1,280 @@
+"""Emission for every target: a plain Triton kernel, one program a query tile, one loop for each region that it reads.
+
+Keys are read where the model has them, each row by its own pointer: nothing is permuted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import sympy
+
+from planner.codegen.emit.kernel_source import (
+    TABLE,
+    WORKSPACE,
+    Argument,
+    Emitted,
+    box_tokens,
+    by_pattern,
+    header,
+    indented,
+    pointer_to,
+    reads_groups,
+    render,
+)
+from planner.codegen.spec.head_table import HEADER
+from planner.codegen.spec.kernel_spec import DTYPES, SLOT_BITS, KernelSpec
+from planner.codegen.tiling.sympy_source import Names, source_of
+from planner.codegen.tiling.tiles import KeyTiles, TileProgram, View
+from planner.patterns.arithmetic import Number
+
+_I = sympy.Symbol("i", integer=True, nonnegative=True)
+_PRECISION = {"float32": ', input_precision="tf32x3"', "tf32": ', input_precision="tf32"'}
+_TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
+
+
+def emit_triton(spec: KernelSpec) -> Emitted:
+    """Source and arguments of the kernel."""
+    program, config = spec.program, spec.config
+    heads = spec.batch * spec.heads
+    row_blocks, units = heads * sum(program.row_blocks), program.units
+    split = bool(row_blocks)
+    parts = _parts(spec, units) if split else 1
+    several = len(spec.programs) > 1
+    edges = Names(_query_stops(program), "edge") if several else _edges(program)
+    means = {f"{letter}_means_{kind}": rows for kind, rows in spec.mean_rows.items() for letter in "kv"}
+    mine = ["which"] * several + [*means, "mean_bias"] * bool(means)
+    strides = [f"{letter}_{axis}" for letter in "qkvo" for axis in ("batch", "head", "token")]
+    source = render(
+        "triton.py.jinja",
+        title=f"Attention {spec.pattern} over {spec.layout}, for SM{spec.arch}.",
+        header=header(spec),
+        spec=spec,
+        program=program,
+        means=means,
+        mine="".join(f"{name}, " for name in mine),
+        table_header=HEADER,
+        slot_bits=SLOT_BITS,
+        block_m=config.block_m,
+        block_n=config.block_n,
+        dtype_bytes=DTYPES[spec.dtype],
+        split=split,
+        units=units,
+        parts=parts,
+        row_blocks=row_blocks,
+        strides=strides,
+        precision=_PRECISION.get(spec.dtype, ""),
+        extra="lse, " * spec.returns_lse + "key_mask, " * spec.key_mask,
+        query_rows=indented(_query_rows(spec, edges)),
+        global_rows=indented(_global_rows(spec)) if split else [],
+        key_loops=indented(_shared_loops(spec) if several else _key_loops(spec, edges)),
+        global_step=list(_global_step(spec)),
+    )
+    element = pointer_to(spec.dtype)
+    arguments = [Argument(letter, element, 16) for letter in "qkvo"]
+    arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
+    arguments += [Argument(name, element, 16) for name in means]
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * split
+    arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
+    arguments.append(Argument("scale_log2", "fp32"))
+    return Emitted(
+        spec=spec,
+        source=source,
+        arguments=tuple(arguments),
+        grid=row_blocks * parts + heads * program.queries.count,
+        part_rows=row_blocks * parts * config.block_m if split else 0,
+        marks=0,
+        waits=False,
+        arrivals=row_blocks,
+        warps=config.warps,
+        maxnreg=None,
+    )
+
+
+def _parts(spec: KernelSpec, units: int) -> int:
+    """Programs that share a row of global queries, so that none takes much longer than a tile of the grid."""
+    read = sum(program.average_tiles_read for program in spec.programs) / len(spec.programs)
+    return max(1, min(64, round(units / max(1.0, read))))
+
+
+def _edges(program: TileProgram) -> Names:
+    """Names for the ends of regions and groups that the kernel of a grid tile uses more than once."""
+    return Names([*_query_stops(program), *_ends(program)], "edge")
+
+
+def _ends(program: TileProgram) -> list[Number]:
+    spans = [span for tiles in program.keys for span in tiles.region.spans]
+    return [end for span in spans for end in (span.start, span.stop)]
+
+
+def _query_stops(program: TileProgram) -> Sequence[sympy.Expr]:
+    """Where the queries of a tile end: with their group, or with the grid where no border cuts a tile."""
+    queries = program.queries
+    if not program.coords or queries.holds_whole_boxes:
+        return [sympy.Integer(size) for size, _ in queries.view.axes]
+    return queries.stops(program.coords)
+
+
+def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
+    """Group, coordinates and sequence indices of a tile's queries."""
+    queries, coords = spec.program.queries, spec.program.coords
+    yield from by_pattern(
+        [
+            [f"{c} = {source_of(expr)}" for c, expr in zip(coords, program.queries.coords(_TILE), strict=False)]
+            for program in spec.programs
+        ]
+    )
+    yield from edges.lines()
+    stops = _query_stops(spec.program)
+    starts = [edges.source_of(start) for start in queries.starts(_TILE)]
+    yield from box_tokens(starts, queries.box, queries.view.origin, queries.view.axes, "row", "tokens")
+    inside = [f"(q{axis} >= 0)" for axis, before in enumerate(queries.begins_before) if before]
+    inside += [
+        f"(q{axis} < {edges.source_of(stop)})"
+        for axis, (passes, stop) in enumerate(zip(queries.may_pass, stops, strict=True))
+        if passes
+    ]
+    yield f"is_query = {' & '.join(inside) or 'row >= 0'}"
+
+
+def _global_rows(spec: KernelSpec) -> Iterator[str]:
+    """Sequence indices of a tile of global queries, run by run."""
+    first = 0
+    yield "start, size, at = 0, 0, 0"
+    for number, ((start, size), blocks) in enumerate(
+        zip(spec.program.global_runs, spec.program.row_blocks, strict=True)
+    ):
+        is_last = number + 1 == len(spec.program.global_runs)
+        condition = "else:" if is_last and number else f"if tile < {first + blocks}:"
+        yield condition
+        yield f"    start, size, at = {start}, {size}, tile - {first}"
+        first += blocks
+    yield "tokens = start + at * BLOCK_M + row"
+    yield "is_query = at * BLOCK_M + row < size"
+
+
+def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
+    """A loop for each region of the pattern, and one for the means."""
+    for tiles in spec.program.keys:
+        stops = [edges.source_of(span.stop) for span in tiles.region.spans]
+        starts = [edges.source_of(start) for start in tiles.starts(_I)]
+        yield f"for i in range({edges.source_of(tiles.count)}):"
+        yield from indented(_step(tiles.view, tiles.box, tiles.ragged, starts, stops, spec))
+    if spec.program.means is not None:
+        yield f"for i in range({spec.program.mean_tiles}):"
+        yield from indented(_mean_step(spec.program.means.kind, spec))
+
+
+def _shared_loops(spec: KernelSpec) -> Iterator[str]:
+    """A loop for each box and view that any of several patterns reads, within the bounds of the pattern that it is."""
+    loops = _loops(spec.programs)
+    yield from by_pattern([list(_bounds(spec, number, loops)) for number in range(len(spec.programs))])
+    for number, loop in enumerate(loops):
+        yield f"for i in range(tiles{number}):"
+        axes = range(len(loop.box))
+        stops = [f"stop{number}_{axis}" for axis in axes]
+        starts = [f"begin{number}_{axis} + {_digit(number, axis, len(loop.box))} * {loop.box[axis]}" for axis in axes]
+        yield from indented(_step(loop.view, loop.box, loop.ragged, starts, stops, spec))
+    for kind in spec.mean_rows:
+        yield f"for i in range(means_{kind}):"
+        yield from indented(_mean_step(kind, spec))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """Tiles of one box and view, and the region that each pattern cuts into them; None where it has none."""
+
+    view: View
+    box: tuple[int, ...]
+    tiles: tuple[KeyTiles | None, ...]
+
+    @property
+    def ragged(self) -> tuple[bool, ...]:
+        """Along which axes a box may hold tokens outside some pattern's region."""
+        return tuple(map(any, zip(*(tiles.ragged for tiles in self.tiles if tiles is not None), strict=True)))
+
+
+def _loops(programs: Sequence[TileProgram]) -> list[_Loop]:
+    """The n-th regions of one box and view of all patterns are read by one loop."""
+    found = dict[tuple[View, tuple[int, ...], int], list[KeyTiles | None]]()
+    for number, program in enumerate(programs):
+        seen = Counter[tuple[View, tuple[int, ...]]]()
+        for tiles in program.keys:
+            place = (tiles.view, tiles.box)
+            found.setdefault((*place, seen[place]), [None] * len(programs))[number] = tiles
+            seen[place] += 1
+    return [_Loop(view, box, tuple(tiles)) for (view, box, _), tiles in found.items()]
+
+
+def _bounds(spec: KernelSpec, pattern: int, loops: Sequence[_Loop]) -> Iterator[str]:
+    """How many tiles each loop reads under a pattern, and where its boxes begin and end."""
+    program = spec.programs[pattern]
+    edges = Names(_ends(program), "edge")
+    yield from edges.lines()
+    for number, loop in enumerate(loops):
+        tiles = loop.tiles[pattern]
+        yield f"tiles{number} = {edges.source_of(tiles.count) if tiles is not None else 0}"
+        for axis in range(len(loop.box)):
+            span = tiles.region.spans[axis] if tiles is not None else None
+            yield f"begin{number}_{axis} = {edges.source_of(span.start) if span is not None else 0}"
+            yield f"stop{number}_{axis} = {edges.source_of(span.stop) if span is not None else 0}"
+            if axis:
+                yield f"boxes{number}_{axis} = {edges.source_of(tiles.counts[axis]) if tiles is not None else 1}"
+    for kind in spec.mean_rows:
+        is_read = program.means is not None and program.means.kind == kind
+        yield f"means_{kind} = {program.mean_tiles if is_read else 0}"
+
+
+def _digit(loop: int, axis: int, axes: int) -> str:
+    """The place of a loop's i-th box along an axis; the last axis is the fastest."""
+    inner = " * ".join(f"boxes{loop}_{later}" for later in range(axis + 1, axes))
+    brackets = f"({inner})" if axis + 2 < axes else inner
+    digit = f"(i // {brackets})" if inner else "i"
+    return f"({digit} % boxes{loop}_{axis})" if axis else digit
+
+
+def _mean_step(kind: str, spec: KernelSpec) -> Iterator[str]:
+    """Attend to the means of a tile of groups, but for those that are read one by one."""
+    yield "number = i * BLOCK_N + column"
+    yield from by_pattern(
+        [
+            list(reads_groups(program.means, program.coords, "number"))
+            if program.means is not None and program.means.kind == kind
+            else None
+            for program in spec.programs
+        ]
+    )
+    yield f"inside = (number < {spec.mean_rows[kind]}) & ~reads"
+    yield f"bias = tl.load(mean_bias + {spec.first_mean(kind)} + number, mask=inside, other=float('-inf'))"
+    yield f"keys_here = load_rows(k_means_{kind}, number, HEAD_DIM, inside, True)"
+    yield f"values = load_rows(v_means_{kind}, number, HEAD_DIM, inside, True)"
+    yield "acc, l, m = attend_means(queries, keys_here, values, acc, l, m, bias, scale_log2)"
+
+
+def _step(
+    view: View,
+    box: Sequence[int],
+    ragged: Sequence[bool],
+    starts: Sequence[str],
+    stops: Sequence[str],
+    spec: KernelSpec,
+) -> Iterator[str]:
+    """Read one tile of keys and values and attend to them."""
+    yield from box_tokens(starts, box, view.origin, view.axes, "column", "keys")
+    inside = [f"(x{axis} < {stop})" for axis, stop in enumerate(stops) if ragged[axis]]
+    is_masked = bool(inside) or spec.key_mask
+    yield f"inside = {' & '.join(inside) or 'column >= 0'}"
+    yield f"keys_here = load_rows(k, keys, k_token, inside, {bool(inside)})"
+    yield f"values = load_rows(v, keys, v_token, inside, {bool(inside)})"
+    if spec.key_mask:
+        yield "inside = inside & (tl.load(key_mask + keys, mask=inside, other=0) != 0)"
+    yield f"acc, l, m = attend(queries, keys_here, values, acc, l, m, inside, scale_log2, {is_masked})"
+
+
+def _global_step(spec: KernelSpec) -> Iterator[str]:
+    """Read one tile of all keys."""
+    every = spec.program.everything
+    starts, stops = map(source_of, every.starts(_I)), [source_of(span.stop) for span in every.region.spans]
+    return _step(every.view, every.box, every.ragged, list(starts), stops, spec)

@@ -1,0 +1,1 @@
+"""What a kernel is asked for: problems, configs, which of them are feasible, and launches."""

@@ -1,0 +1,1 @@
+"""The small trained models: data, training, weights and sampling."""

@@ -1,0 +1,1 @@
+"""Training of the shipped reference models: ``python -m planner.models.emoji.training.emoji_flux --help``."""

@@ -1,0 +1,1 @@
+"""How images and videos are judged."""

@@ -1,1 +1,0 @@
-"""Training of the shipped reference models: ``python -m models.training.emoji_flux --help``."""

@@ -1,0 +1,1 @@
+"""A model becomes one ATen graph, without being run."""

@@ -1,0 +1,161 @@
+"""Evidence: what candidate patterns do to a model's own attention, recorded on real inputs.
+
+For each attention site, at some calls of a sampling run: what share of the softmax mass a candidate keeps (recall), how
+much it changes the site's output (error), head by head; and how much a change of a site's output changes the model's
+(sensitivity). With the dense plan of the recorded inputs it is all that choosing needs: neither the model nor a device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from planner.errors import BadEvidence, MissingDependency, PlannerError
+from planner.patterns.rules import DIGITS
+from planner.plan.atomic_write import replacing
+from planner.plan.plan import Plan
+
+EVIDENCE_VERSION = 1
+Table = torch.Tensor
+
+
+@dataclass(frozen=True)
+class SiteEvidence:
+    """Scores of one site's candidates, means over batch and sampled queries of the grid.
+
+    candidates: spellings. recall: (calls, candidates, heads), in [0, 1]. error: (calls, candidates, heads), mean over
+    queries of the squared length of the change of a head's output. power: (calls, heads), the same of the dense output.
+    sensitivity: (calls,), mean squared change of the model's output over the error of the site, all heads together;
+    not a number at calls where it was not measured.
+    """
+
+    candidates: tuple[str, ...]
+    recall: Table
+    error: Table
+    power: Table
+    sensitivity: Table
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence of a model, for the inputs of a plan that leaves every site dense.
+
+    steps: noise levels of all calls of the sampling run, in order; recorded: which of them left evidence.
+    sites: by name; sites where no pattern is possible are not among them. made_by: versions, device, date, cases.
+    """
+
+    plan: Plan
+    steps: tuple[float, ...]
+    recorded: tuple[int, ...]
+    sites: Mapping[str, SiteEvidence]
+    made_by: Mapping[str, str]
+
+    def ranges(self, count: int) -> list[tuple[float, float, tuple[int, ...]]]:
+        """Ranges of noise levels with as many steps in each: (end, share of the steps, recorded calls), ascending.
+
+        Fewer where steps or recorded calls are few; every range holds a recorded call.
+        """
+        order = sorted(range(len(self.steps)), key=lambda call: self.steps[call])
+        for number in range(min(count, len(self.recorded)), 1, -1):
+            cuts = [len(order) * k // number for k in range(number + 1)]
+            parts = [order[a:b] for a, b in pairwise(cuts)]
+            found = [tuple(at for at, call in enumerate(self.recorded) if call in part) for part in parts]
+            tops = [self.steps[part[-1]] for part in parts]
+            bottoms = [self.steps[part[0]] for part in parts]
+            borders = list(zip(tops, bottoms[1:], strict=False))
+            ends = [round((low + high) / 2, DIGITS) for low, high in borders]
+            apart = all(0 < end < 1 and low <= end < high for end, (low, high) in zip(ends, borders, strict=True))
+            if all(found) and apart:
+                shares = [len(part) / len(order) for part in parts]
+                return list(zip([*ends, 1.0], shares, found, strict=True))
+        return [(1.0, 1.0, tuple(range(len(self.recorded))))]
+
+    def verify(self) -> Evidence:
+        """Return the evidence itself; raises BadEvidence, naming the site at fault."""
+        planned = {decision.site: decision for decision in self.plan.decisions}
+        for name, site in self.sites.items():
+            if name not in planned:
+                raise BadEvidence(name, "its plan has no such site")
+            heads = planned[name].heads
+            shape = (len(self.recorded), len(site.candidates), heads)
+            expected = {
+                "recall": shape,
+                "error": shape,
+                "power": (shape[0], heads),
+                "sensitivity": (shape[0],),
+            }
+            for what, size in expected.items():
+                table: Table = getattr(site, what)
+                if tuple(table.shape) != size:
+                    raise BadEvidence(name, f"its {what} has shape {tuple(table.shape)}, not {size}")
+                if what != "sensitivity" and not bool(table.isfinite().all()):
+                    raise BadEvidence(name, f"its {what} holds values that are no numbers: so did its attention")
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the evidence as safetensors, whole or not at all; raises MissingDependency."""
+        save_file = _safetensors("torch").save_file
+        tensors = {
+            f"{name}/{what}": getattr(site, what).float().contiguous()
+            for name, site in self.sites.items()
+            for what in _TABLES
+        }
+        tensors["steps"] = torch.tensor(self.steps, dtype=torch.float64)
+        tensors["recorded"] = torch.tensor(self.recorded, dtype=torch.int64)
+        described = {
+            "version": EVIDENCE_VERSION,
+            "plan": json.loads(self.plan.to_json()),
+            "candidates": {name: list(site.candidates) for name, site in self.sites.items()},
+            "made_by": dict(self.made_by),
+        }
+        with replacing(path) as part:
+            save_file(tensors, part, {"evidence": json.dumps(described)})
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Evidence:
+        """Read evidence; raises BadEvidence and MissingDependency."""
+        try:
+            with _safetensors().safe_open(path, framework="pt") as file:
+                described = json.loads(file.metadata()["evidence"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
+            if described["version"] != EVIDENCE_VERSION:
+                raise BadEvidence(str(path), f"it is of version {described['version']}, not {EVIDENCE_VERSION}")
+            return Evidence(
+                plan=Plan.from_json(json.dumps(described["plan"]), str(path)),
+                steps=tuple(tensors["steps"].tolist()),
+                recorded=tuple(tensors["recorded"].tolist()),
+                sites={
+                    name: SiteEvidence(tuple(candidates), *(tensors[f"{name}/{what}"] for what in _TABLES))
+                    for name, candidates in described["candidates"].items()
+                },
+                made_by=described["made_by"],
+            ).verify()
+        except PlannerError as error:
+            if isinstance(error, BadEvidence | MissingDependency):
+                raise
+            raise BadEvidence(str(path), str(error).replace("\n ", "")) from error
+        except Exception as error:  # whatever else damaged files lead to
+            raise BadEvidence(str(path), f"it cannot be read: {str(error)[:80]}") from error
+
+
+_TABLES = ("recall", "error", "power", "sensitivity")
+
+
+def mean_over(table: Table, calls: Sequence[int]) -> Table:
+    """Mean of a table over some recorded calls, those without a number left out; NaN where none has one."""
+    return table[list(calls)].nanmean(0)
+
+
+def _safetensors(module: str = "") -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(f"safetensors.{module}" if module else "safetensors")
+    except ImportError:
+        raise MissingDependency("safetensors", "keeping evidence", "Install grat-planner[models].") from None

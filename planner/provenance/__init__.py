@@ -1,0 +1,1 @@
+"""Where tokens come from: from a graph to its attention sites and their token layouts."""

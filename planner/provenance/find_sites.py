@@ -1,0 +1,220 @@
+"""Attention sites: each ``scaled_dot_product_attention`` of a graph, with its layout or why it has none."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from planner.capture.trace import Call, Capture, module_path
+from planner.errors import LayoutMismatch
+from planner.patterns.layout import GlobalTokens, Grid, Segment, TokenLayout
+from planner.plan.site import AttentionSite, Unreadable
+from planner.provenance.coordinates import segments_of
+from planner.provenance.mask_structure import kind_of
+from planner.provenance.propagate import Provenance, Source
+from planner.provenance.rules import SOURCE_STRIDE, compress, contract
+
+
+def find_sites(capture: Capture, provenance: Provenance, call: Call, layout: str | None = None) -> list[AttentionSite]:
+    """All attention sites of a captured graph in execution order; raises LayoutMismatch.
+
+    layout: a layout from the caller, for the self-attention sites of that length.
+    """
+    reader = _Reader(provenance, call)
+    nodes = capture.attention_nodes()
+    names = _unique([module_path(node) or "attention" for node in nodes])
+    sites = [_site(node, name, reader, provenance) for node, name in zip(nodes, names, strict=True)]
+    return sites if layout is None else _apply_layout(sites, TokenLayout.parse(layout))
+
+
+def _site(node: torch.fx.Node, name: str, reader: _Reader, provenance: Provenance) -> AttentionSite:
+    signature = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    arguments: dict[str, Any] = {**dict(zip(signature, node.args, strict=False)), **node.kwargs}
+    query, key = (arguments[name].meta["val"] for name in ("query", "key"))
+    mask = arguments.get("attn_mask")
+    rank4 = query.dim() == 4
+    q_shape = tuple(query.shape) if rank4 else (1, *query.shape[-3:])
+    k_shape = tuple(key.shape) if rank4 else (1, *key.shape[-3:])
+    unusual = Unreadable(f"queries have {query.dim()} dimensions instead of 4")
+    return AttentionSite(
+        name=name,
+        batch=q_shape[0],
+        heads=q_shape[1],
+        kv_heads=k_shape[1],
+        queries=q_shape[2],
+        keys=k_shape[2],
+        head_dim=q_shape[3],
+        dtype=str(query.dtype).removeprefix("torch."),
+        layout=reader.read(provenance.of(arguments["query"]), query) if rank4 else unusual,
+        key_layout=reader.read(provenance.of(arguments["key"]), key) if rank4 else unusual,
+        mask=None if mask is None else (1,) * (2 - mask.meta["val"].dim()) + tuple(mask.meta["val"].shape),
+        mask_kind=None if mask is None else kind_of(mask),
+        is_causal=bool(arguments.get("is_causal", False)),
+        dropout=float(arguments.get("dropout_p", 0.0)),
+    )
+
+
+class _Reader:
+    """Reads layouts out of shadows, each distinct shadow once."""
+
+    def __init__(self, provenance: Provenance, call: Call) -> None:
+        self.sources = provenance.sources
+        self.ordered = {provenance.sources[place] for place in provenance.ordered if place >= 0}
+        self.call = call
+        self.unhandled = provenance.unhandled
+        self.relied_on = provenance.relied_on
+        self.memo = dict[Any, TokenLayout | Unreadable]()
+
+    def read(self, shadow: Any, value: torch.Tensor) -> TokenLayout | Unreadable:
+        """Layout of the sequence of a (batch, heads, tokens, channels) tensor."""
+        if not isinstance(shadow, torch.Tensor):
+            return Unreadable(self._lost())
+        if not value.shape[2]:
+            return Unreadable("it is empty")
+        rows = compress(contract(shadow, [3])[:, 0, :, 0])
+        key = (rows.data_ptr(), tuple(rows.shape), rows.stride(), value.shape[2])
+        if key not in self.memo:
+            self.memo[key] = self._rows(rows.expand(rows.shape[0], value.shape[2]))
+        return self.memo[key]
+
+    def _rows(self, rows: torch.Tensor) -> TokenLayout | Unreadable:
+        if bool((rows < 0).any()):
+            return Unreadable(self._lost())
+        ids = rows[0]
+        source, lengths = torch.unique_consecutive(ids // SOURCE_STRIDE, return_counts=True)
+        bounds = [0, *itertools.accumulate(lengths.tolist())]
+        segments = list[Segment]()
+        for index, (start, stop) in zip(source.tolist(), itertools.pairwise(bounds), strict=True):
+            segment = self._segment(self.sources[index], ids[start:stop] % SOURCE_STRIDE, start, rows.shape[1])
+            if isinstance(segment, Unreadable):
+                return segment
+            steps = rows[:, start:stop].diff(dim=1)
+            if any(isinstance(part, Grid) for part in segment) and not bool((steps == steps[:1]).all()):
+                return Unreadable("the rows of the batch are laid out differently")
+            segments.extend(segment)
+        return TokenLayout(_with_one_grid(segments)).verify()
+
+    def _segment(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
+        """The tokens of one source, which begin at ``start`` of a sequence of ``total``."""
+        places = enumerate(torch.unravel_index(ids, source.id_shape) if source.shape else ())
+        coordinates = {dim: along for dim, along in places if bool((along != along[0]).any())}
+        name, tokens = source.name.replace("-", "_"), len(ids)
+        if not coordinates:
+            return [GlobalTokens(name, tokens)]
+        if list(coordinates) == [0]:
+            return self._sequence(source, name, coordinates[0], start, total)
+        if len(source.shape) == 2:
+            return [Grid((("n", tokens),), name)] if 0 not in coordinates else Unreadable("tokens mix two dimensions")
+        axes = raster_axes(coordinates, tokens)
+        if axes is None and not tokens % 2 and torch.equal(*ids.chunk(2)):
+            return self._twice(source, ids[: tokens // 2], start, total)
+        if axes is None:
+            return Unreadable(f"the tokens of {source.name} are not in raster order")
+        names = _axis_names(source.shape, coordinates)
+        return [Grid(tuple((names[dim], extent) for dim, extent in axes), name)]
+
+    def _twice(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
+        """The segments of tokens that are followed by as many of the same places."""
+        once = self._segment(source, ids, start, total)
+        return once if isinstance(once, Unreadable) else [*once, *once]
+
+    def _sequence(
+        self, source: Source, name: str, places: torch.Tensor, start: int, total: int
+    ) -> list[Segment] | Unreadable:
+        """Tokens of a (batch, tokens, …) input."""
+        tokens, steps = len(places), places.diff()
+        if source in self.ordered and bool((steps == steps[0]).all()) and steps[0] > 0:
+            return [Grid((("n", tokens),), name)]
+        if tokens != source.shape[0] or bool((steps <= 0).any()) or not self._is_first(source):
+            return [GlobalTokens(name, tokens)]
+        found, read = segments_of(self.call, name, tokens, start, total)
+        self.relied_on.update(read)
+        return found
+
+    def _is_first(self, source: Source) -> bool:
+        """Of several inputs of one length the first of the call is the picture."""
+        same = [other for other in self.sources if other.shape[:1] == source.shape[:1]]
+        order = [name for name, _ in self.call.tensors]
+        return source.name == min((other.name for other in same), key=order.index)
+
+    def _lost(self) -> str:
+        if not self.unhandled:
+            return "its tokens do not come from an input"
+        (name, _), *_ = Counter(self.unhandled).most_common(1)
+        return f"provenance is lost, probably in {name}; pass layout="
+
+
+def raster_axes(coordinates: dict[int, torch.Tensor], tokens: int) -> list[tuple[int, int]] | None:
+    """(dimension, extent) of a raster from slow to fast, whatever the order of its axes; None if it is no raster."""
+    extents = {dim: len(along.unique()) for dim, along in coordinates.items()}
+    for dims in itertools.permutations(sorted(coordinates)):
+        shape = [extents[dim] for dim in dims]
+        if torch.Size(shape).numel() == tokens and all(
+            _is_line(coordinates[dim].view(shape), axis) for axis, dim in enumerate(dims)
+        ):
+            return [(dim, extents[dim]) for dim in dims]
+    return None
+
+
+def _is_line(raster: torch.Tensor, axis: int) -> bool:
+    """Whether a coordinate changes along one axis only, and always ascends."""
+    line = raster[tuple(slice(None) if a == axis else slice(0, 1) for a in range(raster.dim()))]
+    return bool((line.diff(dim=axis) > 0).all()) and torch.equal(raster, line.expand(raster.shape))
+
+
+def _axis_names(shape: Sequence[int], coordinates: Container[int]) -> dict[int, str]:
+    """Names of the dimensions of a picture or video; its channels may stand before, behind or within the grid."""
+    fixed = [dim for dim in range(len(shape)) if dim not in coordinates]
+    channels = next((dim for dim in fixed if shape[dim] > 1), fixed[0] if fixed else None)
+    grid = [dim for dim in range(len(shape)) if dim != channels]
+    return {dim: {0: "w", 1: "h"}.get(from_end, "t") for from_end, dim in enumerate(reversed(grid))}
+
+
+def _with_one_grid(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Of several grids, a picture and those it is edited from, the first of the largest; the others' are global."""
+    grids = [place for place, segment in enumerate(segments) if isinstance(segment, Grid)]
+    kept = max(grids, key=lambda place: segments[place].tokens, default=None)
+    return tuple(
+        GlobalTokens(segment.name or "others", segment.tokens) if place in grids and place != kept else segment
+        for place, segment in enumerate(segments)
+    )
+
+
+def _apply_layout(sites: Sequence[AttentionSite], layout: TokenLayout) -> list[AttentionSite]:
+    applied = [
+        replace(site, layout=layout, key_layout=layout)
+        if site.queries == site.keys == layout.tokens and site.layout == site.key_layout
+        else site
+        for site in sites
+    ]
+    if layout.tokens not in [site.queries for site, new in zip(sites, applied, strict=True) if new is not site]:
+        longest = max(sites, key=lambda site: site.queries)
+        raise LayoutMismatch(longest.name, str(layout), layout.tokens, longest.queries, str(longest.layout))
+    for site, new in zip(sites, applied, strict=True):
+        if new is not site and isinstance(site.layout, TokenLayout) and not _agree(site.layout, layout):
+            raise LayoutMismatch(site.name, str(layout), layout.tokens, site.queries, str(site.layout))
+    return applied
+
+
+def _agree(inferred: TokenLayout, given: TokenLayout) -> bool:
+    """Whether a given layout may refine an inferred one: every inferred border is a border."""
+
+    def borders(layout: TokenLayout) -> set[int]:
+        return set(itertools.accumulate(segment.tokens for segment in layout.segments))
+
+    return borders(inferred) <= borders(given)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Number the names that occur more than once: attn, attn#1, attn#2."""
+    seen = Counter[str]()
+    unique = list[str]()
+    for name in names:
+        unique.append(f"{name}#{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return unique

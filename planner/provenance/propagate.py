@@ -1,0 +1,287 @@
+"""Provenance: which input token every element of every tensor came from, and so where the tokens of a sequence sit.
+
+Beside each tensor of a captured graph we carry a *shadow*: an int64 tensor of the same shape, of stride 0 along the
+dimensions in which provenance does not vary, that holds the id of an input element, or -1 where it is lost.
+None stands for what was made of no input's tokens: weights, timesteps, masks, pooled text.
+
+Every result is remembered by what it was computed from, so a layer that repeats costs nothing: time and memory are
+those of one layer of each kind, O(tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from planner.capture.ops import is_in_place, is_pure, is_view, op_name
+from planner.capture.specialization import is_known
+from planner.capture.trace import Call, Capture, is_same
+from planner.provenance import rules as shadow_rules
+from planner.provenance.rules import SOURCE_STRIDE, Shadow, ShadowTree, Unsupported
+
+CHANNEL_STRIDE = 2**20
+"""Elements of a (tokens, channels) input whose rows follow each other lie so far apart, however many channels it has:
+so inputs of as many tokens agree about which is which."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input whose elements are told apart; ``shape`` leaves out the batch dimension."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def id_shape(self) -> tuple[int, ...]:
+        """The shape that ids count through."""
+        return (self.shape[0], CHANNEL_STRIDE) if len(self.shape) == 2 else self.shape
+
+    def ids(self) -> torch.Tensor:
+        """Ids of the elements, from 0, in the source's shape."""
+        if len(self.shape) != 2:
+            return torch.arange(math.prod(self.shape)).view(self.shape)
+        return torch.arange(self.shape[0])[:, None] * CHANNEL_STRIDE + torch.arange(self.shape[1])
+
+
+LEARNED = Source("learned", ())
+"""Tokens that are weights of the model: class and register tokens."""
+
+CONDITIONING = Source("conditioning", ())
+"""Tokens made of no input's: of the timestep, of pooled text, or zeros."""
+
+
+@dataclass
+class Provenance:
+    """Shadows of all nodes of a graph, and what stood in the way of knowing more.
+
+    relied_on: arguments whose values, not only shapes, were read; what follows holds while they stay the same.
+    ordered: sources, by their place, over whose tokens the model convolves: neighbours in them are neighbours.
+    """
+
+    sources: list[Source]
+    ordered: set[int] = field(default_factory=set[int])
+    shadows: dict[torch.fx.Node, ShadowTree] = field(default_factory=dict[torch.fx.Node, ShadowTree])
+    unhandled: Counter[str] = field(default_factory=Counter[str])
+    relied_on: set[str] = field(default_factory=set[str])
+
+    def of(self, argument: Any) -> ShadowTree:
+        """Shadow of a node, or of a nest of nodes; None where there is none."""
+        return map_arg(argument, self.shadows.get)
+
+
+@dataclass
+class Memory:
+    """What one call of a model has shown so far; graphs after a graph break go on from the tensors of those before."""
+
+    sources: list[Source] = field(default_factory=lambda: [LEARNED, CONDITIONING])
+    shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+
+
+def trace_provenance(capture: Capture, call: Call, memory: Memory | None = None) -> Provenance:
+    """Follow the input tokens of a call through a captured graph."""
+    memory = memory or Memory()
+    provenance = Provenance(memory.sources)
+    read = [
+        name for tensor in capture.read if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
+    ]
+    provenance.relied_on.update(read)
+    walker = _Walker(provenance, capture, call, memory)
+    for node in capture.graph.graph.nodes:
+        provenance.shadows[node] = walker.shadow(node)
+    return provenance
+
+
+class _Walker:
+    def __init__(self, provenance: Provenance, capture: Capture, call: Call, memory: Memory) -> None:
+        self.provenance = provenance
+        self.capture = capture
+        self.named = call.tensors
+        self.memory = memory
+        self.inputs = iter(capture.inputs)
+        self.known = dict[torch.fx.Node, Any]()
+        self.names = dict[torch.fx.Node, str]()
+        self.constant = set[torch.fx.Node]()
+        self.memo = dict[Any, tuple[ShadowTree, Any]]()
+        self.bases = dict[torch.fx.Node, torch.fx.Node]()
+        self.views = dict[torch.fx.Node, list[torch.fx.Node]]()
+
+    def shadow(self, node: torch.fx.Node) -> ShadowTree:
+        self._note_base(node)
+        if node.op == "placeholder":
+            return self._placeholder(node)
+        if node.op == "get_attr":
+            self.constant.add(node)
+            self.known[node] = _attribute(self.capture.graph, str(node.target))
+            return None
+        if node.op != "call_function":
+            return None
+        if node.all_input_nodes and all(parent in self.constant for parent in node.all_input_nodes):
+            self.constant.add(node)
+        return self._call(node)
+
+    def _placeholder(self, node: torch.fx.Node) -> Shadow:
+        tensor = next(self.inputs)
+        if tensor is None:
+            return None
+        if tensor in self.memory.shadows:
+            return self.memory.shadows[tensor]
+        name = next((name for name, other in self.named if is_same(tensor, other)), None)
+        if is_known(tensor) and name is not None:
+            self.known[node] = tensor
+            self.names[node] = name
+        if name is None:
+            self.constant.add(node)
+            return None
+        if not tensor.is_floating_point() or tensor.dim() < 3:
+            return None
+        source = Source(name, tuple(tensor.shape[1:]))
+        if source not in self.provenance.sources:
+            self.provenance.sources.append(source)
+        first = self.provenance.sources.index(source) * SOURCE_STRIDE
+        return (first + source.ids())[None].expand(tensor.shape)
+
+    def _call(self, node: torch.fx.Node) -> ShadowTree:
+        if not any(self.provenance.shadows[parent] is not None for parent in node.all_input_nodes):
+            return None
+        rule = shadow_rules.find(node.target)
+        arguments = [self._argument(node, argument) for argument in node.args]
+        options = {name: self._argument(node, argument) for name, argument in node.kwargs.items()}
+        value = node.meta.get("val")
+        if op_name(node.target) == "conv1d" and isinstance(arguments[0], torch.Tensor):
+            self.provenance.ordered |= set((shadow_rules.compress(arguments[0]) // SOURCE_STRIDE).unique().tolist())
+        key = (node.target, _fingerprint([arguments, options, value]))
+        if key not in self.memo:
+            # The arguments are kept with the result: while they live no other shadow can have their address.
+            self.memo[key] = self._apply(node, rule, arguments, options, value), (arguments, options)
+        result, _ = self.memo[key]
+        if is_in_place(node.target):
+            self._write_through(node, result)
+        return result
+
+    def _apply(
+        self,
+        node: torch.fx.Node,
+        rule: shadow_rules.Rule | None,
+        arguments: list[Any],
+        options: dict[str, Any],
+        value: Any,
+    ) -> ShadowTree:
+        name = op_name(node.target)
+        if rule is None:
+            self.provenance.unhandled[name] += 1
+            return shadow_rules.lost(value)
+        try:
+            return rule(arguments, options, value)
+        except (Unsupported, RuntimeError, IndexError) as reason:
+            self.provenance.unhandled[f"{name}: {str(reason).partition(chr(10))[0]}"] += 1
+            return shadow_rules.lost(value)
+
+    def _argument(self, node: torch.fx.Node, argument: Any) -> Any:
+        """What a rule sees of an argument: the shadow of a tensor, or its known values where it steers the result."""
+        if isinstance(argument, torch.fx.Node):
+            shadow = self.provenance.shadows[argument]
+            if shadow is None and op_name(node.target) == "cat":
+                return self._of_no_input(argument)
+            if shadow is None and shadow_rules.is_steered(node.target):
+                return _Lazy(lambda: self._known(argument))
+            return _Nothing(argument.meta.get("val")) if shadow is None else shadow
+        if isinstance(argument, list | tuple):
+            return [self._argument(node, item) for item in argument]
+        return argument
+
+    def _of_no_input(self, node: torch.fx.Node) -> Any:
+        """Ids of tokens that are learned, or made of no input's."""
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or value.dim() < 2:
+            return _Nothing(value)
+        first = 0 if node in self.constant else shadow_rules.UNTOUCHED
+        ids = torch.arange(first, first + math.prod(value.shape[1:]))
+        return ids.view(1, *value.shape[1:]).expand(value.shape)
+
+    def _known(self, node: torch.fx.Node) -> Any:
+        """Values, on the CPU, of a tensor that follows from known values alone; raises Unsupported."""
+        if node in self.names:
+            self.provenance.relied_on.add(self.names[node])
+        if node not in self.known:
+            if node.op != "call_function" or not is_pure(node.target):
+                raise Unsupported(f"the values of {node.name} are not known")
+            arguments = map_arg((node.args, node.kwargs), self._known)
+            args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), arguments)
+            with torch.no_grad():
+                self.known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        value = self.known[node]
+        return value.cpu() if isinstance(value, torch.Tensor) else value
+
+    def _note_base(self, node: torch.fx.Node) -> None:
+        """Note whose memory a node may share, through any number of views."""
+        source = node.args[0] if node.args and is_view(node.target) else None
+        self.bases[node] = self.bases[source] if isinstance(source, torch.fx.Node) else node
+        self.views.setdefault(self.bases[node], []).append(node)
+
+    def _write_through(self, node: torch.fx.Node, written: ShadowTree) -> None:
+        """An in-place operation on a view also writes into the tensor it was cut from; other views of that are lost."""
+        target = node.args[0]
+        if not isinstance(target, torch.fx.Node) or _is_same_shadow(self.provenance.shadows[target], written):
+            return
+        base = self.bases[target]
+        for view in self.views[base]:
+            if view is not base:
+                self.provenance.shadows[view] = shadow_rules.lost(view.meta.get("val"))
+        while True:
+            self.provenance.shadows[target] = written
+            if target is base:
+                return
+            view, target = target, target.args[0]
+            assert isinstance(target, torch.fx.Node)
+            arguments = [self._argument(view, argument) for argument in view.args]
+            written = shadow_rules.write_back(view.target, arguments, written, target.meta["val"])
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """A tensor without a shadow; only its shape can matter."""
+
+    value: Any
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+
+class _Lazy:
+    """A tensor whose values are worked out only if a rule asks."""
+
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self.get = get
+
+
+def _fingerprint(tree: Any) -> Any:
+    """A key that two shadows share only if they are the same memory seen the same way."""
+    if isinstance(tree, torch.Tensor):
+        return (tree.data_ptr() if type(tree) is torch.Tensor else 0, tuple(tree.shape), tree.stride())
+    if isinstance(tree, list | tuple):
+        return tuple(map(_fingerprint, tree))
+    if isinstance(tree, dict):
+        return tuple((name, _fingerprint(value)) for name, value in tree.items())
+    if isinstance(tree, _Nothing):
+        return ("nothing", _fingerprint(tree.value))
+    return tree
+
+
+def _is_same_shadow(a: ShadowTree, b: ShadowTree) -> bool:
+    return _fingerprint(a) == _fingerprint(b)
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value

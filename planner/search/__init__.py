@@ -1,0 +1,1 @@
+"""What is chosen: candidates, their cost, budgets and certificates."""

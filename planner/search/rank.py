@@ -1,0 +1,125 @@
+"""Choice: one pattern per site, and why every other candidate lost.
+
+Of the candidates that meet the caller's budget the one that keeps the most of the attention wins; without a budget,
+of those that beat dense attention. Candidates are GRAT's patterns (arXiv 2505.14687) with its group sizes and half of
+them, and whatever the caller names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from planner.patterns.base import (
+    Dense,
+    Neighborhood,
+    Pattern,
+)
+from planner.patterns.density import attended_pairs
+from planner.patterns.groups import GroupGrid
+from planner.patterns.layout import TokenLayout
+from planner.plan.options import Options
+from planner.plan.site import AttentionSite
+from planner.plan.target import Target
+from planner.search.candidates import candidates
+from planner.search.cost import attention_flops, dense_seconds, sparse_seconds
+
+LossKind = Literal["too large", "covers all", "over budget", "below break-even", "beaten"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a candidate lost."""
+
+    kind: LossKind
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pattern at a site, its predicted cost, and why it lost (None for the winner)."""
+
+    pattern: Pattern
+    density: float
+    flops: int
+    seconds: float
+    lost: Loss | None
+
+
+def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool = False) -> list[Candidate]:
+    """All candidates of a site, the winner first, each loser with its reason. is_shifted: by half a group."""
+    dense = Candidate(
+        Dense(), 1.0, attention_flops(site, site.queries * site.keys), dense_seconds(site, target), lost=None
+    )
+    if site.why_not() is not None or not isinstance(site.layout, TokenLayout):
+        return [dense]
+    patterns = candidates(len(site.layout.grid.sizes), options)
+    judged = [
+        _judge(site, site.layout, pattern.shifted() if is_shifted else pattern, options, target, dense)
+        for pattern in patterns
+    ]
+    fit = [candidate for candidate in judged if candidate.lost is None]
+    if not fit or (options.request is not None and options.request.kind == "dense"):
+        return [dense, *judged]
+    best = max(fit, key=lambda candidate: (candidate.density, -candidate.seconds))
+    losers = [
+        c if c.lost is not None else _lose(c, f"keeps less attention than {best.pattern}")
+        for c in judged
+        if c is not best
+    ]
+    return [best, *losers, _lose(dense, f"{dense.seconds / best.seconds:.2f} times the time of {best.pattern}")]
+
+
+def why_dense(site: AttentionSite, options: Options, ranked: Sequence[Candidate]) -> str:
+    """The reason for leaving a ranked site dense: the site's own, or that of the candidate which came nearest."""
+    reason = site.why_not()
+    if reason is not None:
+        return reason
+    if options.request is not None and options.request.kind == "dense":
+        return "pattern=dense asks for it"
+    losers = [(c.lost, c) for c in ranked if c.lost is not None]
+    if not losers:
+        return f"no candidate fits the axes of {site.layout}"
+    lost, nearest = min(losers, key=lambda loser: (_NEARNESS.index(loser[0].kind), loser[1].seconds))
+    return f"{lost} ({nearest.pattern})"
+
+
+_NEARNESS: tuple[LossKind, ...] = ("beaten", "below break-even", "over budget", "covers all", "too large")
+
+
+def _judge(
+    site: AttentionSite, layout: TokenLayout, pattern: Pattern, options: Options, target: Target, dense: Candidate
+) -> Candidate:
+    grid = layout.grid
+    if any(g > n for g, n in zip(pattern.group, grid.sizes, strict=True)):
+        return Candidate(pattern, 1.0, dense.flops, dense.seconds, Loss("too large", f"the grid is {grid}"))
+    pairs = attended_pairs(pattern, layout)
+    density, seconds = pairs / layout.tokens**2, sparse_seconds(site, pattern, target)
+    speedup = dense.seconds / seconds
+    lost = None
+    if _covers(pattern, pattern.grid(grid.sizes)):
+        lost = Loss("covers all", "the window holds the whole grid")
+    elif options.density is not None and density > options.density:
+        lost = Loss("over budget", f"density {density:.3f}, asked for {options.density:g} at most")
+    elif options.speedup is not None and speedup < options.speedup:
+        lost = Loss("over budget", f"predicted {speedup:.2f}x, asked for {options.speedup:g}x at least")
+    elif speedup < options.min_speedup:
+        lost = Loss("below break-even", f"predicted {speedup:.2f}x of dense, {options.min_speedup:g}x is the least")
+    return Candidate(pattern, density, attention_flops(site, pairs), seconds, lost)
+
+
+def _covers(pattern: Pattern, grid: GroupGrid) -> bool:
+    """Whether a neighbourhood's window holds the whole grid of groups."""
+    counts = grid.counts
+    return isinstance(pattern, Neighborhood) and all(
+        2 * r + 1 >= count if pattern.edge == "clamp" else r >= count - 1
+        for r, count in zip(pattern.radius, counts, strict=True)
+    )
+
+
+def _lose(candidate: Candidate, detail: str) -> Candidate:
+    return replace(candidate, lost=Loss("beaten", detail))

@@ -1,0 +1,1 @@
+"""The CUDA driver: binaries loaded and launched without Triton."""

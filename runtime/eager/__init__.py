@@ -1,0 +1,1 @@
+"""Models that run as they are written: their attention calls meet decisions."""

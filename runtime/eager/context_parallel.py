@@ -1,0 +1,102 @@
+"""Attention under context parallelism: what each device sees of a sequence, and of a plan.
+
+Ulysses (arXiv 2309.14509) gives each of P devices a part of every tensor's tokens, and for attention all tokens of its
+share of the heads. They come in the devices' order: where a sequence is joined of several tensors, text and picture,
+its tokens are the first parts of all of them, then the second parts, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from planner.errors import UnplannedParallelism
+from planner.patterns.layout import TokenLayout
+from planner.patterns.rules import Rules
+from planner.plan.plan import Decision
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """A model's tokens and heads on one of ``degree`` devices.
+
+    split: names of the tensors whose tokens are split, each on its own.
+    """
+
+    degree: int
+    rank: int
+    split: frozenset[str]
+
+    @staticmethod
+    def of(model: torch.nn.Module) -> Parallelism | None:
+        """What diffusers' enable_parallelism set, None where nothing; raises UnplannedParallelism."""
+        config = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
+        if config is None:
+            return None
+        if config.ring_degree > 1:
+            raise UnplannedParallelism(
+                f"ring_degree={config.ring_degree}",
+                "Ring attention brings in the keys part by part, and a group's keys lie in several of them",
+            )
+        if config.ulysses_anything:
+            raise UnplannedParallelism("ulysses_anything=True", "How many tokens each device has is not known ahead")
+        plans: Mapping[str, Any] = getattr(model, "_cp_plan", None) or {}
+        names = (name for plan in plans.values() if isinstance(plan, Mapping) for name in _split(plan))
+        return Parallelism(config.ulysses_degree, config._ulysses_local_rank, frozenset(names))
+
+    def why_not(self, decision: Decision) -> str | None:
+        """Why a sparse decision cannot be followed on several devices, None if it can."""
+        if decision.heads % self.degree or decision.kv_heads % self.degree:
+            return f"{decision.heads} heads do not divide among {self.degree} devices"
+        segments = TokenLayout.parse(decision.layout).segments
+        if len(segments) == 1:
+            return None
+        for segment in segments:
+            if segment.name.partition(".")[0] not in self.split:
+                return f"the order in which {self.degree} devices have the tokens of {decision.layout} is not known"
+            if segment.tokens % self.degree:
+                return f"{segment} does not divide among {self.degree} devices"
+        return None
+
+    def share(self, decision: Decision) -> Decision:
+        """What a decision says of this device's heads."""
+        return _share(decision, self.degree, self.rank)
+
+    def order(self, layout: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Where each token of a layout is among those that a device sees, and the other way round.
+
+        None where they are in the layout's order.
+        """
+        return _order(layout, self.degree, device)
+
+
+@lru_cache(maxsize=4096)
+def _share(decision: Decision, degree: int, rank: int) -> Decision:
+    first, heads = rank * decision.heads // degree, decision.heads // degree
+    mine = range(first, first + heads)
+    rules = [
+        replace(rule, heads=tuple(head - first for head in rule.heads if head in mine))
+        for rule in decision.rules.rules
+        if not rule.heads or not set(mine).isdisjoint(rule.heads)
+    ]
+    rules = [replace(rule, heads=()) if len(rule.heads) == heads else rule for rule in rules]
+    return replace(decision, heads=heads, kv_heads=decision.kv_heads // degree, pattern=str(Rules(tuple(rules))))
+
+
+@lru_cache(maxsize=64)
+def _order(layout: str, degree: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+    sizes = [segment.tokens // degree for segment in TokenLayout.parse(layout).segments]
+    if len(sizes) == 1:
+        return None
+    numbers = torch.arange(degree * sum(sizes)).view(degree, sum(sizes))
+    order = torch.cat([part.flatten() for part in numbers.split(sizes, dim=1)]).to(device)
+    return order, order.argsort()
+
+
+def _split(plan: Mapping[Any, Any]) -> Iterator[str]:
+    """The arguments of a module that a plan of diffusers splits, by name."""
+    return (name for name, each in plan.items() if isinstance(name, str) and not getattr(each, "split_output", True))

@@ -1,0 +1,1 @@
+"""What candidates do to a model's own attention, recorded while it samples."""

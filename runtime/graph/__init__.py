@@ -1,0 +1,1 @@
+"""Passes over captured graphs: rewriting, hoisting permutations, regional compilation."""

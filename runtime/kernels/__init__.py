@@ -1,0 +1,1 @@
+"""From a tensor problem to a compiled kernel: compiled, cached, bundled, tuned, inspected."""

@@ -1,0 +1,306 @@
+"""Emitted kernels in use: from tensors to the kernel made for exactly their problem, compiled once and kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from planner.codegen.spec.kernel_spec import HEAD_DIMS, Problem
+from planner.codegen.spec.launch_plan import Launch, Serving, launches
+from planner.errors import BadAttentionInput
+from planner.patterns.layout import TokenLayout
+from planner.patterns.rules import Rules
+from planner.runtime.cuda.launch import Kernel, Tensors, Told
+from planner.runtime.kernels.autotune import configured
+from planner.runtime.kernels.bundle import Bundle
+from planner.runtime.kernels.cache import Cache
+
+BUNDLE = "PLANNER_BUNDLE"
+"""Environment variable: a folder of kernels that `planner build` made; they are used before any is compiled."""
+
+_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
+_kernels = dict[tuple[Any, ...], Kernel]()
+_means = dict[tuple[Kernel, Serving | None], list[tuple[str, Kernel, Serving | None]]]()
+_ready = dict[tuple[Any, ...], tuple[Kernel, tuple[bool, ...]]]()
+_launches_of = dict[tuple[Any, ...], tuple[Launch, ...]]()
+_lock = threading.Lock()
+_load_seconds = 0.0
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    pattern: str,
+    *,
+    key_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+    returns_lse: bool = False,
+    told: Told | None = None,
+    out: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention under a pattern, or several, by an emitted kernel, on the CUDA device where the tensors live.
+
+    query (B, H, N, D), key and value (B, H', M, D) in the model's own order, H a multiple of H' -> (output as the query
+    lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
+    A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
+    attention has them: in every row whose tiles hold them. told: which heads follow which of several patterns; for
+    others nothing is written. out: write there.
+    Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
+    """
+    place = (
+        *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
+        *(query.dtype, key.dtype, value.dtype, query.device, key.device, value.device),
+        *(key_mask is not None, returns_lse, told is not None, _is_tf32(query.dtype)),
+    )
+    ready = _ready.get(place)
+    if ready is None:
+        kernel = kernel_for(
+            query, key, value, layout, pattern, key_mask is not None, returns_lse, tabled=told is not None
+        )
+        fails = tuple(kernel.why_not(x) is not None for x in (query, key, value))
+        ready = _ready.setdefault(place, (kernel, fails if any(fails) else ()))
+    kernel, fails = ready
+    if fails or (query.data_ptr() | key.data_ptr() | value.data_ptr()) % 16:
+        query, key, value = (
+            _copy(x) if fail or x.data_ptr() % 16 else x
+            for x, fail in zip((query, key, value), fails or (False,) * 3, strict=True)
+        )
+    factor = query.shape[3] ** -0.5 if scale is None else scale
+    if not factor > 0:
+        raise BadAttentionInput(f"scale is {scale}", "Pass a positive scale.")
+    out = torch.empty_like(query) if out is None else out
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if returns_lse else None
+    if key_mask is not None:
+        expected = (torch.bool, (query.shape[0], key.shape[2]), query.device)
+        found = (key_mask.dtype, tuple(key_mask.shape), key_mask.device)
+        _require(found == expected, f"the key mask has {found}", f"Pass one of {expected}.")
+        key_mask = key_mask.contiguous()
+    far = _far(kernel, key, value, factor, key_mask, told) if kernel.emitted.spec.mean_rows else None
+    kernel(query, key, value, out, factor, lse, key_mask, far, told)
+    return out, lse
+
+
+def attention_under(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    rules: str,
+    *,
+    key_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+    noise: torch.Tensor | None = None,
+    kernel_patterns: str = "",
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Attention under rules, by their spelling, written to ``out``: one launch for patterns that can share query tiles.
+
+    noise: one float32 on the device, where the rules depend on the noise level. kernel_patterns: as in
+    planner.codegen.spec.launch_plan. Otherwise as attention.
+    """
+    for launch in _launches(query, key, value, layout, rules, kernel_patterns, key_mask is not None):
+        told = None if launch.serving is None else Told(launch.serving, noise)
+        asked = launch.problem
+        attention(query, key, value, asked.layout, asked.pattern, key_mask=key_mask, scale=scale, told=told, out=out)
+    return out
+
+
+def _far(
+    kernel: Kernel,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    key_mask: torch.Tensor | None,
+    told: Told | None,
+) -> Tensors:
+    """The means that a kernel reads, by its names for them."""
+    spec = kernel.emitted.spec
+    rows = sum(spec.mean_rows.values())
+    # The kernel reads biases a whole tile at a time.
+    bias = torch.empty(spec.batch * rows + spec.config.block_n, dtype=torch.float32, device=key.device)
+    biases, made = bias[: spec.batch * rows].view(spec.batch, rows), Tensors(mean_bias=bias)
+    for kind, means, serving in _mean_kernels(kernel, None if told is None else told.serving):
+        shape = (spec.batch, spec.kv_heads, spec.mean_rows[kind], spec.head_dim)
+        of_keys, of_values = key.new_empty(shape), value.new_empty(shape)
+        tensors = {"k": key, "v": value, "k_means": of_keys, "v_means": of_values}
+        tensors["mean_bias"] = biases[:, spec.first_mean(kind) :]
+        if key_mask is not None:
+            tensors["key_mask"] = key_mask
+        means.run(tensors, scale, None if serving is None or told is None else Told(serving, told.noise))
+        made |= {f"k_means_{kind}": of_keys, f"v_means_{kind}": of_values}
+    return made
+
+
+def _mean_kernels(kernel: Kernel, serving: Serving | None) -> list[tuple[str, Kernel, Serving | None]]:
+    """(kind of groups, kernel, the heads that it serves)"""
+    found = _means.get((kernel, serving))
+    if found is None:
+        asked = kernel.emitted.spec.problem
+        with _lock:
+            found = [
+                (kind, _load(problem, kernel.device), None if serving is None else serving.means(asked, kind))
+                for kind, problem in asked.means_read.items()
+            ]
+        found = _means.setdefault((kernel, serving), found)
+    return found
+
+
+def kernel_for(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    pattern: str,
+    key_mask: bool = False,
+    returns_lse: bool = False,
+    tabled: bool = False,
+) -> Kernel:
+    """The kernel for these tensors, loaded at the first call; raises as attention does."""
+    kind = _dtype(query)
+    flags = (key_mask, returns_lse, tabled)
+    place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, *flags)
+    found = _kernels.get(place)
+    if found is None or key.dtype != query.dtype or value.dtype != query.dtype or key.device != query.device:
+        problem = _problem(query, key, value, layout, pattern, *flags)
+        with _lock:
+            found = _kernels.get(place) or _kernels.setdefault(place, _load(problem, query.device))
+    return found
+
+
+def load_seconds() -> float:
+    """How long this process has taken to find, emit and compile kernels."""
+    return _load_seconds
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether emitted kernels, which read the model's own order, run on a device at all."""
+    return device.type == "cuda" and sys.platform == "linux" and _can_compile()
+
+
+def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
+    """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
+    return _why_no_kernel(query.device.type, query.dtype, query.shape[3], value.shape[3])
+
+
+@lru_cache(maxsize=256)
+def _why_no_kernel(device: str, dtype: torch.dtype, channels: int, value_channels: int) -> str | None:
+    if device != "cuda":
+        return f"kernels run on CUDA devices, not on {device}"
+    if sys.platform != "linux":
+        return f"kernels are launched on Linux, not on {sys.platform}"
+    if dtype not in _NAMES:
+        return f"kernels take {', '.join(_NAMES.values())}, not {dtype}"
+    if channels not in HEAD_DIMS or value_channels != channels:
+        return f"kernels take heads of a multiple of 8 channels up to 256, not {channels} and {value_channels}"
+    if not _can_compile():
+        return "Triton is not installed"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _can_compile() -> bool:
+    """Whether there is a bundle or Triton, looked for once: to find a module that is not imported takes 40 µs."""
+    return bundle() is not None or find_spec("triton") is not None
+
+
+@lru_cache(maxsize=1)
+def bundle() -> Bundle | None:
+    """The bundle that PLANNER_BUNDLE names; raises BadBundle."""
+    folder = os.environ.get(BUNDLE)
+    return Bundle.open(Path(folder)) if folder else None
+
+
+def _problem(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    pattern: str,
+    key_mask: bool,
+    returns_lse: bool,
+    tabled: bool,
+) -> Problem:
+    """The problem that tensors pose; raises BadAttentionInput and MalformedValue."""
+    shapes = [tuple(x.shape) for x in (query, key, value)]
+    well_formed = all(len(shape) == 4 for shape in shapes) and shapes[1] == shapes[2] and shapes[0][0] == shapes[1][0]
+    _require(
+        well_formed and shapes[0][3] == shapes[1][3],
+        f"shapes {shapes} are not (B, H, N, D), (B, H', M, D) twice",
+        "Pass query, key and value of one batch and one head dimension.",
+    )
+    for x in (key, value):
+        _require(x.dtype == query.dtype, f"query is {query.dtype}, key or value {x.dtype}", "Cast them to one dtype.")
+        _require(x.device == query.device, f"query is on {query.device}, key or value on {x.device}", "Move them.")
+    reason = why_no_kernel(query, value)
+    _require(reason is None, str(reason), "Use planner.runtime.attention.cpu.grouped_sdpa, or other tensors.")
+    (batch, heads, tokens, head_dim), (_, kv_heads, keys, _) = shapes[:2]
+    major, minor = torch.cuda.get_device_capability(query.device)
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    dtype = _dtype(query)
+    length = TokenLayout.parse(layout).tokens
+    _require(length == tokens, f'"{layout}" is {length} tokens, the query has {tokens}', "Plan again for these inputs.")
+    return Problem(
+        layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, processors, key_mask,
+        returns_lse, tabled,
+    ).verify()  # fmt: skip
+
+
+def _launches(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: str,
+    rules: str,
+    kernel_patterns: str,
+    key_mask: bool,
+) -> tuple[Launch, ...]:
+    """The launches for these tensors, planned at the first call; raises as attention does."""
+    shapes = (query.shape, key.shape, value.shape, query.dtype, key.dtype, query.device)
+    place = (layout, rules, kernel_patterns, *shapes, key_mask)
+    found = _launches_of.get(place)
+    if found is None:
+        site = _problem(query, key, value, layout, "dense", key_mask, returns_lse=False, tabled=False)
+        found = _launches_of.setdefault(place, launches(site, Rules.parse(rules), kernel_patterns))
+    return found
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    """The element type by name; float32 is multiplied as tf32 where PyTorch may do so."""
+    return "tf32" if _is_tf32(tensor.dtype) else _NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def _is_tf32(dtype: torch.dtype) -> bool:
+    """Asks PyTorch only where it matters: the answer takes a microsecond."""
+    return dtype == torch.float32 and bool(torch.backends.cuda.matmul.allow_tf32)
+
+
+def _load(problem: Problem, device: torch.device) -> Kernel:
+    global _load_seconds
+    start = time.perf_counter()
+    ahead = bundle()
+    found = ahead.get(problem) if ahead is not None else None
+    if found is None:
+        found = Cache().get(configured(problem))
+    kernel = Kernel(found.emitted, found.binary, device)
+    _load_seconds += time.perf_counter() - start
+    return kernel
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in new, contiguous memory, which begins at a multiple of 16 bytes."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _require(holds: bool, fault: str, remedy: str) -> None:
+    if not holds:
+        raise BadAttentionInput(fault, remedy)

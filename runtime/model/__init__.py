@@ -1,0 +1,1 @@
+"""The compiled model: it plans at the first call, remembers and reports."""
