@@ -80,7 +80,7 @@ class Case:
             head_dim=self.head_dim,
             dtype="bfloat16",
             arch=target.arch,
-            processors=target.processors,
+            num_sms=target.num_sms,
         ).verify()
 
     def flops(self, dense: bool = False) -> int:

@@ -49,16 +49,16 @@ UNIFORM = {
         "GRAT-X 8x8": "crisscross{axes=lines,group=8x8}",
         "GRAT-B 8x8": "neighborhood{radius=1,edge=clamp,group=8x8}",
         "GRAT-B 8x8 radius 2": "neighborhood{radius=2,edge=clamp,group=8x8}",
-        "GRAT-X 16x16 + far": "crisscross{axes=lines,group=16x16,far=mean}",
-        "GRAT-X 8x8 + far": "crisscross{axes=lines,group=8x8,far=mean}",
-        "GRAT-B 8x8 + far": "neighborhood{radius=1,edge=clamp,group=8x8,far=mean}",
+        "GRAT-X 16x16 + far": "crisscross{axes=lines,group=16x16,pooled=mean}",
+        "GRAT-X 8x8 + far": "crisscross{axes=lines,group=8x8,pooled=mean}",
+        "GRAT-B 8x8 + far": "neighborhood{radius=1,edge=clamp,group=8x8,pooled=mean}",
     },
     "emoji-hunyuan": {
         "GRAT-X planes": "crisscross{axes=planes,group=2x8x8}",
         "GRAT-X lines": "crisscross{axes=lines,group=2x8x8}",
         "GRAT-B 2x8x8": "neighborhood{radius=1,edge=clamp,group=2x8x8}",
-        "GRAT-X lines + far": "crisscross{axes=lines,group=2x8x8,far=mean}",
-        "GRAT-B 2x8x8 + far": "neighborhood{radius=1,edge=clamp,group=2x8x8,far=mean}",
+        "GRAT-X lines + far": "crisscross{axes=lines,group=2x8x8,pooled=mean}",
+        "GRAT-B 2x8x8 + far": "neighborhood{radius=1,edge=clamp,group=2x8x8,pooled=mean}",
     },
 }
 DENSITIES = (0.7, 0.35, 0.2, 0.13, 0.08)
@@ -201,14 +201,14 @@ def match(
     """Ours at the density of each uniform plan, with and without means of far groups to choose from."""
     near = Allocator(evidence, target, allocator.gains, patterns=near_only(allocator))
     for name, found in uniform.items():
-        if "far" not in name:
+        if "pooled" not in name:
             study.measure(f"ours without means at {name}", near.within(Budget(density=found.density)))
             study.measure(f"ours at {name}", allocator.within(Budget(density=found.density)))
 
 
 def near_only(allocator: Allocator) -> list[str]:
     """All candidates that read no means of far groups."""
-    return sorted({str(pattern) for each in allocator.patterns for pattern in each[1:] if not pattern.far})
+    return sorted({str(pattern) for each in allocator.patterns for pattern in each[1:] if not pattern.pooled})
 
 
 def curve(study: Study, _e: Evidence, _t: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
@@ -257,7 +257,7 @@ def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocat
     for quality in study.budgets:
         start = time.perf_counter()
         plan = certify(
-            evidence, target, quality, cases, study.dense_calibration, study.calibrate, "bench", "", note=print
+            evidence, target, quality, cases, study.dense_calibration, study.calibrate, "bench", "", progress=print
         )
         taken = time.perf_counter() - start
         assert plan.certificate is not None
@@ -287,9 +287,9 @@ def draw(model: str, folder: Path) -> None:
         "ours": sorted(ours, key=lambda row: row["density"]),
         "ours without means of far groups": [row for row in rows if row["run"].startswith("ours without")],
         "uniform": [
-            row for row in rows if row["run"].startswith("GRAT") and not row["run"].endswith(("far", "shifted"))
+            row for row in rows if row["run"].startswith("GRAT") and not row["run"].endswith(("pooled", "shifted"))
         ],
-        "uniform with means of far groups": [row for row in rows if row["run"].endswith("far")],
+        "uniform with means of far groups": [row for row in rows if row["run"].endswith("pooled")],
     }
     figure = Figure(figsize=(7 + 5 * len(asked), 5), layout="constrained")
     plot, *budgets = np.atleast_1d(figure.subplots(1, 1 + len(asked)))

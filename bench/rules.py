@@ -26,7 +26,7 @@ LAYOUTS = {
     "FLUX 4096²": "text:512 | h:256 w:256",
 }
 NEAR, CROSS = "neighborhood{edge=clamp,group=16x16,radius=1}", "crisscross{axes=lines,group=16x16}"
-FAR_NEAR, FAR_CROSS = (pattern.replace("group", "far=mean,group") for pattern in (NEAR, CROSS))
+FAR_NEAR, FAR_CROSS = (pattern.replace("group", "pooled=mean,group") for pattern in (NEAR, CROSS))
 SMALL = "neighborhood{edge=clamp,group=8x8,radius=1}"
 HEADS = 24
 

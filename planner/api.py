@@ -148,15 +148,14 @@ def tune(
     target: str = "auto",
     backend: str = "eager",
     by_head: bool = True,
-    note: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """The fastest plan found that keeps a quality, measured on samples, with a certificate of what was measured.
 
     sample: samples of all cases with a given model, (cases, 3, [frames,] height, width) in [0, 1], the same for the
     same model. cases: what they are, a prompt and its seed each. evidence: of this model and these input shapes;
-    recorded if it is not given. target, backend: as in planner.compile. by_head: as in allocate. note: is told how it
-    goes on.
-    Raises what record and compile raise, and UnreachableQuality with the best that was reached.
+    recorded if it is not given. target, backend: as in planner.compile. by_head: as in allocate. progress: is told how
+    it goes on. Raises what record and compile raise, and UnreachableQuality with the best that was reached.
     """
     quality.verify()
     place = resolve_target(target, require_module(model))
@@ -173,7 +172,7 @@ def tune(
         return sample(compile(model, plan=plan, backend=backend))
 
     today = date.today().isoformat()
-    return certify(evidence, place, quality, cases, dense, sample_plan, made_by, today, by_head, note)
+    return certify(evidence, place, quality, cases, dense, sample_plan, made_by, today, by_head, progress)
 
 
 def _counting_calls(

@@ -126,6 +126,17 @@ class UnknownName(PlannerError, KeyError):
         return str(self.args[0])
 
 
+class BadPlugin(PlannerError, ImportError):
+    """A plug-in that cannot be loaded, or that takes a name which is taken."""
+
+    def __init__(self, plugin: str, fault: str) -> None:
+        super().__init__(
+            f"the plug-in {plugin} cannot be used.",
+            found=f"{fault}.",
+            remedy="Mend it, or uninstall the package that has it (entry point group 'planner.plugins').",
+        )
+
+
 class BadSize(PlannerError, ValueError):
     """A picture or video size that is not a size, or that the model cannot take."""
 

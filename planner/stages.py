@@ -25,13 +25,13 @@ from planner.search.decide import decide
 class PlannedGraph:
     """The plan of one graph: a decision for each attention node, in order; and the provenance of its outputs.
 
-    sites: what was decided about, in the same order. relied_on: arguments whose values the plan depends on.
+    sites: what was decided about, in the same order. guards: arguments whose values the plan depends on.
     """
 
     plan: Plan
     sites: tuple[AttentionSite, ...]
     outputs: tuple[Shadow, ...]
-    relied_on: frozenset[str]
+    guards: frozenset[str]
 
 
 def plan_capture(
@@ -86,7 +86,7 @@ def follow_plan(
 
 def _planned(plan: Plan, sites: Sequence[AttentionSite], capture: Capture, provenance: Provenance) -> PlannedGraph:
     output = next(iter(reversed(capture.graph.graph.nodes)))
-    return PlannedGraph(plan, tuple(sites), _flat(provenance.of(output.args[0])), frozenset(provenance.relied_on))
+    return PlannedGraph(plan, tuple(sites), _flat(provenance.of(output.args[0])), frozenset(provenance.guards))
 
 
 def _flat(shadows: object) -> tuple[Shadow, ...]:

@@ -37,7 +37,7 @@ def masked_dense(
         mask = mask & torch.ones_like(mask).tril()
     mask = _both(mask, attn_mask)
     asked = parse_pattern(pattern)
-    if asked.far:
+    if asked.pooled:
         seen = seen_keys(attn_mask, key.shape[0], key.shape[2])
         key, value, mask = _with_means(key, value, mask, layout, asked, seen)
         mask = mask.to(query.dtype)

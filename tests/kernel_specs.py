@@ -16,7 +16,7 @@ MEANS = "means{m=16,n=64,warps=2,stages=1}"
 
 def problem(layout, pattern, *, heads=24, kv_heads=None, keys=None, **rest):
     """A problem with everything that is usual left out."""
-    usual = {"batch": 1, "head_dim": 128, "dtype": "bfloat16", "arch": 90, "processors": 132}
+    usual = {"batch": 1, "head_dim": 128, "dtype": "bfloat16", "arch": 90, "num_sms": 132}
     keys = keys or TokenLayout.parse(layout).tokens
     return Problem(
         layout=layout, pattern=pattern, heads=heads, kv_heads=kv_heads or heads, keys=keys, **(usual | rest)
@@ -49,8 +49,8 @@ SPECS = {
     "hopper_pairs_rules": _spec(
         PAIRS,
         "t:6 h:45 w:80 | text:250",
-        "crisscross{axes=planes,group=1x8x8}; neighborhood{radius=1,edge=clamp,group=1x8x8,far=mean}; dense",
-        tabled=True,
+        "crisscross{axes=planes,group=1x8x8}; neighborhood{radius=1,edge=clamp,group=1x8x8,pooled=mean}; dense",
+        has_head_table=True,
         key_mask=True,
         batch=2,
         returns_lse=True,
@@ -79,39 +79,39 @@ SPECS = {
         arch=120,
     ),
     "hopper_offset": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16,offset=8x8}", returns_lse=True),
-    "hopper_gated": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clip,group=16x16}; dense", tabled=True),
+    "hopper_gated": _spec(HOPPER, FLUX, "neighborhood{radius=1,edge=clip,group=16x16}; dense", has_head_table=True),
     "triton_gated": _spec(
-        NARROW, "text:9 | h:20 w:30", "crisscross{axes=lines,group=8x8}; dense", arch=80, tabled=True
+        NARROW, "text:9 | h:20 w:30", "crisscross{axes=lines,group=8x8}; dense", arch=80, has_head_table=True
     ),
-    "hopper_means": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16,far=mean}"),
+    "hopper_means": _spec(HOPPER, FLUX, "crisscross{axes=lines,group=16x16,pooled=mean}"),
     "hopper_rules": _spec(
         HOPPER,
         "t:8 h:45 w:80 | text:250",
-        "neighborhood{radius=1,edge=clamp,group=4x8x8,far=mean}; crisscross{axes=planes,group=2x8x8}; dense; "
-        "crisscross{axes=lines,group=4x16x16,far=mean}",
-        tabled=True,
+        "neighborhood{radius=1,edge=clamp,group=4x8x8,pooled=mean}; crisscross{axes=planes,group=2x8x8}; dense; "
+        "crisscross{axes=lines,group=4x16x16,pooled=mean}",
+        has_head_table=True,
         key_mask=True,
         batch=2,
         kv_heads=12,
         returns_lse=True,
     ),
     "triton_means": _spec(
-        NARROW, "text:5 | h:30 w:47", "neighborhood{radius=2x1,edge=clip,group=7x5,far=mean}", arch=89, head_dim=72
+        NARROW, "text:5 | h:30 w:47", "neighborhood{radius=2x1,edge=clip,group=7x5,pooled=mean}", arch=89, head_dim=72
     ),
     "triton_rules": _spec(
         WIDE,
         FLUX,
-        "neighborhood{radius=1,edge=clip,group=16x16,far=mean}; crisscross{axes=lines,group=8x16}; dense",
-        tabled=True,
+        "neighborhood{radius=1,edge=clip,group=16x16,pooled=mean}; crisscross{axes=lines,group=8x16}; dense",
+        has_head_table=True,
         arch=100,
     ),
-    "means_flux": _spec(MEANS, FLUX, "neighborhood{radius=0,edge=clip,group=16x16,far=mean}", only_means=True),
+    "means_flux": _spec(MEANS, FLUX, "neighborhood{radius=0,edge=clip,group=16x16,pooled=mean}", only_means=True),
     "means_ragged": _spec(
         MEANS,
         "t:9 h:45 w:80 | text:250",
-        "neighborhood{radius=0,edge=clip,group=4x8x8,offset=2x4x4,far=mean}",
+        "neighborhood{radius=0,edge=clip,group=4x8x8,offset=2x4x4,pooled=mean}",
         only_means=True,
-        tabled=True,
+        has_head_table=True,
         key_mask=True,
         batch=2,
         head_dim=72,
@@ -121,11 +121,14 @@ SPECS = {
 }
 
 
-def told(table, noise):
-    """The arguments of a tabled kernel at a noise level."""
+def routing_args(table, noise):
+    """The arguments of a has_head_table kernel at a noise level."""
     return {
         "table": torch.tensor(table.rows, dtype=torch.int32),
         "levels": torch.tensor([*table.levels, 1.0]),
         "ranges": len(table.rows),
         "noise": torch.tensor(noise),
     }
+
+
+SMALL = problem("n:64", "dense", head_dim=16, arch=80).with_config(KernelConfig("triton", 16, 16, 4, 1))

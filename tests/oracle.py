@@ -33,7 +33,7 @@ def masked_dense(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
     seen = torch.ones(len(q), len(every), dtype=torch.bool, device=q.device) if mask is None else mask
     bias = torch.zeros(len(q), len(every), dtype=torch.float64, device=q.device).masked_fill(~seen, -math.inf)
     k, v = (x.double() for x in (k, v))
-    if pattern != "dense" and parse_pattern(pattern).far:
+    if pattern != "dense" and parse_pattern(pattern).pooled:
         means, firsts = means_of(len(every), TokenLayout.parse(layout), parse_pattern(pattern))
         means, firsts = (means.to(q.device) * seen[:, None]), firsts.to(q.device)
         counts = means.sum(2)
@@ -63,3 +63,18 @@ def of_heads(spec, q, k, v, mask=None, served=None):
         mine = torch.tensor(mine).view(spec.batch, spec.heads, 1)
         out, lse = torch.where(mine[..., None], made, out), torch.where(mine, sums, lse)
     return out, lse
+
+
+def mask(pattern, layout):
+    """The pattern's meaning as a (tokens, tokens) table."""
+    index = torch.arange(layout.tokens)
+    return pattern.mask_mod(layout)(index[:, None], index[None, :])
+
+
+def group_of(layout, grid):
+    """Number of every token's group, -1 for global tokens."""
+    index = torch.arange(layout.tokens)
+    number = torch.zeros_like(index)
+    for group, count in zip(grid.group_of(layout.coordinates(index)), grid.counts, strict=True):
+        number = number * count + group
+    return torch.where(layout.is_global(index), -1, number)

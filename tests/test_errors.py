@@ -50,6 +50,12 @@ TEXTS = [
         "UnknownName: there is no model 'zzz'.\n  Known: flux, wan.\n  Pick one of these names.",
     ),
     (
+        errors.BadPlugin("slabs", "importing slabs raised ValueError: no"),
+        "BadPlugin: the plug-in slabs cannot be used.\n"
+        "  importing slabs raised ValueError: no.\n"
+        "  Mend it, or uninstall the package that has it (entry point group 'planner.plugins').",
+    ),
+    (
         errors.BadSize("8x", "no size", "Write it like 1x1."),
         "BadSize: '8x' is not a size this model can take.\n  no size.\n  Write it like 1x1.",
     ),

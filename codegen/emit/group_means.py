@@ -50,7 +50,7 @@ def emit_means(spec: KernelSpec) -> Emitted:
     element = pointer_to(spec.dtype)
     arguments = [Argument(name, element, 16) for name in ("k", "v", "k_means", "v_means")]
     arguments += [Argument("mean_bias", "*fp32")] + [Argument("key_mask", "*i1")] * spec.key_mask
-    arguments += TABLE * spec.tabled
+    arguments += TABLE * spec.has_head_table
     arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
     arguments += [Argument("bias_batch", "i64"), Argument("scale_log2", "fp32")]
     return Emitted(
@@ -70,12 +70,12 @@ def emit_means(spec: KernelSpec) -> Emitted:
 def _token_lines(spec: KernelSpec, means: MeanTiles) -> Iterator[str]:
     """Sequence indices of a block of the group's tokens, and which of them count."""
     pattern, view = means.pattern, spec.program.queries.view
-    along = list(zip(pattern.group, pattern.lead, view.axes, strict=True))
-    starts = [f"c{axis} * {g}{f' - {lead}' * (lead > 0)}" for axis, (g, lead, _) in enumerate(along)]
+    along = list(zip(pattern.group, pattern.front_pad, view.axes, strict=True))
+    starts = [f"c{axis} * {g}{f' - {front_pad}' * (front_pad > 0)}" for axis, (g, front_pad, _) in enumerate(along)]
     yield from box_tokens(starts, pattern.group, view.origin, view.axes, "at", "tokens")
     inside = ["(at < TOKENS)"]
-    for axis, (_, lead, (size, _)) in enumerate(along):
-        inside += [f"(x{axis} >= 0)"] * (lead > 0) + [f"(x{axis} < {size})"]
+    for axis, (_, front_pad, (size, _)) in enumerate(along):
+        inside += [f"(x{axis} >= 0)"] * (front_pad > 0) + [f"(x{axis} < {size})"]
     yield f"inside = {' & '.join(inside)}"
     if spec.key_mask:
         yield "inside = inside & (tl.load(key_mask + tokens, mask=inside, other=0) != 0)"

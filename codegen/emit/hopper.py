@@ -52,11 +52,11 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
     program, config = spec.program, spec.config
     heads = spec.batch * spec.heads
     units = program.units
-    schedule = make_schedule(program, heads, spec.processors, units)
+    schedule = make_schedule(program, heads, spec.num_sms, units)
     warpgroups = config.block_m // SHARE
     registers = REGISTERS[warpgroups]
     split = bool(program.global_runs)
-    merges = split and (spec.tabled or schedule.max_parts > 1)
+    merges = split and (spec.has_head_table or schedule.max_parts > 1)
     items = _items(spec, merges)
     key_tiles = [tiles for each in spec.programs for tiles in each.keys] + [program.everything] * split
     means = {each.means.kind: each.means for each in spec.programs if each.means is not None}
@@ -117,9 +117,9 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         mean_tiles=indented(by_pattern([_mean_tiles(spec, each) for each in spec.programs])),
         means=bool(means),
         visible_takes="".join(f", {name}" for name in mine) if means else "",
-        table_args=", row, share" * spec.tabled,
+        table_args=", row, share" * spec.has_head_table,
         table_header=HEADER,
-        grid_tiles="share[0] * TILES_PER_HEAD" if spec.tabled else "GRID_TILES",
+        grid_tiles="share[0] * TILES_PER_HEAD" if spec.has_head_table else "GRID_TILES",
         items=items,
         is_global=f"item > {items}" if split else "False",
         slot_bits=SLOT_BITS,
@@ -159,15 +159,15 @@ def emit_sm90(spec: KernelSpec) -> Emitted:
         arguments.append(Argument("lse", "*fp32"))
     if spec.key_mask:
         arguments.append(Argument("key_mask", "*i1"))
-    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * merges
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.has_head_table + WORKSPACE * merges
     arguments += [DEALT, Argument("scale_log2", "fp32")]
     slots = schedule.row_blocks * schedule.max_parts
     return Emitted(
         spec=spec,
         source=source,
         arguments=tuple(arguments),
-        grid=schedule.processors,
-        part_rows=slots * config.block_m if merges and not spec.tabled else 0,
+        grid=schedule.num_sms,
+        part_rows=slots * config.block_m if merges and not spec.has_head_table else 0,
         arrivals=warpgroups * schedule.row_blocks if merges else 0,
         marks=schedule.grid_tiles,
         waits=True,
@@ -183,7 +183,7 @@ def _at_launch(registers: Sequence[int]) -> int:
 
 def _items(spec: KernelSpec, merges: bool) -> str:
     """How many items programs take as they come: tiles of the grid, then row blocks to merge."""
-    if not spec.tabled:
+    if not spec.has_head_table:
         return "ITEMS" if merges else "GRID_TILES"
     return f"share[0] * {'(TILES_PER_HEAD + ROW_BLOCKS_PER_HEAD)' if merges else 'TILES_PER_HEAD'}"
 

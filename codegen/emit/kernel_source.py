@@ -33,7 +33,8 @@ class Argument:
 
 
 TABLE = [Argument("table", "*i32"), Argument("noise", "*fp32"), Argument("levels", "*fp32"), Argument("ranges", "i32")]
-"""Arguments of a tabled kernel: it finds its row by how many of ``ranges - 1`` ascending levels the noise is above."""
+"""Arguments of a kernel with a head table: its row is that of how many of ``ranges - 1`` ascending levels lie below the
+noise."""
 
 WORKSPACE = [Argument("parts", "*fp32", 16), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
 """Arguments of a kernel that shares the keys of global queries' rows out: parts of these rows, and who has arrived."""
@@ -61,10 +62,10 @@ class ViewArgument(Argument):
 class Emitted:
     """A kernel's source, and what a launch needs to know.
 
-    grid: programs. part_rows: rows of float32 workspace; those of a tabled Hopper kernel depend on its table. arrivals,
-    marks: counters, and marks of tiles that follow the one of ``DEALT``; all must be zero before the launch and are
-    zero after it. waits: whether it waits itself for what comes before it on its stream, and may be started beside
-    that. warps, maxnreg: compile options.
+    grid: programs. part_rows: rows of float32 workspace; with a head table they depend on it. arrivals, marks:
+    counters, and marks of tiles that follow the one of ``DEALT``; all must be zero before the launch and are zero after
+    it. waits: whether it waits itself for what comes before it on its stream, and may be started beside that. warps,
+    maxnreg: compile options.
     """
 
     spec: KernelSpec
@@ -91,7 +92,7 @@ def header(spec: KernelSpec) -> list[str]:
     share = ", ".join(f"{each:.2%}" for each in shares) + (" in turn" if len(shares) > 1 else "")
     lines = [
         f"batch {spec.batch}, {spec.heads} heads ({spec.kv_heads} of keys) of {spec.head_dim} channels, {spec.dtype}",
-        f"config {spec.config}, {spec.processors} multiprocessors",
+        f"config {spec.config}, {spec.num_sms} multiprocessors",
         f"{share} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
     ]
     if program.coords:

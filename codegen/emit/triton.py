@@ -76,7 +76,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
     arguments += [Argument(name, element, 16) for name in means]
-    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.tabled + WORKSPACE * split
+    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.has_head_table + WORKSPACE * split
     arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
     arguments.append(Argument("scale_log2", "fp32"))
     return Emitted(

@@ -1,8 +1,8 @@
-"""Tables: which heads a kernel serves, and by which pattern, at each range of noise levels.
+"""Head tables: which heads a kernel serves, and by which pattern, at each range of noise levels.
 
-A tabled kernel reads one row of int32 numbers: how many heads it serves, how the rows of their global queries are dealt
-out, and for each of those heads its number and its pattern's. Heads with the most work come first, so that the others
-fill what they leave uneven.
+A kernel with a head table reads one row of int32 elements: how many heads it serves, how the rows of their global
+queries are split, and for each of those heads its number and its pattern's. Heads with the most work come first, so
+that the others fill what they leave uneven.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from planner.codegen.tiling.stream_k import make_schedule
 HEADER = 5
 """Numbers before the heads of a row: heads, long_teams, long_run, run, max_parts (see stream_k.py)."""
 
-Served = tuple[tuple[int, int], ...]
+RoutedHeads = tuple[tuple[int, int], ...]
 """(head, pattern's number) of the heads that a kernel serves, over the whole batch."""
 
 
 @dataclass(frozen=True)
-class Table:
+class HeadTable:
     """levels: noise levels that part the ranges, ascending. rows: one for each range; all are of one length.
 
     part_rows: float32 rows of workspace that the longest of them needs.
@@ -34,31 +34,31 @@ class Table:
 
 
 @lru_cache(maxsize=1024)
-def make_table(spec: KernelSpec, levels: tuple[float, ...], served: tuple[Served, ...]) -> Table:
+def make_head_table(spec: KernelSpec, levels: tuple[float, ...], routed: tuple[RoutedHeads, ...]) -> HeadTable:
     """The table of a kernel that serves some heads at each range of noise levels."""
-    made = [_row(spec, heads) for heads in served]
-    return Table(levels, tuple(row for row, _ in made), max(parts for _, parts in made))
+    made = [_row(spec, heads) for heads in routed]
+    return HeadTable(levels, tuple(row for row, _ in made), max(parts for _, parts in made))
 
 
-def of_batch(heads: Mapping[int, int], batch: int, per_sequence: int) -> Served:
+def of_batch(heads: Mapping[int, int], batch: int, per_sequence: int) -> RoutedHeads:
     """Heads of one sequence, each with its pattern's number, in every sequence of a batch."""
     return tuple((at * per_sequence + head, which) for at in range(batch) for head, which in sorted(heads.items()))
 
 
-def _row(spec: KernelSpec, served: Served) -> tuple[tuple[int, ...], int]:
+def _row(spec: KernelSpec, routed: RoutedHeads) -> tuple[tuple[int, ...], int]:
     """(row, float32 rows of workspace)"""
     if spec.only_means:
-        return _spell(served, (0, 0, 0, 0), spec.slots), 0
+        return _spell(routed, (0, 0, 0, 0), spec.slots), 0
     read = [program.average_tiles_read for program in spec.programs]
-    heaviest_first = sorted(served, key=lambda entry: -read[entry[1]])
-    average = sum(read[which] for _, which in served) / max(1, len(served))
+    heaviest_first = sorted(routed, key=lambda entry: -read[entry[1]])
+    average = sum(read[which] for _, which in routed) / max(1, len(routed))
     units = spec.program.units
-    schedule = make_schedule(spec.program, len(served), spec.processors, units, average)
+    schedule = make_schedule(spec.program, len(routed), spec.num_sms, units, average)
     shares = (schedule.long_teams, schedule.long_run, schedule.run, schedule.max_parts)
     part_rows = schedule.row_blocks * schedule.max_parts * spec.config.block_m
     return _spell(heaviest_first, shares, spec.slots), part_rows
 
 
-def _spell(served: Sequence[tuple[int, int]], shares: tuple[int, ...], slots: int) -> tuple[int, ...]:
-    entries = [which << SLOT_BITS | head for head, which in served]
-    return (len(served), *shares, *entries, *[0] * (slots - len(served)))
+def _spell(routed: Sequence[tuple[int, int]], shares: tuple[int, ...], slots: int) -> tuple[int, ...]:
+    entries = [which << SLOT_BITS | head for head, which in routed]
+    return (len(routed), *shares, *entries, *[0] * (slots - len(routed)))

@@ -35,9 +35,9 @@ class Problem:
     layout, pattern: spellings. Several patterns are separated by semicolons; a table in device memory says which of
     them a head follows. keys: length of the key sequence, which differs from the layout's only for dense patterns.
     key_mask: whether keys can be masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether
-    the log-sum-exp of every query is an output. arch: compute capability, 80 to 121. processors: multiprocessors.
-    tabled: whether a table says which heads the kernel serves, and by which pattern, at the noise level that it finds
-    in device memory. only_means: whether not attention is asked for but the means of the pattern's groups.
+    the log-sum-exp of every query is an output. arch: compute capability, 80 to 121. num_sms: multiprocessors.
+    has_head_table: whether a table says which heads the kernel serves, and by which pattern, at the noise level that
+    it finds in device memory. only_means: whether not attention is asked for but the means of the pattern's groups.
     """
 
     layout: str
@@ -49,10 +49,10 @@ class Problem:
     head_dim: int
     dtype: str
     arch: int
-    processors: int
+    num_sms: int
     key_mask: bool = False
     returns_lse: bool = False
-    tabled: bool = False
+    has_head_table: bool = False
     only_means: bool = False
 
     @cached_property
@@ -74,7 +74,7 @@ class Problem:
     def mean_rows(self) -> dict[str, int]:
         """How many means are read of each kind of groups; their biases lie one after the other in this order."""
         sizes = self.token_layout.grid.sizes
-        return {kind_of_groups(each): math.prod(each.grid(sizes).counts) for each in self.patterns if each.far}
+        return {kind_of_groups(each): math.prod(each.grid(sizes).counts) for each in self.patterns if each.pooled}
 
     def first_mean(self, kind: str) -> int:
         """Where the biases of a kind of groups begin."""
@@ -104,11 +104,11 @@ class Problem:
     @cached_property
     def means_read(self) -> dict[str, Problem]:
         """The problems of computing the means that are read, by the kind of their groups."""
-        far = [pattern for pattern in self.patterns if pattern.far and not self.only_means]
-        return {kind_of_groups(pattern): self._means_of(pattern) for pattern in far}
+        pooled = [pattern for pattern in self.patterns if pattern.pooled and not self.only_means]
+        return {kind_of_groups(pattern): self._means_of(pattern) for pattern in pooled}
 
     def _means_of(self, pattern: Pattern) -> Problem:
-        one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, far=True)
+        one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, pooled=True)
         changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True}
         return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
 
@@ -124,15 +124,15 @@ class Problem:
         """Return the value itself; raises MalformedValue, or what its layout and pattern raise."""
         self._require(self.dtype in DTYPES, f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
         self._require(self.head_dim in HEAD_DIMS, f"head_dim {self.head_dim} is no multiple of 8 up to 256")
-        self._require(min(self.batch, self.heads, self.kv_heads, self.keys, self.processors) >= 1, "a size is below 1")
+        self._require(min(self.batch, self.heads, self.kv_heads, self.keys, self.num_sms) >= 1, "a size is below 1")
         self._require(self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide among {self.kv_heads}")
         is_cross = self.keys != self.queries
         self._require(not is_cross or not self.grouped, "a pattern needs as many keys as queries")
-        self._require(self.tabled or len(self.patterns) == 1, "no table says which head follows which pattern")
+        self._require(self.has_head_table or len(self.patterns) == 1, "no table says which head follows which pattern")
         self._require(len(self.patterns) <= MAX_PATTERNS, f"it has more than {MAX_PATTERNS} patterns")
         self._require(self.slots < 2**SLOT_BITS, f"it has more than {2**SLOT_BITS} heads")
-        leads = {pattern.lead for pattern in self.grouped}
-        self._require(len(leads) <= 1, "the first groups of its patterns lack different numbers of tokens")
+        front_pads = {pattern.front_pad for pattern in self.grouped}
+        self._require(len(front_pads) <= 1, "the first groups of its patterns lack different numbers of tokens")
         for pattern in self.grouped:
             pattern.grid(self.token_layout.grid.sizes).verify()
         return self

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from planner.codegen.spec.config import choose_config, why_not
-from planner.codegen.spec.head_table import Served, Table, make_table, of_batch
+from planner.codegen.spec.head_table import HeadTable, RoutedHeads, make_head_table, of_batch
 from planner.codegen.spec.kernel_spec import MAX_PATTERNS, KernelSpec, Problem
 from planner.codegen.tiling.tiles import kind_of_groups
 from planner.patterns.base import Dense, Pattern, parse_pattern
@@ -20,31 +20,31 @@ from planner.patterns.rules import SEPARATOR, Rules
 
 
 @dataclass(frozen=True, eq=False)
-class Serving:
+class HeadRouting:
     """The heads that a kernel serves: levels part the ranges of noise, each of which has heads of its own.
 
-    A serving is made once and known by its identity, so that a launch need not look at its heads.
+    A routing is made once and known by its identity, so that a launch need not look at its heads.
     """
 
     levels: tuple[float, ...]
-    served: tuple[Served, ...]
+    routed: tuple[RoutedHeads, ...]
 
     @staticmethod
-    def in_turn(problem: Problem) -> Serving:
+    def in_turn(problem: Problem) -> HeadRouting:
         """All heads, which follow the patterns in turn."""
         heads = {head: head % len(problem.patterns) for head in range(problem.heads)}
-        return Serving((), (of_batch(heads, problem.batch, problem.heads),))
+        return HeadRouting((), (of_batch(heads, problem.batch, problem.heads),))
 
-    def table(self, spec: KernelSpec) -> Table:
+    def table(self, spec: KernelSpec) -> HeadTable:
         """The table that tells a kernel."""
-        return make_table(spec, self.levels, self.served)
+        return make_head_table(spec, self.levels, self.routed)
 
-    def means(self, problem: Problem, kind: str) -> Serving:
+    def means(self, problem: Problem, kind: str) -> HeadRouting:
         """The heads of keys whose means of a kind of groups these heads read."""
         per_kv = problem.heads // problem.kv_heads
-        reads = [pattern.far and kind_of_groups(pattern) == kind for pattern in problem.patterns]
-        served = [sorted({head // per_kv for head, which in heads if reads[which]}) for heads in self.served]
-        return Serving(self.levels, tuple(tuple((head, 0) for head in heads) for heads in served))
+        reads = [pattern.pooled and kind_of_groups(pattern) == kind for pattern in problem.patterns]
+        routed = [sorted({head // per_kv for head, which in heads if reads[which]}) for heads in self.routed]
+        return HeadRouting(self.levels, tuple(tuple((head, 0) for head in heads) for heads in routed))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Launch:
     """A kernel, and the heads that it serves; None: all of them, always."""
 
     problem: Problem
-    serving: Serving | None = None
+    routing: HeadRouting | None = None
 
     @property
     def problems(self) -> list[Problem]:
@@ -92,7 +92,7 @@ def _kernels(site: Problem, patterns: tuple[str, ...]) -> tuple[tuple[Pattern, .
 
 def _share_tiles(site: Problem, patterns: Sequence[Pattern]) -> bool:
     """Whether one kernel can serve patterns as fast as kernels of their own would."""
-    if len(patterns) >= MAX_PATTERNS or len({pattern.lead for pattern in patterns}) > 1:
+    if len(patterns) >= MAX_PATTERNS or len({pattern.front_pad for pattern in patterns}) > 1:
         return False
     configs = [choose_config(_problem(site, [pattern])) for pattern in patterns]
     tiles = {(config.body, config.block_m) for config in configs}
@@ -100,7 +100,7 @@ def _share_tiles(site: Problem, patterns: Sequence[Pattern]) -> bool:
 
 
 def _launch(site: Problem, rules: Rules, kernel: Sequence[Pattern], serves_dense: bool) -> Launch:
-    served, patterns = list[Served](), [*kernel, Dense()]
+    routed, patterns = list[RoutedHeads](), [*kernel, Dense()]
     mine = patterns if serves_dense else kernel
     for above, up_to in pairwise((0.0, *rules.levels, 1.0)):
         heads = {
@@ -109,9 +109,9 @@ def _launch(site: Problem, rules: Rules, kernel: Sequence[Pattern], serves_dense
             if rule.pattern in mine
             for head in rule.heads or range(site.heads)
         }
-        served.append(of_batch(heads, site.batch, site.heads))
-    return Launch(_problem(site, patterns), Serving(rules.levels, tuple(served)))
+        routed.append(of_batch(heads, site.batch, site.heads))
+    return Launch(_problem(site, patterns), HeadRouting(rules.levels, tuple(routed)))
 
 
 def _problem(site: Problem, patterns: Sequence[Pattern]) -> Problem:
-    return replace(site, pattern=SEPARATOR.join(map(str, patterns)), tabled=True).verify()
+    return replace(site, pattern=SEPARATOR.join(map(str, patterns)), has_head_table=True).verify()

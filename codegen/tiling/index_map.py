@@ -90,11 +90,11 @@ class IndexMap:
         )
 
     def _start_at(self, key: Sequence[sympy.Expr]) -> sympy.Expr:
-        return sympy.sympify(group_start(key, self.grid.group, self.grid.sizes, SYMBOLS, self.grid.lead))
+        return sympy.sympify(group_start(key, self.grid.group, self.grid.sizes, SYMBOLS, self.grid.front_pad))
 
     def _size_at(self, key: Sequence[sympy.Expr]) -> sympy.Expr:
-        along = zip(key, self.grid.group, self.grid.sizes, self.grid.lead, strict=True)
-        return sympy.Mul(*(extent_along(c, g, n, SYMBOLS, lead) for c, g, n, lead in along))
+        along = zip(key, self.grid.group, self.grid.sizes, self.grid.front_pad, strict=True)
+        return sympy.Mul(*(extent_along(c, g, n, SYMBOLS, front_pad) for c, g, n, front_pad in along))
 
     def _along(self, box: Box) -> Iterator[tuple[AxisSet, sympy.Symbol, int]]:
         return zip(box, self.coords, self.grid.counts, strict=True)

@@ -87,7 +87,7 @@ def grid_regions(
         for axis, axis_set in enumerate(box):
             c, G, n = coords[axis], counts[axis], sizes[axis]
             begin = partial(
-                _begin, c=c, G=G, g=pattern.group[axis], n=n, lead=pattern.lead[axis], arithmetic=arithmetic
+                _begin, c=c, G=G, g=pattern.group[axis], n=n, front_pad=pattern.front_pad[axis], arithmetic=arithmetic
             )
             ranges = [
                 (first, last)
@@ -135,11 +135,11 @@ def _sorted(a: sympy.Expr, b: sympy.Expr, coord: sympy.Symbol, count: int) -> tu
     return (b, a) if max(signs) <= 0 else (sympy.Min(a, b), sympy.Max(a, b))
 
 
-def _begin(group: Number, c: Number, G: int, g: int, n: int, lead: int, arithmetic: Arithmetic) -> Number:
+def _begin(group: Number, c: Number, G: int, g: int, n: int, front_pad: int, arithmetic: Arithmetic) -> Number:
     """Token at which a group begins, n for the one after the last."""
     if group == G:
         return n
-    token = group * g - lead
+    token = group * g - front_pad
     if not isinstance(group, sympy.Expr) or group.is_Integer:
         return arithmetic.minimum(arithmetic.maximum(token, 0), n)
     values = list(map(sympy.lambdify(c, token, "math"), range(G)))

@@ -2,8 +2,8 @@
 
 Query tiles of the grid are dealt out while the kernel runs, each to the processor that is free first. Queries of global
 tokens read every key: few rows, but each as long as the sequence. They are handed out before in *units*, one key tile
-for each of a *team* of processors that walk the same keys with neighbouring rows, so that L2 is shared. Every team
-takes one run of units: long enough that all processors get equal work, so that the rows fill what is uneven in the
+for each of a *team* of num_sms that walk the same keys with neighbouring rows, so that L2 is shared. Every team
+takes one run of units: long enough that all num_sms get equal work, so that the rows fill what is uneven in the
 tiles; or, where that should end earlier, a whole row block or nothing, so that no rows have to be merged from parts.
 No long row is left for the end.
 """
@@ -30,15 +30,15 @@ MERGE = 3
 
 @dataclass(frozen=True)
 class Schedule:
-    """A persistent launch of ``processors`` programs.
+    """A persistent launch of ``num_sms`` programs.
 
     grid_tiles, row_blocks: query tiles of the grid, and of global tokens, over all heads and the batch.
-    team: processors that walk together. units: key tiles per row block. pause: what a part takes besides, in units.
+    team: num_sms that walk together. units: key tiles per row block. pause: what a part takes besides, in units.
     long_teams, long_run, run: the first ``long_teams`` teams take ``long_run`` units each, all others ``run``; where a
     run passes from one row block to the next the pause counts as units, as it begins another part there.
     """
 
-    processors: int
+    num_sms: int
     grid_tiles: int
     row_blocks: int
     team: int
@@ -76,14 +76,14 @@ class Schedule:
         scale: key tiles that do the work of one of 128 queries and keys.
         """
         loads = Counter[float]()
-        for team in range(self.processors // self.team):
+        for team in range(self.num_sms // self.team):
             first, last = self.first_unit(team), self.first_unit(team + 1)
             load = 0.0
             for block in range(first // self.units, -(-last // self.units)):
                 units = min(last, (block + 1) * self.units) - max(first, block * self.units)
                 load += units + (self.pause if units < self.units else TILE_ENDS * scale)
             loads[load] += self.team
-        low, high = max(loads), max(loads) + (self.grid_tiles // self.processors + 1) * tile
+        low, high = max(loads), max(loads) + (self.grid_tiles // self.num_sms + 1) * tile
         while high - low > 0.1:
             middle = (low + high) / 2
             done = sum(count * int((middle - load) // tile) for load, count in loads.items())
@@ -92,7 +92,7 @@ class Schedule:
 
     def verify(self) -> Schedule:
         """Return the schedule; raises MalformedValue if a unit is left over."""
-        teams, units = self.processors // self.team, self.bundles * self.units
+        teams, units = self.num_sms // self.team, self.bundles * self.units
         if units and self.team_of(units - 1) >= teams:
             fault = f"its {teams} teams do not take all of {units} units"
             raise MalformedValue(str(self), fault, "This is a mistake of the planner: please report it.")
@@ -100,7 +100,7 @@ class Schedule:
 
 
 def make_schedule(
-    program: TileProgram, heads: int, processors: int, units: int, tiles_read: float | None = None
+    program: TileProgram, heads: int, num_sms: int, units: int, tiles_read: float | None = None
 ) -> Schedule:
     """The schedule of a program over so many (batch, head) pairs.
 
@@ -109,33 +109,33 @@ def make_schedule(
     """
     grid_tiles, row_blocks = heads * program.queries.count, heads * sum(program.row_blocks)
     if not row_blocks:
-        return Schedule(processors, grid_tiles, 0, 1, units, 0, 0, 1, 1)
-    team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and processors % t == 0)
+        return Schedule(num_sms, grid_tiles, 0, 1, units, 0, 0, 1, 1)
+    team = next(t for t in (4, 2, 1) if sum(program.row_blocks) % t == 0 and num_sms % t == 0)
     scale = 128 * 128 / (program.block_m * program.block_n)
     tile = (program.average_tiles_read if tiles_read is None else tiles_read) + TILE_ENDS * scale
     pause = round(PART_ENDS * scale)
     choices = [
-        Schedule(processors, grid_tiles, row_blocks, team, units, pause, *shares)
-        for shares in _shares(processors, grid_tiles, tile, team, row_blocks // team, units + pause)
+        Schedule(num_sms, grid_tiles, row_blocks, team, units, pause, *shares)
+        for shares in _shares(num_sms, grid_tiles, tile, team, row_blocks // team, units + pause)
     ]
     return min(choices, key=lambda choice: choice.ends(tile, scale)).verify()
 
 
 def _shares(
-    processors: int, grid_tiles: int, tile: float, team: int, bundles: int, places: int
+    num_sms: int, grid_tiles: int, tile: float, team: int, bundles: int, places: int
 ) -> Iterator[tuple[int, int, int]]:
     """What (long_teams, long_run, run) could be: a whole row block for some teams, or something for all of them.
 
     places: units of a row block, and its pause.
     """
-    teams = processors // team
+    teams = num_sms // team
     if bundles <= teams:
         yield bundles, places, 1
     total = bundles * places
-    each, extra = divmod(grid_tiles, processors)
-    # The first `extra` processors have a grid tile more than the others, unless that is some of every team.
+    each, extra = divmod(grid_tiles, num_sms)
+    # The first `extra` SMs have a grid tile more than the others, unless that is some of every team.
     uneven = -(-extra // team) % teams
-    level = grid_tiles * tile / processors + total / teams
+    level = grid_tiles * tile / num_sms + total / teams
     guess = max(0, int(level - (each + 1) * tile))
     for long_run in range(max(0, guess - 1), guess + 3) if uneven else (0,):
         yield uneven, long_run, max(1, -(-(total - uneven * long_run) // (teams - uneven)))

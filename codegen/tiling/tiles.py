@@ -175,7 +175,7 @@ class QueryTiles:
     box: tuple[int, ...]
     group: tuple[int, ...]
     """Tokens of a group along each axis of the view; the box where there are no groups."""
-    lead: tuple[int, ...]
+    front_pad: tuple[int, ...]
     """Tokens that the first group lacks along each axis; the first box may begin outside, by less than a box."""
     pair_axis: int | None = None
     """The axis along which the two groups of a pair lie side by side."""
@@ -218,8 +218,8 @@ class QueryTiles:
     def _lengths(self) -> list[list[int]]:
         """Tokens of the view that the boxes along each axis hold, for boxes that divide the group."""
         found = list[list[int]]()
-        for (n, _), b, g, lead in zip(self.view.axes, self.box, self.group, self.lead, strict=True):
-            starts = range(_boxes_skipped(b, g, lead) * b - lead, n, b)
+        for (n, _), b, g, front_pad in zip(self.view.axes, self.box, self.group, self.front_pad, strict=True):
+            starts = range(_boxes_skipped(b, g, front_pad) * b - front_pad, n, b)
             found.append([min(start + b, n) - max(start, 0) for start in starts])
         return found
 
@@ -227,8 +227,8 @@ class QueryTiles:
     def counts(self) -> tuple[int, ...]:
         """Tiles along each axis."""
         return tuple(
-            _tiles_along(n, b, g, lead)
-            for (n, _), b, g, lead in zip(self.view.axes, self.box, self.group, self.lead, strict=True)
+            _tiles_along(n, b, g, front_pad)
+            for (n, _), b, g, front_pad in zip(self.view.axes, self.box, self.group, self.front_pad, strict=True)
         )
 
     @property
@@ -244,17 +244,20 @@ class QueryTiles:
     def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Coordinates of the i-th tile's first token."""
         starts = list[sympy.Expr]()
-        for digit, b, g, lead in zip(self._digits(i), self.box, self.group, self.lead, strict=True):
+        for digit, b, g, front_pad in zip(self._digits(i), self.box, self.group, self.front_pad, strict=True):
             per_group = -(-g // b)
             inside = sympy.Mod(digit, per_group) if per_group != 1 else 0
-            starts.append(digit * b - lead if g % b == 0 else quotient(digit, per_group) * g - lead + inside * b)
+            starts.append(
+                digit * b - front_pad if g % b == 0 else quotient(digit, per_group) * g - front_pad + inside * b
+            )
         return tuple(starts)
 
     @property
     def begins_before(self) -> tuple[bool, ...]:
         """Along which axes the first box begins before the view."""
         return tuple(
-            lead % b > 0 if g % b == 0 else lead > 0 for b, g, lead in zip(self.box, self.group, self.lead, strict=True)
+            front_pad % b > 0 if g % b == 0 else front_pad > 0
+            for b, g, front_pad in zip(self.box, self.group, self.front_pad, strict=True)
         )
 
     @property
@@ -263,8 +266,8 @@ class QueryTiles:
 
         For boxes that divide the group.
         """
-        along = zip(self.box, self.lead, self.begins_before, strict=True)
-        return tuple(b - lead % b if before else 0 for b, lead, before in along)
+        along = zip(self.box, self.front_pad, self.begins_before, strict=True)
+        return tuple(b - front_pad % b if before else 0 for b, front_pad, before in along)
 
     def views(self) -> list[tuple[tuple[int, ...], View]]:
         """The view, and for boxes that begin before it along some axes (named first) a view that ends where they do."""
@@ -283,8 +286,8 @@ class QueryTiles:
     @property
     def may_pass(self) -> tuple[bool, ...]:
         """Along which axes a box may hold tokens beyond its group or the view."""
-        along = zip(self.view.axes, self.box, self.group, self.lead, strict=True)
-        return tuple(bool((n + lead) % b or g % b) for (n, _), b, g, lead in along)
+        along = zip(self.view.axes, self.box, self.group, self.front_pad, strict=True)
+        return tuple(bool((n + front_pad) % b or g % b) for (n, _), b, g, front_pad in along)
 
     def coords(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Coordinates of the i-th tile's group."""
@@ -296,11 +299,11 @@ class QueryTiles:
         """Where the group at coords ends, as coordinates of tokens."""
         return tuple(
             sympy.Integer(n)
-            if g - lead >= n
-            else (c + 1) * g - lead
-            if (n + lead) % g == 0
-            else sympy.Min((c + 1) * g - lead, n)
-            for c, (n, _), g, lead in zip(coords, self.view.axes, self.group, self.lead, strict=True)
+            if g - front_pad >= n
+            else (c + 1) * g - front_pad
+            if (n + front_pad) % g == 0
+            else sympy.Min((c + 1) * g - front_pad, n)
+            for c, (n, _), g, front_pad in zip(coords, self.view.axes, self.group, self.front_pad, strict=True)
         )
 
     @cached_property
@@ -325,7 +328,7 @@ class QueryTiles:
         patches, tiles = [n // s for n, s in zip(counts, sides, strict=True)], height * math.prod(sides)
         of_patch = (strip, *mixed_radix(quotient(left, tiles), patches))
         in_patch = mixed_radix(left if math.prod(patches) == 1 else sympy.Mod(left, tiles), (height, *sides))
-        skipped = map(_boxes_skipped, self.box, self.group, self.lead)
+        skipped = map(_boxes_skipped, self.box, self.group, self.front_pad)
         along = zip(of_patch, self.patch, in_patch, skipped, strict=True)
         return tuple(number * side + digit + first for number, side, digit, first in along)
 
@@ -423,7 +426,7 @@ def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None
     possible all whole. Of several axes the slowest.
     """
     sides = pattern.group
-    if math.prod(sides) * 2 != block_m or any(side & (side - 1) for side in sides) or any(pattern.lead):
+    if math.prod(sides) * 2 != block_m or any(side & (side - 1) for side in sides) or any(pattern.front_pad):
         return None
     return next(iter(pattern.grid(layout.grid.sizes).even_axes), None)
 
@@ -440,17 +443,17 @@ def query_tiles(
     grouped = [pattern for pattern in patterns if not isinstance(pattern, Dense)]
     if not grouped:
         return (QueryTiles(View(0, ((layout.tokens, 1),)), (block_m,), (block_m,), (0,)),) * len(patterns)
-    sizes, lead = layout.grid.sizes, grouped[0].lead
+    sizes, front_pad = layout.grid.sizes, grouped[0].front_pad
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     view = View(layout.grid_start, tuple(zip(sizes, strides, strict=True)))
     if paired:
         axis = pair_axis(layout, grouped[0], block_m)
         assert axis is not None
         pair = _along(grouped[0].group, axis, 2 * grouped[0].group[axis])
-        return (QueryTiles(view, pair, pair, lead, axis, grouped[0]),) * len(patterns)
-    box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), lead, block_m)
+        return (QueryTiles(view, pair, pair, front_pad, axis, grouped[0]),) * len(patterns)
+    box = _query_box(sizes, list(dict.fromkeys(pattern.group for pattern in grouped)), front_pad, block_m)
     groups = [(grouped[0] if isinstance(pattern, Dense) else pattern).group for pattern in patterns]
-    return tuple(QueryTiles(view, box, group, lead, walked_for=grouped[0]) for group in groups)
+    return tuple(QueryTiles(view, box, group, front_pad, walked_for=grouped[0]) for group in groups)
 
 
 @lru_cache(maxsize=1024)
@@ -477,7 +480,7 @@ def _tile_program(
     cuts = {axes: _key_box(members, groups, block_n // boxes) for axes, members in alike.items()}
     cut = [[KeyTiles(region, cuts[region.view[1]], groups) for region in kind] for kind in kinds]
     both, lone, others = (tuple(tiles for tiles in kind if tiles.mean_count) for kind in cut)  # some are always empty
-    means = MeanTiles(pattern, pattern.grid(sizes).counts, block_n) if pattern.far else None
+    means = MeanTiles(pattern, pattern.grid(sizes).counts, block_n) if pattern.pooled else None
     keys, alone = (*both, *lone, *others), (lone, others)
     return TileProgram(coords, queries, keys, runs, every, block_m, block_n, means, alone, boxes)
 
@@ -498,25 +501,25 @@ def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:
     return [at(c) for c in range(groups[span.axis])]
 
 
-def _tiles_along(n: int, b: int, g: int, lead: int) -> int:
-    """Boxes of b tokens in groups of g along an axis of n tokens, of which the first lacks ``lead``."""
+def _tiles_along(n: int, b: int, g: int, front_pad: int) -> int:
+    """Boxes of b tokens in groups of g along an axis of n tokens, of which the first lacks ``front_pad``."""
     if g % b == 0:
-        return -(-(n + lead) // b) - _boxes_skipped(b, g, lead)
-    return -(-(n + lead) // g) * -(-g // b)
+        return -(-(n + front_pad) // b) - _boxes_skipped(b, g, front_pad)
+    return -(-(n + front_pad) // g) * -(-g // b)
 
 
-def _boxes_skipped(b: int, g: int, lead: int) -> int:
+def _boxes_skipped(b: int, g: int, front_pad: int) -> int:
     """Boxes of the first group that hold nothing but what it lacks."""
-    return lead // b if g % b == 0 else 0
+    return front_pad // b if g % b == 0 else 0
 
 
 def _query_box(
-    sizes: Sequence[int], groups: Sequence[Sequence[int]], lead: Sequence[int], tokens: int
+    sizes: Sequence[int], groups: Sequence[Sequence[int]], front_pad: Sequence[int], tokens: int
 ) -> tuple[int, ...]:
     """The box with fewest tiles; of those one that no group's border cuts, then the longest along the fast axes."""
 
     def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
-        tiles = sum(math.prod(map(_tiles_along, sizes, box, group, lead)) for group in groups)
+        tiles = sum(math.prod(map(_tiles_along, sizes, box, group, front_pad)) for group in groups)
         cut = any(g % b for group in groups for g, b in zip(group, box, strict=True))
         return tiles, cut, tuple(-b for b in reversed(box))
 

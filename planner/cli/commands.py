@@ -76,7 +76,7 @@ def explain(
     evidence: Annotated[Path | None, typer.Option(help="Say what this evidence says of each candidate.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why a site got its pattern, why every other candidate lost, and draw the pattern."""
+    """Say why a site got its pattern, why every other candidate was rejected, and draw the pattern."""
     from planner.cli import drawing, render
     from planner.errors import UnknownName
     from planner.plan.plan import Plan

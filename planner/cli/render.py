@@ -171,7 +171,7 @@ def explain(
                 "pattern": str(c.pattern),
                 "density": c.density,
                 "seconds": c.seconds,
-                "lost": str(c.lost) if c.lost else None,
+                "rejected": str(c.rejected) if c.rejected else None,
             }
             for c in candidates
         ]
@@ -192,7 +192,7 @@ def explain(
     if candidates:
         made = table("candidate", ">density", ">ms", ">speed-up", "verdict")
         for c in candidates:
-            verdict = "chosen" if c.lost is None else str(c.lost)
+            verdict = "chosen" if c.rejected is None else str(c.rejected)
             speedup = f"{decision.dense_seconds / c.seconds:.2f}x"
             made.add_row(str(c.pattern), f"{c.density:.3f}", f"{c.seconds * 1e3:.2f}", speedup, verdict)
         out.print(made)

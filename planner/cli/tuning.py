@@ -88,7 +88,7 @@ def tune_plan(sampler: Sampler, quality: Quality, evidence: Path | None, target:
             cases=sampler.named,
             evidence=known,
             target=target,
-            note=lambda text: None if quiet else out.print(text, soft_wrap=True),
+            progress=lambda text: None if quiet else out.print(text, soft_wrap=True),
         )
 
 
@@ -166,9 +166,9 @@ def _draw(rows: Sequence[dict[str, Any]], title: str, target: str, output: Path)
     axes = figure.subplots()
     kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
         "chosen from evidence": lambda row: row["plan"] == "chosen from evidence",
-        "uniform GRAT-X": lambda row: row["plan"].startswith("crisscross") and "far" not in row["plan"],
-        "uniform GRAT-B": lambda row: row["plan"].startswith("neighborhood") and "far" not in row["plan"],
-        "uniform, with means of far groups": lambda row: "far" in row["plan"],
+        "uniform GRAT-X": lambda row: row["plan"].startswith("crisscross") and "pooled" not in row["plan"],
+        "uniform GRAT-B": lambda row: row["plan"].startswith("neighborhood") and "pooled" not in row["plan"],
+        "uniform, with means of far groups": lambda row: "pooled" in row["plan"],
     }
     for (label, belongs), marker in zip(kinds.items(), "os^x", strict=True):
         points = [(row["ms"], max(row["error"], 1e-12)) for row in rows if belongs(row) and row["error"] > 0]

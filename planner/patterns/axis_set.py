@@ -3,7 +3,7 @@
 A pattern is a disjoint union of boxes, and a box is one axis set per axis. All that is derived from a pattern
 (its list of key groups, its density, its index map, its kernel) follows from the closed forms here.
 In all of them c is the query group's coordinate, G the number of groups along the axis, n its tokens and g the group's.
-``lead``: tokens that the first group lacks.
+``front_pad``: tokens that the first group lacks.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ class AxisSet(ABC):
     def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
         """The same groups as disjoint ranges (first, stop), of which some may be empty."""
 
-    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS, lead: int = 0) -> Number:
+    def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS, front_pad: int = 0) -> Number:
         """(query token, key token) pairs along the axis, summed over all query groups.
 
-        With a lead: those of an axis longer by so many tokens, less the pairs in which these are the query or the key.
+        With a front pad: those of an axis longer by so many tokens, less the pairs in which one of these is the query
+        or the key.
         """
-        if not lead:
+        if not front_pad:
             return self.whole_pairs(n, g, arithmetic)
-        keys, readers = self.around_first(n + lead, g, arithmetic)
+        keys, readers = self.around_first(n + front_pad, g, arithmetic)
         own = self.count(0, 1, arithmetic)
-        return self.whole_pairs(n + lead, g, arithmetic) - lead * (keys + readers) + lead * lead * own
+        return (
+            self.whole_pairs(n + front_pad, g, arithmetic) - front_pad * (keys + readers) + front_pad * front_pad * own
+        )
 
     @abstractmethod
     def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:

@@ -9,8 +9,8 @@ form; property tests hold the two together. Every pattern has a spelling that pa
     crisscross{axes=planes,group=4x8x8}               GRAT-X: the groups that share a coordinate
 
 Both take ``offset=8x8``: the first group along each axis then has so many tokens, and all borders are shifted. And
-both take ``far=mean``: each group that is not read is read as one key and one value, the means of its own, which count
-as often as it has tokens; what lies far is then coarse instead of absent.
+both take ``pooled=mean``: each group that is not read is pooled to one key and one value, the means of its own, which
+count as often as it has tokens; what lies far is then coarse instead of absent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 
 from planner.errors import BadSpelling, MalformedValue, times
 from planner.patterns.axis_set import All, AxisSet, Edge, Others, Own, Window
-from planner.patterns.groups import GroupGrid, lead_of
+from planner.patterns.groups import GroupGrid, front_pad_of
 from planner.patterns.layout import TokenLayout
 
 Box = tuple[AxisSet, ...]
@@ -42,23 +42,26 @@ EXAMPLES = {
 }
 MAX_GROUP = 2**20
 
+_OLD_NAMES = {"far": "pooled"}
+"""Names of fields in plans and evidence of version 0.1, with those of today."""
+
 
 class Pattern(ABC):
     """Which groups of a grid attend to which; global tokens attend to and are attended by everything."""
 
     group: tuple[int, ...]
     offset: tuple[int, ...]
-    far: bool
+    pooled: bool
 
     @property
     def near(self) -> Self:
         """The pattern without the means of far groups."""
-        return replace(self, far=False)  # pyright: ignore[reportArgumentType]
+        return replace(self, pooled=False)  # pyright: ignore[reportArgumentType]
 
     @property
-    def lead(self) -> tuple[int, ...]:
+    def front_pad(self) -> tuple[int, ...]:
         """Tokens along each axis that the first group lacks."""
-        return lead_of(self.group, self.offset)
+        return front_pad_of(self.group, self.offset)
 
     def grid(self, sizes: Sequence[int]) -> GroupGrid:
         """A grid of so many tokens, cut into the pattern's groups."""
@@ -109,7 +112,7 @@ class Pattern(ABC):
         return self
 
     def _spelled_rest(self) -> str:
-        return (f",offset={times(self.offset)}" if self.offset else "") + ",far=mean" * self.far
+        return (f",offset={times(self.offset)}" if self.offset else "") + ",pooled=mean" * self.pooled
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Dense(Pattern):
 
     group: tuple[int, ...] = ()
     offset: tuple[int, ...] = ()
-    far: bool = False
+    pooled: bool = False
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -152,7 +155,7 @@ class Neighborhood(Pattern):
     radius: tuple[int, ...]
     edge: Edge = "clamp"
     offset: tuple[int, ...] = ()
-    far: bool = False
+    pooled: bool = False
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -170,7 +173,7 @@ class Neighborhood(Pattern):
 
     def reach(self, counts: Sequence[int]) -> int | None:
         layers = 1
-        if self.far:
+        if self.pooled:
             return layers
         for count, radius in zip(counts, self.radius, strict=True):
             if count > 1 and radius == 0:
@@ -204,7 +207,7 @@ class CrissCross(Pattern):
     group: tuple[int, ...]
     axes: Literal["lines", "planes"] = "lines"
     offset: tuple[int, ...] = ()
-    far: bool = False
+    pooled: bool = False
 
     def attends(
         self, query: Sequence[torch.Tensor], key: Sequence[torch.Tensor], counts: Sequence[int]
@@ -229,7 +232,7 @@ class CrissCross(Pattern):
 
     def reach(self, counts: Sequence[int]) -> int | None:
         varying = sum(count > 1 for count in counts)
-        if self.far:
+        if self.pooled:
             return 1
         if self.axes == "lines":
             return max(1, varying)
@@ -257,7 +260,7 @@ class PatternRequest:
     edge: Edge | None = None
     axes: Literal["lines", "planes"] | None = None
     offset: tuple[int, ...] | None = None
-    far: bool = False
+    pooled: bool = False
 
     def pattern(self) -> Pattern:
         """The one pattern it names; raises MalformedValue if its group is left open."""
@@ -266,10 +269,10 @@ class PatternRequest:
         if self.group is None:
             raise MalformedValue(self.kind, "it names no group", f"Write it like {EXAMPLES[self.kind]!r}.")
         if self.kind == "crisscross":
-            return CrissCross(self.group, self.axes or "lines", self.offset or (), self.far).verify()
+            return CrissCross(self.group, self.axes or "lines", self.offset or (), self.pooled).verify()
         radius = self.radius if self.radius is not None else (1,)
         edge, offset = self.edge or "clamp", self.offset or ()
-        return Neighborhood(self.group, spread(radius, len(self.group)), edge, offset, self.far).verify()
+        return Neighborhood(self.group, spread(radius, len(self.group)), edge, offset, self.pooled).verify()
 
     def with_group(self, group: tuple[int, ...]) -> PatternRequest:
         return replace(self, group=group)
@@ -299,7 +302,7 @@ def parse_request(text: str) -> PatternRequest:
         )
     kind, example = match[1], EXAMPLES[match[1]]
     fields = _parse_fields(match[2] or "", text, example)
-    grouped = ("group", "offset", "far")
+    grouped = ("group", "offset", "pooled")
     allowed = {"dense": (), "neighborhood": (*grouped, "radius", "edge"), "crisscross": (*grouped, "axes")}[kind]
     for name in fields:
         if name not in allowed:
@@ -309,12 +312,12 @@ def parse_request(text: str) -> PatternRequest:
         raise BadSpelling("pattern", text, f"edge is clamp or clip, not {edge!r}", example)
     if axes not in (None, "lines", "planes"):
         raise BadSpelling("pattern", text, f"axes is lines or planes, not {axes!r}", example)
-    if fields.get("far") not in (None, "mean"):
-        raise BadSpelling("pattern", text, f"far is mean, or left out, not {fields['far']!r}", example)
+    if fields.get("pooled") not in (None, "mean"):
+        raise BadSpelling("pattern", text, f"pooled is mean, or left out, not {fields['pooled']!r}", example)
     group = parse_group(fields["group"]) if "group" in fields else None
     radius = _parse_times(fields["radius"], "radius", "1", least=0) if "radius" in fields else None
     offset = _parse_times(fields["offset"], "offset", "8x8", least=0) if "offset" in fields else None
-    return PatternRequest(kind, group, radius, edge, axes, offset, "far" in fields)
+    return PatternRequest(kind, group, radius, edge, axes, offset, "pooled" in fields)
 
 
 def parse_group(text: str) -> tuple[int, ...]:
@@ -326,9 +329,9 @@ def _parse_fields(body: str, text: str, example: str) -> Mapping[str, str]:
     fields = dict[str, str]()
     for item in filter(None, (item.strip() for item in body.split(","))):
         name, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not value or name in fields:
+        if not equals or not value or _OLD_NAMES.get(name, name) in fields:
             raise BadSpelling("pattern", text, f"{item!r} is not one FIELD=VALUE", example)
-        fields[name] = value
+        fields[_OLD_NAMES.get(name, name)] = value
     return fields
 
 

@@ -36,4 +36,4 @@ def catalogue(layout: TokenLayout) -> list[Pattern]:
         most = [min(RADII[-1], (count - 1) // 2 + (count % 2 == 0)) for count in counts]
         offered += [Neighborhood(group, radius, "clamp") for radius in itertools.product(*(range(r + 1) for r in most))]
         found += [pattern for pattern in offered if attended_pairs(pattern, layout) < layout.tokens**2]
-    return [*found, *(replace(pattern, far=True) for pattern in found)]  # pyright: ignore[reportArgumentType]
+    return [*found, *(replace(pattern, pooled=True) for pattern in found)]  # pyright: ignore[reportArgumentType]

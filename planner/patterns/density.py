@@ -19,8 +19,8 @@ def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic
     """
     return sum(
         math.prod(
-            along.pairs(n, g, arithmetic, lead)
-            for along, n, g, lead in zip(box, sizes, pattern.group, pattern.lead, strict=True)
+            along.pairs(n, g, arithmetic, front_pad)
+            for along, n, g, front_pad in zip(box, sizes, pattern.group, pattern.front_pad, strict=True)
         )
         for box in pattern.boxes()
     )
@@ -35,7 +35,7 @@ def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
     if isinstance(pattern, Dense):
         return layout.tokens**2
     sizes = layout.grid.sizes
-    means = layout.grid.tokens * math.prod(pattern.grid(sizes).counts) if pattern.far else 0
+    means = layout.grid.tokens * math.prod(pattern.grid(sizes).counts) if pattern.pooled else 0
     return layout.tokens**2 - layout.grid.tokens**2 + grid_pairs(pattern, sizes) + means
 
 

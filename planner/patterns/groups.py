@@ -1,7 +1,7 @@
 """Groups: the unit of sparsity, and the order in which grouped tokens are stored.
 
 Groups at the edges of the grid may be smaller, so any resolution and any offset works and nothing is padded. A grid
-whose first group lacks ``lead`` tokens is one that is longer by so many, of which these are left out.
+whose first group lacks ``front_pad`` tokens is one that is longer by so many, of which these are left out.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from planner.errors import MalformedValue, times
 from planner.patterns.arithmetic import INTS, TENSORS, Arithmetic, Number
 
 
-def start_along(c: Number, g: Number, lead: int = 0, arithmetic: Arithmetic = INTS) -> Number:
-    """First token of the c-th group along an axis cut into groups of g, of which the first lacks ``lead`` tokens."""
-    return arithmetic.maximum(c * g - lead, 0) if lead else c * g
+def start_along(c: Number, g: Number, front_pad: int = 0, arithmetic: Arithmetic = INTS) -> Number:
+    """First token of the c-th group along an axis of groups of g, of which the first lacks ``front_pad`` tokens."""
+    return arithmetic.maximum(c * g - front_pad, 0) if front_pad else c * g
 
 
-def extent_along(c: Number, g: Number, n: Number, arithmetic: Arithmetic = INTS, lead: int = 0) -> Number:
+def extent_along(c: Number, g: Number, n: Number, arithmetic: Arithmetic = INTS, front_pad: int = 0) -> Number:
     """Tokens of the c-th group along an axis of n tokens."""
-    if lead:
-        return arithmetic.minimum((c + 1) * g - lead, n) - start_along(c, g, lead, arithmetic)
+    if front_pad:
+        return arithmetic.minimum((c + 1) * g - front_pad, n) - start_along(c, g, front_pad, arithmetic)
     if isinstance(n, int) and n % g == 0:
         return g
     return arithmetic.minimum(g, n - c * g)
@@ -36,7 +36,7 @@ def group_start(
     group: Sequence[Number],
     sizes: Sequence[Number],
     arithmetic: Arithmetic = INTS,
-    lead: Sequence[int] = (0, 0, 0),
+    front_pad: Sequence[int] = (0, 0, 0),
 ) -> Number:
     """Position in group order of a group's first token.
 
@@ -45,8 +45,8 @@ def group_start(
     """
     start, outer = 0, 1
     for axis, (c, g, n) in enumerate(zip(coords, group, sizes, strict=True)):
-        start = start + start_along(c, g, lead[axis], arithmetic) * outer * math.prod(sizes[axis + 1 :])
-        outer = outer * extent_along(c, g, n, arithmetic, lead[axis])
+        start = start + start_along(c, g, front_pad[axis], arithmetic) * outer * math.prod(sizes[axis + 1 :])
+        outer = outer * extent_along(c, g, n, arithmetic, front_pad[axis])
     return start
 
 
@@ -62,14 +62,17 @@ class GroupGrid:
     offset: tuple[int, ...] = ()
 
     @property
-    def lead(self) -> tuple[int, ...]:
+    def front_pad(self) -> tuple[int, ...]:
         """Tokens along each axis that the first group lacks."""
-        return lead_of(self.group, self.offset)
+        return front_pad_of(self.group, self.offset)
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Groups along each axis."""
-        return tuple(INTS.ceil_div(n + lead, g) for n, g, lead in zip(self.sizes, self.group, self.lead, strict=True))
+        return tuple(
+            INTS.ceil_div(n + front_pad, g)
+            for n, g, front_pad in zip(self.sizes, self.group, self.front_pad, strict=True)
+        )
 
     @property
     def even_axes(self) -> tuple[int, ...]:
@@ -83,21 +86,21 @@ class GroupGrid:
 
     def size(self, coords: Sequence[int]) -> int:
         """Tokens of one group."""
-        along = zip(coords, self.group, self.sizes, self.lead, strict=True)
-        return math.prod(extent_along(c, g, n, lead=lead) for c, g, n, lead in along)
+        along = zip(coords, self.group, self.sizes, self.front_pad, strict=True)
+        return math.prod(extent_along(c, g, n, front_pad=front_pad) for c, g, n, front_pad in along)
 
     def start(self, coords: Sequence[int]) -> int:
         """Position in group order of a group's first token."""
-        return group_start(coords, self.group, self.sizes, lead=self.lead)
+        return group_start(coords, self.group, self.sizes, front_pad=self.front_pad)
 
     def positions(self) -> torch.Tensor:
         """Position in group order of every token in raster order, shape (tokens,), int64."""
         token = self._tokens()
         coords = self.group_of(token)
         local = torch.zeros((), dtype=torch.int64)
-        for x, c, g, n, lead in zip(token, coords, self.group, self.sizes, self.lead, strict=True):
-            local = local * extent_along(c, g, n, TENSORS, lead) + (x - start_along(c, g, lead, TENSORS))
-        return (group_start(coords, self.group, self.sizes, TENSORS, self.lead) + local).flatten()
+        for x, c, g, n, front_pad in zip(token, coords, self.group, self.sizes, self.front_pad, strict=True):
+            local = local * extent_along(c, g, n, TENSORS, front_pad) + (x - start_along(c, g, front_pad, TENSORS))
+        return (group_start(coords, self.group, self.sizes, TENSORS, self.front_pad) + local).flatten()
 
     def numbers(self) -> torch.Tensor:
         """Number of the group of every token in raster order, counted in storage order, shape (tokens,), int64."""
@@ -113,7 +116,7 @@ class GroupGrid:
 
     def group_of(self, token: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Coordinates of the group that tokens at such coordinates belong to."""
-        return [(x + lead) // g for x, g, lead in zip(token, self.group, self.lead, strict=True)]
+        return [(x + front_pad) // g for x, g, front_pad in zip(token, self.group, self.front_pad, strict=True)]
 
     def order(self) -> torch.Tensor:
         """Raster index of the token stored at every position in group order, shape (tokens,), int64."""
@@ -133,6 +136,6 @@ class GroupGrid:
         return self
 
 
-def lead_of(group: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
+def front_pad_of(group: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
     """Tokens that the first group lacks, whose size is the offset."""
     return tuple((g - o) % g for g, o in zip(group, offset, strict=True)) if offset else (0,) * len(group)

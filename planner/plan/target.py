@@ -21,7 +21,7 @@ class Target:
     groups_of_64: the same of groups that share query tiles two by two, in grids of one, two and three axes.
     raster_order: whether grouped kernels read tokens where the model has them, so that nothing is permuted.
     step_us: host time of one unit of work, in microseconds: one launch on a GPU, one group of queries on a CPU.
-    arch, processors: compute capability (90 for 9.0) and multiprocessors, 0 where kernels are not emitted.
+    arch, num_sms: compute capability (90 for 9.0) and multiprocessors, 0 where kernels are not emitted.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Target:
     small_groups: float = 1.0
     groups_of_64: tuple[float, float, float] = (1.0, 1.0, 1.0)
     arch: int = 0
-    processors: int = 0
+    num_sms: int = 0
 
     def peak(self, dtype: str) -> float:
         """FLOP/s for a torch dtype by name."""
@@ -77,14 +77,14 @@ groups of 16x16 run at 659 to 740; groups of 2x4x8 at 272 to 369 and at 444 to 6
 
 
 def _gpu(
-    name: str, arch: int, processors: int, tflops: float, bandwidth: float, dense: float, sparse: float
+    name: str, arch: int, num_sms: int, tflops: float, bandwidth: float, dense: float, sparse: float
 ) -> list[Target]:
     made = Target(
         *(name, tflops, tflops / 2, bandwidth, 0.7, dense, sparse, True, 10),
         small_groups=SMALL_GROUPS,
         groups_of_64=GROUPS_OF_64 if arch == 90 else (SMALL_GROUPS, SMALL_GROUPS, SMALL_GROUPS),
         arch=arch,
-        processors=processors,
+        num_sms=num_sms,
     )
     slow = replace(
         made,
@@ -93,7 +93,7 @@ def _gpu(
         small_groups=1.0,
         groups_of_64=(1.0, 1.0, 1.0),
         arch=0,
-        processors=0,
+        num_sms=0,
     )
     return [made, replace(slow, name=name + SDPA)]
 

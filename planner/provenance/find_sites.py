@@ -67,7 +67,7 @@ class _Reader:
         self.ordered = {provenance.sources[place] for place in provenance.ordered if place >= 0}
         self.call = call
         self.unhandled = provenance.unhandled
-        self.relied_on = provenance.relied_on
+        self.guards = provenance.guards
         self.memo = dict[Any, TokenLayout | Unreadable]()
 
     def read(self, shadow: Any, value: torch.Tensor) -> TokenLayout | Unreadable:
@@ -133,7 +133,7 @@ class _Reader:
         if tokens != source.shape[0] or bool((steps <= 0).any()) or not self._is_first(source):
             return [GlobalTokens(name, tokens)]
         found, read = segments_of(self.call, name, tokens, start, total)
-        self.relied_on.update(read)
+        self.guards.update(read)
         return found
 
     def _is_first(self, source: Source) -> bool:

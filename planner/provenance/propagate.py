@@ -62,7 +62,7 @@ CONDITIONING = Source("conditioning", ())
 class Provenance:
     """Shadows of all nodes of a graph, and what stood in the way of knowing more.
 
-    relied_on: arguments whose values, not only shapes, were read; what follows holds while they stay the same.
+    guards: arguments whose values, not only shapes, were read; what follows holds while they stay the same.
     ordered: sources, by their place, over whose tokens the model convolves: neighbours in them are neighbours.
     """
 
@@ -70,7 +70,7 @@ class Provenance:
     ordered: set[int] = field(default_factory=set[int])
     shadows: dict[torch.fx.Node, ShadowTree] = field(default_factory=dict[torch.fx.Node, ShadowTree])
     unhandled: Counter[str] = field(default_factory=Counter[str])
-    relied_on: set[str] = field(default_factory=set[str])
+    guards: set[str] = field(default_factory=set[str])
 
     def of(self, argument: Any) -> ShadowTree:
         """Shadow of a node, or of a nest of nodes; None where there is none."""
@@ -92,7 +92,7 @@ def trace_provenance(capture: Capture, call: Call, memory: Memory | None = None)
     read = [
         name for tensor in capture.read if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
     ]
-    provenance.relied_on.update(read)
+    provenance.guards.update(read)
     walker = _Walker(provenance, capture, call, memory)
     for node in capture.graph.graph.nodes:
         provenance.shadows[node] = walker.shadow(node)
@@ -209,7 +209,7 @@ class _Walker:
     def _known(self, node: torch.fx.Node) -> Any:
         """Values, on the CPU, of a tensor that follows from known values alone; raises Unsupported."""
         if node in self.names:
-            self.provenance.relied_on.add(self.names[node])
+            self.provenance.guards.add(self.names[node])
         if node not in self.known:
             if node.op != "call_function" or not is_pure(node.target):
                 raise Unsupported(f"the values of {node.name} are not known")

@@ -16,14 +16,16 @@ def candidates(axes: int, options: Options) -> Iterator[Pattern]:
     budget = options.density is not None or options.speedup is not None
     offset = request.offset if request is not None and request.offset is not None else ()
     offset = offset if len(offset) == axes else ()
-    far = request is not None and request.far
+    pooled = request is not None and request.pooled
     for group in groups:
         if axes > 1 and (request is None or request.kind == "crisscross"):
             named = request.axes if request is not None else None
             kinds = (named,) if named else ("lines",) if axes == 2 else ("planes", "lines") if budget else ("planes",)
-            yield from (CrissCross(group, kind, offset, far) for kind in kinds)
+            yield from (CrissCross(group, kind, offset, pooled) for kind in kinds)
         if (request is None and budget) or (request is not None and request.kind == "neighborhood"):
             edge = (request.edge if request is not None else None) or "clamp"
             radius = request.radius if request is not None else None
             radii = [radius] if radius is not None else [(r,) for r in (RADII if budget else RADII[:1])]
-            yield from (Neighborhood(group, spread(r, axes), edge, offset, far) for r in radii if len(r) in (1, axes))
+            yield from (
+                Neighborhood(group, spread(r, axes), edge, offset, pooled) for r in radii if len(r) in (1, axes)
+            )

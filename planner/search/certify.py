@@ -22,7 +22,7 @@ from planner.search.allocation import Allocation, Allocator, Budget
 SamplePlan = Callable[[Plan], torch.Tensor]
 """Samples of all cases, made by a plan: (cases, 3, [frames,] height, width) in [0, 1]."""
 
-Note = Callable[[str], None]
+Progress = Callable[[str], None]
 
 TRIES = 8
 """Plans that are measured at most, after those that measure the gains."""
@@ -35,7 +35,7 @@ CLOSE = {"psnr": 0.3, "ssim": 0.003}
 
 
 def measured_gains(
-    evidence: Evidence, target: Target, dense: torch.Tensor, sample: SamplePlan, note: Note
+    evidence: Evidence, target: Target, dense: torch.Tensor, sample: SamplePlan, progress: Progress
 ) -> list[float]:
     """What an error of the model's output in each range of noise levels adds to the mean squared error of samples.
 
@@ -49,7 +49,7 @@ def measured_gains(
         found = plain.within(Budget(density=1 - saved / 2), only=number)
         error = float((sample(found.plan) - dense).square().mean())
         gains.append(error / found.error if found.error > 0 else 1.0)
-        note(f"range {number + 1} of {len(plain.levels)}: an error of 1 there makes one of {gains[-1]:.3g}")
+        progress(f"range {number + 1} of {len(plain.levels)}: an error of 1 there makes one of {gains[-1]:.3g}")
     return gains
 
 
@@ -63,7 +63,7 @@ def certify(
     made_by: str,
     date: str,
     by_head: bool = True,
-    note: Note = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Plan:
     """The fastest plan found whose measured quality is kept, with its certificate.
 
@@ -74,7 +74,7 @@ def certify(
         raise BadOption("quality", quality, "psnr or ssim: a recall is kept without sampling, by planner.allocate")
     if len(cases) != len(dense) or len(cases) < 3:
         raise BadOption("cases", len(cases), f"one for each of the {len(dense)} samples, at least three")
-    gains = measured_gains(evidence, target, dense, sample, note)
+    gains = measured_gains(evidence, target, dense, sample, progress)
     allocator = Allocator(evidence, target, gains, by_head=by_head)
     tried = dict[tuple[str, ...], Certificate]()
 
@@ -83,7 +83,7 @@ def certify(
         if patterns not in tried:
             values = quality.of(sample(found.plan), dense)
             tried[patterns] = Certificate(quality.metric, quality.asked, tuple(cases), tuple(values), made_by, date)
-            note(f"{len(tried)}: density {found.density:.3f}, {tried[patterns]}")
+            progress(f"{len(tried)}: density {found.density:.3f}, {tried[patterns]}")
         return tried[patterns]
 
     best: tuple[float, Plan] | None = None

@@ -51,7 +51,7 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
     seconds = _roofline(site, target, cost)
     if not target.raster_order:
         seconds += 2 * _bytes(site) / (target.bandwidth * 1e9)
-    if pattern.far and not target.steps_per_group:
+    if pattern.pooled and not target.steps_per_group:
         seconds += _means_seconds(site, layout, math.prod(pattern.grid(layout.grid.sizes).counts), target)
     if target.steps_per_group:
         seconds += math.prod(pattern.grid(layout.grid.sizes).counts) * target.step_us * 1e-6
@@ -126,7 +126,7 @@ def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float
         return 1.0
     is_clipped = isinstance(pattern, Neighborhood) and pattern.edge == "clip"
     goes_up = bool(pattern.grid(layout.grid.sizes).even_axes)
-    makes_pairs = tokens == TILE and goes_up and not is_clipped and not any(pattern.lead)
+    makes_pairs = tokens == TILE and goes_up and not is_clipped and not any(pattern.front_pad)
     return target.groups_of_64[len(pattern.group) - 1] if makes_pairs else target.small_groups
 
 

@@ -14,7 +14,7 @@ from planner.plan.plan import Decision, Plan
 from planner.plan.site import AttentionSite, Unreadable
 from planner.plan.target import Target
 from planner.search.cost import costs_under
-from planner.search.rank import Candidate, Loss, rank, why_dense
+from planner.search.rank import Candidate, Rejection, rank, why_dense
 
 
 def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> tuple[Decision, ...]:
@@ -90,12 +90,12 @@ def _check_request(ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], 
     able = [(site, candidates) for site, candidates in ranked if site.why_not() is None]
     gridded = [site for site, _ in able]
     sparse = [(site, c) for site, candidates in able for c in candidates if not isinstance(c.pattern, Dense)]
-    if not gridded or any(candidate.lost is None for _, candidate in sparse):
+    if not gridded or any(candidate.rejected is None for _, candidate in sparse):
         return
     site = max(gridded, key=lambda site: site.queries)
     layout = site.layout
     assert isinstance(layout, TokenLayout)
-    losses = [(candidate, candidate.lost) for _, candidate in sparse if candidate.lost is not None]
+    losses = [(candidate, candidate.rejected) for _, candidate in sparse if candidate.rejected is not None]
     shape = options.group_shape
     if shape is not None and all(_is_misfit(site, shape) for site in gridded):
         suggestion = tuple(max(1, min(8, n // 2)) for n in layout.grid.sizes)
@@ -119,7 +119,7 @@ def _budget(options: Options) -> str:
     return " and ".join(f"a {name} of {bound} {value:g}" for name, bound, value in budgets if value is not None)
 
 
-def _nearest(over: Sequence[tuple[Candidate, Loss]], options: Options) -> str:
+def _nearest(over: Sequence[tuple[Candidate, Rejection]], options: Options) -> str:
     by_density = options.density is not None
     candidate, loss = min(over, key=lambda pair: pair[0].density if by_density else pair[0].seconds)
     return f"{candidate.pattern} ({loss.detail.split(',')[0]})"

@@ -1,4 +1,4 @@
-"""Choice: one pattern per site, and why every other candidate lost.
+"""Choice: one pattern per site, and why every other candidate was rejected.
 
 Of the candidates that meet the caller's budget the one that keeps the most of the attention wins; without a budget,
 of those that beat dense attention. Candidates are GRAT's patterns (arXiv 2505.14687) with its group sizes and half of
@@ -25,14 +25,14 @@ from planner.plan.target import Target
 from planner.search.candidates import candidates
 from planner.search.cost import attention_flops, dense_seconds, sparse_seconds
 
-LossKind = Literal["too large", "covers all", "over budget", "below break-even", "beaten"]
+RejectionKind = Literal["too large", "covers all", "over budget", "below break-even", "beaten"]
 
 
 @dataclass(frozen=True)
-class Loss:
-    """Why a candidate lost."""
+class Rejection:
+    """Why a candidate was rejected."""
 
-    kind: LossKind
+    kind: RejectionKind
     detail: str
 
     def __str__(self) -> str:
@@ -41,19 +41,19 @@ class Loss:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pattern at a site, its predicted cost, and why it lost (None for the winner)."""
+    """A pattern at a site, its predicted cost, and why it was rejected (None for the winner)."""
 
     pattern: Pattern
     density: float
     flops: int
     seconds: float
-    lost: Loss | None
+    rejected: Rejection | None
 
 
 def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool = False) -> list[Candidate]:
     """All candidates of a site, the winner first, each loser with its reason. is_shifted: by half a group."""
     dense = Candidate(
-        Dense(), 1.0, attention_flops(site, site.queries * site.keys), dense_seconds(site, target), lost=None
+        Dense(), 1.0, attention_flops(site, site.queries * site.keys), dense_seconds(site, target), rejected=None
     )
     if site.why_not() is not None or not isinstance(site.layout, TokenLayout):
         return [dense]
@@ -62,12 +62,12 @@ def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool
         _judge(site, site.layout, pattern.shifted() if is_shifted else pattern, options, target, dense)
         for pattern in patterns
     ]
-    fit = [candidate for candidate in judged if candidate.lost is None]
+    fit = [candidate for candidate in judged if candidate.rejected is None]
     if not fit or (options.request is not None and options.request.kind == "dense"):
         return [dense, *judged]
     best = max(fit, key=lambda candidate: (candidate.density, -candidate.seconds))
     losers = [
-        c if c.lost is not None else _lose(c, f"keeps less attention than {best.pattern}")
+        c if c.rejected is not None else _lose(c, f"keeps less attention than {best.pattern}")
         for c in judged
         if c is not best
     ]
@@ -81,14 +81,14 @@ def why_dense(site: AttentionSite, options: Options, ranked: Sequence[Candidate]
         return reason
     if options.request is not None and options.request.kind == "dense":
         return "pattern=dense asks for it"
-    losers = [(c.lost, c) for c in ranked if c.lost is not None]
+    losers = [(c.rejected, c) for c in ranked if c.rejected is not None]
     if not losers:
         return f"no candidate fits the axes of {site.layout}"
-    lost, nearest = min(losers, key=lambda loser: (_NEARNESS.index(loser[0].kind), loser[1].seconds))
-    return f"{lost} ({nearest.pattern})"
+    rejected, nearest = min(losers, key=lambda loser: (_NEARNESS.index(loser[0].kind), loser[1].seconds))
+    return f"{rejected} ({nearest.pattern})"
 
 
-_NEARNESS: tuple[LossKind, ...] = ("beaten", "below break-even", "over budget", "covers all", "too large")
+_NEARNESS: tuple[RejectionKind, ...] = ("beaten", "below break-even", "over budget", "covers all", "too large")
 
 
 def _judge(
@@ -96,20 +96,22 @@ def _judge(
 ) -> Candidate:
     grid = layout.grid
     if any(g > n for g, n in zip(pattern.group, grid.sizes, strict=True)):
-        return Candidate(pattern, 1.0, dense.flops, dense.seconds, Loss("too large", f"the grid is {grid}"))
+        return Candidate(pattern, 1.0, dense.flops, dense.seconds, Rejection("too large", f"the grid is {grid}"))
     pairs = attended_pairs(pattern, layout)
     density, seconds = pairs / layout.tokens**2, sparse_seconds(site, pattern, target)
     speedup = dense.seconds / seconds
-    lost = None
+    rejected = None
     if _covers(pattern, pattern.grid(grid.sizes)):
-        lost = Loss("covers all", "the window holds the whole grid")
+        rejected = Rejection("covers all", "the window holds the whole grid")
     elif options.density is not None and density > options.density:
-        lost = Loss("over budget", f"density {density:.3f}, asked for {options.density:g} at most")
+        rejected = Rejection("over budget", f"density {density:.3f}, asked for {options.density:g} at most")
     elif options.speedup is not None and speedup < options.speedup:
-        lost = Loss("over budget", f"predicted {speedup:.2f}x, asked for {options.speedup:g}x at least")
+        rejected = Rejection("over budget", f"predicted {speedup:.2f}x, asked for {options.speedup:g}x at least")
     elif speedup < options.min_speedup:
-        lost = Loss("below break-even", f"predicted {speedup:.2f}x of dense, {options.min_speedup:g}x is the least")
-    return Candidate(pattern, density, attention_flops(site, pairs), seconds, lost)
+        rejected = Rejection(
+            "below break-even", f"predicted {speedup:.2f}x of dense, {options.min_speedup:g}x is the least"
+        )
+    return Candidate(pattern, density, attention_flops(site, pairs), seconds, rejected)
 
 
 def _covers(pattern: Pattern, grid: GroupGrid) -> bool:
@@ -122,4 +124,4 @@ def _covers(pattern: Pattern, grid: GroupGrid) -> bool:
 
 
 def _lose(candidate: Candidate, detail: str) -> Candidate:
-    return replace(candidate, lost=Loss("beaten", detail))
+    return replace(candidate, rejected=Rejection("beaten", detail))

@@ -45,7 +45,7 @@ def grouped_sdpa(
     recipe = make_recipe(layout, pattern, query.device, stored)
     _check(query, key, value, attn_mask, is_causal, len(recipe.order), layout)
     if recipe.unread and is_causal:
-        raise BadAttentionInput("is_causal with means of far groups", "Leave out far=mean.")
+        raise BadAttentionInput("is_causal with means of far groups", "Leave out pooled=mean.")
     mask = None if attn_mask is None else _key_mask(attn_mask, query)
     q, k, v = query, key, value
     if not stored:

@@ -73,13 +73,13 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device, store
     ends = ((0, first), (last, tokens))
     rows = dict[Run, tuple[Run, ...]]({end: ((0, tokens),) for end in ends if end[0] < end[1]})
     unread = dict[tuple[Run, ...], torch.Tensor]()
-    if pattern.far:
+    if pattern.pooled:
         unread[((0, tokens),)] = torch.zeros(len(runs), dtype=torch.bool, device=device)
     for coords, (start, stop) in runs.items():
         read = set(key_groups(pattern, grid, coords))
         keys = _merged([*((a + first, b + first) for a, b in (runs[key] for key in read)), *ends])
         rows[start + first, stop + first] = keys
-        if pattern.far:
+        if pattern.pooled:
             unread[keys] = torch.tensor([key not in read for key in runs], device=device)
     work = list[Work]()
     for queries, keys in sorted(rows.items()):
@@ -88,7 +88,7 @@ def make_recipe(layout_text: str, pattern_text: str, device: torch.device, store
             work[-1] = ((work[-1][0][0], queries[1]), keys)
         else:
             work.append((queries, keys))
-    numbers = grid.numbers()[grid_order].to(device) if pattern.far else None
+    numbers = grid.numbers()[grid_order].to(device) if pattern.pooled else None
     return Recipe(order.to(device), order.argsort().to(device), tuple(work), unread, numbers)
 
 

@@ -39,5 +39,5 @@ def seen_keys(mask: torch.Tensor | None, batch: int, keys: int) -> torch.Tensor 
         return None
     if mask.dtype != torch.bool or (mask.dim() == 4 and mask.shape[1] > 1):
         fault = f"a mask of shape {tuple(mask.shape)} and type {mask.dtype} with means of far groups"
-        raise BadAttentionInput(fault, "Pass a boolean mask that is one for all heads, or leave out far=mean.")
+        raise BadAttentionInput(fault, "Pass a boolean mask that is one for all heads, or leave out pooled=mean.")
     return mask.reshape(-1, mask.shape[-1]).expand(batch, keys)

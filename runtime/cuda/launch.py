@@ -17,7 +17,7 @@ import torch
 
 from planner.codegen.emit.kernel_source import DEALT, Emitted, ViewArgument
 from planner.codegen.spec.config import HOPPER
-from planner.codegen.spec.launch_plan import Serving
+from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.tiling.tiles import View
 from planner.runtime.cuda.binary import Binary
 from planner.runtime.cuda.driver import Function, encode_tensor_map
@@ -31,13 +31,13 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a tabled kernel looks at when it runs, so that no host waits for it: its table and the noise level.
+class RoutingArguments:
+    """What a has_head_table kernel looks at when it runs, so that no host waits for it: its table and the noise level.
 
     noise: one float32 on the device; None where nothing depends on it.
     """
 
-    serving: Serving
+    routing: HeadRouting
     noise: torch.Tensor | None = None
 
 
@@ -71,7 +71,7 @@ class Kernel:
         self.emitted, self.binary, self.device, self._index = emitted, binary, device, device.index
         self._launches = OrderedDict[tuple[Any, ...], tuple[Callable[[], None], _Packet]]()  # and what it points to
         self._workspaces = dict[tuple[int, int], Workspace]()
-        self._tables = dict[Serving, _Table]()
+        self._tables = dict[HeadRouting, _Table]()
 
     def __call__(
         self,
@@ -83,7 +83,7 @@ class Kernel:
         lse: torch.Tensor | None = None,
         key_mask: torch.Tensor | None = None,
         means: Tensors | None = None,
-        told: Told | None = None,
+        routing_args: RoutingArguments | None = None,
     ) -> None:
         """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``.
 
@@ -94,19 +94,26 @@ class Kernel:
             tensors["lse"] = lse
         if key_mask is not None:
             tensors["key_mask"] = key_mask
-        self.run(tensors | means if means else tensors, scale, told)
+        self.run(tensors | means if means else tensors, scale, routing_args)
 
-    def run(self, tensors: Tensors, scale: float, told: Told | None = None) -> None:
+    def run(self, tensors: Tensors, scale: float, routing_args: RoutingArguments | None = None) -> None:
         """Launch with tensors by the names that the kernel has for them."""
         stream = torch._C._cuda_getCurrentRawStream(self._index)
         seen = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors.values()]
-        noise = None if told is None else (told.serving, 0 if told.noise is None else told.noise.data_ptr())
+        noise = (
+            None
+            if routing_args is None
+            else (
+                routing_args.routing,
+                0 if routing_args.noise is None else routing_args.noise.data_ptr(),
+            )
+        )
         place = (*seen, stream, scale, noise)
         found = self._launches.get(place)
         if found is None:
-            table = None if told is None else self._table(told.serving)
+            table = None if routing_args is None else self._table(routing_args.routing)
             workspace = self._workspace(stream, 0 if table is None else table.part_rows)
-            packet = _Packet(self.emitted, self.binary, tensors, workspace, scale, table, told)
+            packet = _Packet(self.emitted, self.binary, tensors, workspace, scale, table, routing_args)
             found = self._function.launcher(self.emitted.grid, stream, packet.pointers), packet
             if not torch.cuda.is_current_stream_capturing():
                 self._launches[place] = found
@@ -124,14 +131,14 @@ class Kernel:
         spec = self.emitted.spec
         return why_not_boxes(tensor, spec.head_block) if spec.config.body in HOPPER else why_not_rows(tensor)
 
-    def _table(self, serving: Serving) -> _Table:
+    def _table(self, routing: HeadRouting) -> _Table:
         """A table in device memory, written at the first launch; made while a graph is captured it would not be."""
-        found = self._tables.get(serving)
+        found = self._tables.get(routing)
         if found is None:
-            made = serving.table(self.emitted.spec)
+            made = routing.table(self.emitted.spec)
             rows = torch.tensor(made.rows, dtype=torch.int32, device=self.device)
             levels = torch.tensor([*made.levels, 1.0], dtype=torch.float32, device=self.device)
-            found = self._tables.setdefault(serving, _Table(rows, levels, len(made.rows), made.part_rows))
+            found = self._tables.setdefault(routing, _Table(rows, levels, len(made.rows), made.part_rows))
         return found
 
     def _workspace(self, stream: int, of_table: int) -> Workspace | None:
@@ -165,10 +172,10 @@ class _Packet:
         workspace: Workspace | None,
         scale: float,
         table: _Table | None = None,
-        told: Told | None = None,
+        routing_args: RoutingArguments | None = None,
     ) -> None:
         self._workspace, self._table = workspace, table
-        made = list(_parameters(emitted, binary, tensors, workspace, scale, table, told))
+        made = list(_parameters(emitted, binary, tensors, workspace, scale, table, routing_args))
         self._values, kinds = [value for value, _ in made], tuple(kind for _, kind in made)
         if kinds != binary.parameters:
             raise AssertionError(f"the kernel takes {binary.parameters}, not {kinds}")
@@ -183,7 +190,7 @@ def _parameters(
     workspace: Workspace | None,
     scale: float,
     table: _Table | None,
-    told: Told | None,
+    routing_args: RoutingArguments | None,
 ) -> Iterator[tuple[Any, str]]:
     """(value, PTX type) of each parameter."""
     spec = emitted.spec
@@ -210,8 +217,8 @@ def _parameters(
             yield ctypes.c_uint64(table.levels.data_ptr()), "u64"
         elif table is not None and name == "ranges":
             yield ctypes.c_uint32(table.ranges), "u32"
-        elif told is not None and name == "noise":
-            yield ctypes.c_uint64(0 if told.noise is None else told.noise.data_ptr()), "u64"
+        elif routing_args is not None and name == "noise":
+            yield ctypes.c_uint64(0 if routing_args.noise is None else routing_args.noise.data_ptr()), "u64"
         elif name in tensors:
             yield ctypes.c_uint64(tensors[name].data_ptr()), "u64"
         elif argument.signature.startswith("*"):

@@ -221,7 +221,7 @@ class _Recorder:
         """The place of the candidate of median error over all sites that have these, those with means passed over."""
         alike = [call.scores[site][1].sum(1) for site, theirs in self.candidates.items() if theirs == candidates]
         total = torch.stack(alike).sum(0).tolist()
-        near = [place for place, text in enumerate(candidates) if not parse_pattern(text).far]
+        near = [place for place, text in enumerate(candidates) if not parse_pattern(text).pooled]
         return sorted(near, key=total.__getitem__)[len(near) // 2]
 
 

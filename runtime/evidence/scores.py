@@ -80,14 +80,14 @@ def make_candidates(layout_text: str, texts: tuple[str, ...], queries: int, devi
     readings, kinds = list[Pattern](), list[Kind]()
     for members, numbers in zip(alike.values(), numbered, strict=True):
         own = list(dict.fromkeys(pattern.near for pattern in members.values()))
-        far = [(place, own.index(pattern.near)) for place, pattern in members.items() if pattern.far]
+        far = [(place, own.index(pattern.near)) for place, pattern in members.items() if pattern.pooled]
         if far:
             is_in = numbers[keys[:, 0], None] == torch.arange(int(numbers.max()) + 1)
             unread = ~_reads(layout, own, rows, keys[is_in.int().argmax(0), 0].to(device))
             mine = slice(len(readings), len(readings) + len(own))
             kinds.append(Kind(is_in.float().to(device), mine, unread, _pairs(far, device)))
         readings += own
-    near = [(place, readings.index(pattern)) for place, pattern in enumerate(patterns) if not pattern.far]
+    near = [(place, readings.index(pattern)) for place, pattern in enumerate(patterns) if not pattern.pooled]
     keys, real = keys.to(device), real.to(device)
     reads = _reads(layout, readings, rows, keys[:, 0])
     return Candidates(rows, len(texts), keys, real, reads, _pairs(near, device), tuple(kinds))
@@ -202,7 +202,7 @@ def _read(
         taken = kind.unread[mine] * worth[:, :, :, None]  # (B, h, q, readings, groups)
         more = torch.einsum("bhqrg,bhgd->qrbhd", taken, mean_values)
         near, more_mass = kept[:, kind.readings], taken.sum(4).permute(2, 3, 0, 1)
-        found.append((kind.far, near, _squares(read[:, kind.readings] + more, near + more_mass, dense)))
+        found.append((kind.pooled, near, _squares(read[:, kind.readings] + more, near + more_mass, dense)))
     return dense, found
 
 

@@ -16,7 +16,7 @@ import torch
 
 from planner.codegen.spec.config import KernelConfig, candidates, choose_config, why_not
 from planner.codegen.spec.kernel_spec import KernelSpec, Problem
-from planner.codegen.spec.launch_plan import Serving
+from planner.codegen.spec.launch_plan import HeadRouting
 from planner.errors import BadSpelling
 from planner.runtime.kernels.cache import Cache, build, made_by
 from planner.runtime.measure import device_seconds, interleaved
@@ -70,7 +70,7 @@ def tuned_config(problem: Problem) -> KernelConfig | None:
 
 
 def _launch(spec: KernelSpec, device: torch.device) -> Any:
-    from planner.runtime.cuda.launch import Kernel, Told
+    from planner.runtime.cuda.launch import Kernel, RoutingArguments
 
     made = build(spec)
     kernel = Kernel(made.emitted, made.binary, device)
@@ -88,8 +88,10 @@ def _launch(spec: KernelSpec, device: torch.device) -> Any:
                 spec.batch, spec.kv_heads, rows, spec.head_dim, dtype=dtype, device=device
             )
     tensors["mean_bias"] = torch.zeros(spec.batch * sum(spec.mean_rows.values()) + spec.config.block_n, device=device)
-    told = Told(Serving.in_turn(spec), torch.zeros((), device=device)) if spec.tabled else None
-    return lambda: kernel.run(tensors, spec.head_dim**-0.5, told)
+    routing_args = (
+        RoutingArguments(HeadRouting.in_turn(spec), torch.zeros((), device=device)) if spec.has_head_table else None
+    )
+    return lambda: kernel.run(tensors, spec.head_dim**-0.5, routing_args)
 
 
 def _remember(problem: Problem, trials: list[Trial], device: torch.device) -> None:

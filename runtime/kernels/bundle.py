@@ -78,7 +78,7 @@ def problems_of(plan: Plan, decision: Decision, target: Target, key_mask: bool =
         head_dim=decision.head_dim,
         dtype=decision.dtype,
         arch=target.arch,
-        processors=target.processors,
+        num_sms=target.num_sms,
         key_mask=key_mask,
     )
     asked = launches(site, decision.rules, plan.kernel_patterns.get(decision.layout, ""))

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from planner.codegen.spec.kernel_spec import HEAD_DIMS, Problem
-from planner.codegen.spec.launch_plan import Launch, Serving, launches
+from planner.codegen.spec.launch_plan import HeadRouting, Launch, launches
 from planner.errors import BadAttentionInput
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
-from planner.runtime.cuda.launch import Kernel, Tensors, Told
+from planner.runtime.cuda.launch import Kernel, RoutingArguments, Tensors
 from planner.runtime.kernels.autotune import configured
 from planner.runtime.kernels.bundle import Bundle
 from planner.runtime.kernels.cache import Cache
@@ -28,7 +28,7 @@ BUNDLE = "PLANNER_BUNDLE"
 
 _NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _kernels = dict[tuple[Any, ...], Kernel]()
-_means = dict[tuple[Kernel, Serving | None], list[tuple[str, Kernel, Serving | None]]]()
+_means = dict[tuple[Kernel, HeadRouting | None], list[tuple[str, Kernel, HeadRouting | None]]]()
 _ready = dict[tuple[Any, ...], tuple[Kernel, tuple[bool, ...]]]()
 _launches_of = dict[tuple[Any, ...], tuple[Launch, ...]]()
 _lock = threading.Lock()
@@ -45,7 +45,7 @@ def attention(
     key_mask: torch.Tensor | None = None,
     scale: float | None = None,
     returns_lse: bool = False,
-    told: Told | None = None,
+    routing_args: RoutingArguments | None = None,
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention under a pattern, or several, by an emitted kernel, on the CUDA device where the tensors live.
@@ -53,19 +53,25 @@ def attention(
     query (B, H, N, D), key and value (B, H', M, D) in the model's own order, H a multiple of H' -> (output as the query
     lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
     A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
-    attention has them: in every row whose tiles hold them. told: which heads follow which of several patterns; for
-    others nothing is written. out: write there.
-    Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
+    attention has them: in every row whose tiles hold them. routing_args: which heads follow which of several patterns;
+    for others nothing is written. out: write there. Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
     """
     place = (
         *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
         *(query.dtype, key.dtype, value.dtype, query.device, key.device, value.device),
-        *(key_mask is not None, returns_lse, told is not None, _is_tf32(query.dtype)),
+        *(key_mask is not None, returns_lse, routing_args is not None, _is_tf32(query.dtype)),
     )
     ready = _ready.get(place)
     if ready is None:
         kernel = kernel_for(
-            query, key, value, layout, pattern, key_mask is not None, returns_lse, tabled=told is not None
+            query,
+            key,
+            value,
+            layout,
+            pattern,
+            key_mask is not None,
+            returns_lse,
+            has_head_table=routing_args is not None,
         )
         fails = tuple(kernel.why_not(x) is not None for x in (query, key, value))
         ready = _ready.setdefault(place, (kernel, fails if any(fails) else ()))
@@ -85,8 +91,8 @@ def attention(
         found = (key_mask.dtype, tuple(key_mask.shape), key_mask.device)
         _require(found == expected, f"the key mask has {found}", f"Pass one of {expected}.")
         key_mask = key_mask.contiguous()
-    far = _far(kernel, key, value, factor, key_mask, told) if kernel.emitted.spec.mean_rows else None
-    kernel(query, key, value, out, factor, lse, key_mask, far, told)
+    far = _far(kernel, key, value, factor, key_mask, routing_args) if kernel.emitted.spec.mean_rows else None
+    kernel(query, key, value, out, factor, lse, key_mask, far, routing_args)
     return out, lse
 
 
@@ -109,9 +115,19 @@ def attention_under(
     planner.codegen.spec.launch_plan. Otherwise as attention.
     """
     for launch in _launches(query, key, value, layout, rules, kernel_patterns, key_mask is not None):
-        told = None if launch.serving is None else Told(launch.serving, noise)
+        routing_args = None if launch.routing is None else RoutingArguments(launch.routing, noise)
         asked = launch.problem
-        attention(query, key, value, asked.layout, asked.pattern, key_mask=key_mask, scale=scale, told=told, out=out)
+        attention(
+            query,
+            key,
+            value,
+            asked.layout,
+            asked.pattern,
+            key_mask=key_mask,
+            scale=scale,
+            routing_args=routing_args,
+            out=out,
+        )
     return out
 
 
@@ -121,7 +137,7 @@ def _far(
     value: torch.Tensor,
     scale: float,
     key_mask: torch.Tensor | None,
-    told: Told | None,
+    routing_args: RoutingArguments | None,
 ) -> Tensors:
     """The means that a kernel reads, by its names for them."""
     spec = kernel.emitted.spec
@@ -129,29 +145,33 @@ def _far(
     # The kernel reads biases a whole tile at a time.
     bias = torch.empty(spec.batch * rows + spec.config.block_n, dtype=torch.float32, device=key.device)
     biases, made = bias[: spec.batch * rows].view(spec.batch, rows), Tensors(mean_bias=bias)
-    for kind, means, serving in _mean_kernels(kernel, None if told is None else told.serving):
+    for kind, means, routing in _mean_kernels(kernel, None if routing_args is None else routing_args.routing):
         shape = (spec.batch, spec.kv_heads, spec.mean_rows[kind], spec.head_dim)
         of_keys, of_values = key.new_empty(shape), value.new_empty(shape)
         tensors = {"k": key, "v": value, "k_means": of_keys, "v_means": of_values}
         tensors["mean_bias"] = biases[:, spec.first_mean(kind) :]
         if key_mask is not None:
             tensors["key_mask"] = key_mask
-        means.run(tensors, scale, None if serving is None or told is None else Told(serving, told.noise))
+        means.run(
+            tensors,
+            scale,
+            None if routing is None or routing_args is None else RoutingArguments(routing, routing_args.noise),
+        )
         made |= {f"k_means_{kind}": of_keys, f"v_means_{kind}": of_values}
     return made
 
 
-def _mean_kernels(kernel: Kernel, serving: Serving | None) -> list[tuple[str, Kernel, Serving | None]]:
+def _mean_kernels(kernel: Kernel, routing: HeadRouting | None) -> list[tuple[str, Kernel, HeadRouting | None]]:
     """(kind of groups, kernel, the heads that it serves)"""
-    found = _means.get((kernel, serving))
+    found = _means.get((kernel, routing))
     if found is None:
         asked = kernel.emitted.spec.problem
         with _lock:
             found = [
-                (kind, _load(problem, kernel.device), None if serving is None else serving.means(asked, kind))
+                (kind, _load(problem, kernel.device), None if routing is None else routing.means(asked, kind))
                 for kind, problem in asked.means_read.items()
             ]
-        found = _means.setdefault((kernel, serving), found)
+        found = _means.setdefault((kernel, routing), found)
     return found
 
 
@@ -163,11 +183,11 @@ def kernel_for(
     pattern: str,
     key_mask: bool = False,
     returns_lse: bool = False,
-    tabled: bool = False,
+    has_head_table: bool = False,
 ) -> Kernel:
     """The kernel for these tensors, loaded at the first call; raises as attention does."""
     kind = _dtype(query)
-    flags = (key_mask, returns_lse, tabled)
+    flags = (key_mask, returns_lse, has_head_table)
     place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, *flags)
     found = _kernels.get(place)
     if found is None or key.dtype != query.dtype or value.dtype != query.dtype or key.device != query.device:
@@ -228,7 +248,7 @@ def _problem(
     pattern: str,
     key_mask: bool,
     returns_lse: bool,
-    tabled: bool,
+    has_head_table: bool,
 ) -> Problem:
     """The problem that tensors pose; raises BadAttentionInput and MalformedValue."""
     shapes = [tuple(x.shape) for x in (query, key, value)]
@@ -245,13 +265,13 @@ def _problem(
     _require(reason is None, str(reason), "Use planner.runtime.attention.cpu.grouped_sdpa, or other tensors.")
     (batch, heads, tokens, head_dim), (_, kv_heads, keys, _) = shapes[:2]
     major, minor = torch.cuda.get_device_capability(query.device)
-    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    num_sms = torch.cuda.get_device_properties(query.device).multi_processor_count
     dtype = _dtype(query)
     length = TokenLayout.parse(layout).tokens
     _require(length == tokens, f'"{layout}" is {length} tokens, the query has {tokens}', "Plan again for these inputs.")
     return Problem(
-        layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, processors, key_mask,
-        returns_lse, tabled,
+        layout, pattern, batch, heads, kv_heads, keys, head_dim, dtype, 10 * major + minor, num_sms, key_mask,
+        returns_lse, has_head_table,
     ).verify()  # fmt: skip
 
 
@@ -269,7 +289,7 @@ def _launches(
     place = (layout, rules, kernel_patterns, *shapes, key_mask)
     found = _launches_of.get(place)
     if found is None:
-        site = _problem(query, key, value, layout, "dense", key_mask, returns_lse=False, tabled=False)
+        site = _problem(query, key, value, layout, "dense", key_mask, returns_lse=False, has_head_table=False)
         found = _launches_of.setdefault(place, launches(site, Rules.parse(rules), kernel_patterns))
     return found
 

@@ -357,7 +357,7 @@ class _Variant:
 
     def _adopt(self, planned: PlannedGraph, call: Call) -> None:
         self.plan = planned.plan
-        for name in planned.relied_on:
+        for name in planned.guards:
             self.digests[name] = call.digest(name)
             self._remember(name, dict(call.tensors)[name])
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from examples import on_meta
 from zoo import FAMILIES, flux, flux_inputs, qwen
 
 from planner.capture.trace import Call, Capture, capture_module, module_path
@@ -9,18 +10,6 @@ from planner.plan.options import Options
 from planner.plan.target import Target
 from planner.runtime.graph.rewrite import rewrite
 from planner.stages import plan_capture
-
-
-def on_meta(model, kwargs):
-    """The same without weights: pictures and text on the meta device, masks and ids as they are."""
-    keep = {"img_ids", "txt_ids"}
-    moved = {
-        name: value.to("meta")
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and name not in keep
-        else value
-        for name, value in kwargs.items()
-    }
-    return model.to("meta"), moved
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -76,7 +76,7 @@ def test_explain_draws_the_pattern_and_says_why_others_lost(run, saved):
     assert out.count("Q") == 1 + out.count("around Q")
     assert "  ##Q#" in out
     code, out, _ = run("explain", saved, "transformer_blocks.0.attn", "--json")
-    assert json.loads(out)["candidates"][0]["lost"] is None
+    assert json.loads(out)["candidates"][0]["rejected"] is None
 
 
 def test_explain_prints_the_index_map(run, saved):
@@ -232,7 +232,7 @@ def test_gated_and_shifted_plans_say_so_and_bring_a_dense_kernel(run, folder, tm
         ("crisscross", "dense")
     }
     assert len(asked) == 2
-    assert all(problem.tabled for problem in asked)
+    assert all(problem.has_head_table for problem in asked)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def tensors(batch, heads_last):
     return [x.transpose(1, 2).contiguous().transpose(1, 2) if heads_last else x for x in made]
 
 
-@pytest.mark.parametrize("far", ["", "far=mean,"])
+@pytest.mark.parametrize("pooled", ["", "pooled=mean,"])
 @pytest.mark.parametrize("first", [(0, 1, 2, 3), (0, 2, 4, 6), (0, 3, 4), (5,)])
 @pytest.mark.parametrize("heads_last", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
@@ -43,8 +43,8 @@ def test_means_of_groups_and_several_of_them_in_one_launch(masks, head_dim, kv_h
     tokens = TokenLayout.parse(layout).tokens
     groups = [("16x16", "8x16", "32x16"), ("4x8x8", "2x8x8", "4x16x16")][layout.startswith("t:")]
     near, wide, cross = (
-        f"neighborhood{{radius=1,edge=clip,group={groups[0]},far=mean}}",
-        f"neighborhood{{radius=0,edge=clamp,group={groups[1]},far=mean}}",
+        f"neighborhood{{radius=1,edge=clip,group={groups[0]},pooled=mean}}",
+        f"neighborhood{{radius=0,edge=clamp,group={groups[1]},pooled=mean}}",
         f"crisscross{{axes=lines,group={groups[2]}}}",
     )
     q = torch.randn(2, 8, tokens, head_dim, device="cuda", dtype=torch.bfloat16)
@@ -67,9 +67,9 @@ def test_means_of_groups_and_several_of_them_in_one_launch(masks, head_dim, kv_h
 def test_kernels_of_many_patterns_serve_the_few_that_a_site_has(group, masks):
     near = [
         f"neighborhood{{radius={a}x{b},edge={edge},group={group}{far}}}"
-        for a in range(3) for b in range(3) for edge in ("clamp", "clip") for far in ("", ",far=mean")
+        for a in range(3) for b in range(3) for edge in ("clamp", "clip") for far in ("", ",pooled=mean")
     ]  # fmt: skip
-    lines = f"crisscross{{axes=lines,group={group},far=mean}}"
+    lines = f"crisscross{{axes=lines,group={group},pooled=mean}}"
     served = {near[5]: [0, 3], near[20]: [1], lines: [2, 6], near[35]: [4], "dense": [5, 7]}
     rules = "; ".join(f"{pattern}[heads={','.join(map(str, heads))}]" for pattern, heads in served.items())
     q, k, v = tensors(2, True)
@@ -85,7 +85,7 @@ def test_means_where_no_other_key_is_hidden(head_dim):
     layout = "text:128 | h:64 w:48"
     tokens = TokenLayout.parse(layout).tokens
     q, k, v = (torch.randn(2, 8, tokens, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    near, lines = (pattern.replace("group", "far=mean,group") for pattern in (NEAR, CROSS))
+    near, lines = (pattern.replace("group", "pooled=mean,group") for pattern in (NEAR, CROSS))
     ours = attend(q, k, v, layout, f"{near}[heads=0,3,6]; {lines}[heads=1-2]; dense[heads=4-5,7]")
     for pattern, heads in ((near, [0, 3, 6]), (lines, [1, 2]), ("dense", [4, 5, 7])):
         expected, _ = exact(q, k, v, layout, pattern)

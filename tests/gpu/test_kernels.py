@@ -98,11 +98,11 @@ def test_hopper_body(layout, pattern, head_dim):
         (FLUX, "crisscross{axes=lines,group=8x8}"),
         (FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}"),
         ("h:45 w:45 | text:77", "neighborhood{radius=2,edge=clamp,group=8x8}"),
-        ("h:32 w:70", "neighborhood{radius=1x3,edge=clamp,group=4x16,far=mean}"),
+        ("h:32 w:70", "neighborhood{radius=1x3,edge=clamp,group=4x16,pooled=mean}"),
         ("a:100 | t:6 h:21 w:40 | b:200", "crisscross{axes=planes,group=1x8x8}"),
         ("n:2048", "neighborhood{radius=2,edge=clamp,group=64}"),
-        ("t:5 h:23 w:40 | text:70", "neighborhood{radius=1,edge=clamp,group=2x4x8,far=mean}"),
-        ("h:24 w:61 | text:77", "crisscross{axes=lines,group=8x8,far=mean}"),
+        ("t:5 h:23 w:40 | text:70", "neighborhood{radius=1,edge=clamp,group=2x4x8,pooled=mean}"),
+        ("h:24 w:61 | text:77", "crisscross{axes=lines,group=8x8,pooled=mean}"),
     ],
 )
 @pytest.mark.parametrize("stages", [5, 6])
@@ -332,9 +332,9 @@ def test_masks_for_each_query_fall_back_and_are_counted():
 @pytest.mark.parametrize(
     ("layout", "pattern", "head_dim"),
     [
-        (FLUX, "neighborhood{radius=1,edge=clamp,group=16x16,far=mean}", 128),
-        ("text:5 | h:30 w:47", "crisscross{axes=lines,group=8x8,far=mean}", 64),
-        ("t:9 h:21 w:40 | text:77", "crisscross{axes=lines,group=4x8x8,far=mean}", 128),
+        (FLUX, "neighborhood{radius=1,edge=clamp,group=16x16,pooled=mean}", 128),
+        ("text:5 | h:30 w:47", "crisscross{axes=lines,group=8x8,pooled=mean}", 64),
+        ("t:9 h:21 w:40 | text:77", "crisscross{axes=lines,group=4x8x8,pooled=mean}", 128),
     ],
 )
 def test_means_of_far_groups_are_merged_in(layout, pattern, head_dim):

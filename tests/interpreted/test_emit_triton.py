@@ -12,14 +12,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from kernel_specs import told
+from kernel_specs import routing_args
 from oracle import of_heads
 from strategies import layouts, patterns, problems
 
 from planner.codegen.emit.bodies import emit
 from planner.codegen.spec.config import MEANS, KernelConfig
 from planner.codegen.spec.kernel_spec import Problem
-from planner.codegen.spec.launch_plan import Serving
+from planner.codegen.spec.launch_plan import HeadRouting
 
 pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1"),
@@ -41,7 +41,7 @@ def launch(spec, folder, given):
     kernel[(emitted.grid,)](*[given[argument.name] for argument in emitted.arguments])
 
 
-def run(spec, folder, mask, serving=None, noise=0.5):
+def run(spec, folder, mask, routing=None, noise=0.5):
     """Launch a spec's kernel twice in the interpreter and compare; what it does not serve must stay as it was."""
     emitted, dtype = emit(spec), getattr(torch, spec.dtype)
     q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim).to(dtype)
@@ -60,15 +60,15 @@ def run(spec, folder, mask, serving=None, noise=0.5):
         means = problem.with_config(MEANS)
         here = given | {f"{letter}_means": torch.full(shape, math.nan, dtype=dtype) for letter in "kv"}
         here |= {"mean_bias": given["mean_bias"][:, spec.first_mean(kind) :], "bias_batch": rows}
-        here |= {} if serving is None else told(serving.means(spec, kind).table(means), noise)
+        here |= {} if routing is None else routing_args(routing.means(spec, kind).table(means), noise)
         launch(means, folder, here)
         given |= {f"{letter}_means_{kind}": here[f"{letter}_means"] for letter in "kv"}
-    given |= {} if serving is None else told(serving.table(spec), noise)
+    given |= {} if routing is None else routing_args(routing.table(spec), noise)
     for _ in range(2):
         launch(spec, folder, given)
     assert not given["arrivals"].any()
-    served = None if serving is None else dict(serving.served[sum(noise > level for level in serving.levels)])
-    out, lse = of_heads(spec, q, k, v, mask if spec.key_mask else None, served)
+    routed = None if routing is None else dict(routing.routed[sum(noise > level for level in routing.levels)])
+    out, lse = of_heads(spec, q, k, v, mask if spec.key_mask else None, routed)
     tolerance = {"rtol": 1e-3, "atol": 4e-3} if spec.dtype == "float16" else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(given["o"].double(), out, equal_nan=True, **tolerance)
     if spec.returns_lse:
@@ -120,22 +120,22 @@ def test_heads_follow_the_patterns_that_the_table_names(tmp_path_factory, data):
     group = data.draw(st.sampled_from(list(GROUPS)))
     layout = data.draw(layouts((13, 11)))
     drawn = data.draw(st.lists(patterns(group), min_size=1, max_size=3, unique_by=str))
-    spelled = [str(pattern)[:-1] + ",far=mean}" if data.draw(st.booleans()) else str(pattern) for pattern in drawn]
+    spelled = [str(pattern)[:-1] + ",pooled=mean}" if data.draw(st.booleans()) else str(pattern) for pattern in drawn]
     spelled += ["dense"] * data.draw(st.booleans())
     batch, heads, kv_heads = data.draw(st.sampled_from([(1, 3, 3), (2, 2, 1)]))
     asked = Problem(
         *(str(layout), "; ".join(spelled), batch, heads, kv_heads, layout.tokens, 16, "float32", 80, 8),
-        key_mask=data.draw(st.booleans()), returns_lse=True, tabled=True,
+        key_mask=data.draw(st.booleans()), returns_lse=True, has_head_table=True,
     )  # fmt: skip
     spec = asked.verify().with_config(KernelConfig("triton", *GROUPS[group], 4, 2))
     levels = data.draw(st.sampled_from([(), (0.4,), (0.25, 0.75)]))
-    served = [
+    routed = [
         {slot: data.draw(st.integers(0, len(spelled) - 1)) for slot in range(spec.slots) if data.draw(st.booleans())}
         for _ in range(len(levels) + 1)
     ]
-    serving = Serving(levels, tuple(tuple(each.items()) for each in served))
+    routing = HeadRouting(levels, tuple(tuple(each.items()) for each in routed))
     mask = torch.rand(batch, layout.tokens) < 0.6
-    run(spec, tmp_path_factory.mktemp("kernels"), mask, serving, data.draw(st.sampled_from([0.1, 0.4, 0.41, 0.9])))
+    run(spec, tmp_path_factory.mktemp("kernels"), mask, routing, data.draw(st.sampled_from([0.1, 0.4, 0.41, 0.9])))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.8, 0.80001, 1.0, math.nan])
@@ -146,11 +146,11 @@ def test_a_level_belongs_to_the_range_that_ends_with_it_and_no_number_is_high(tm
         heads=2,
         head_dim=16,
         dtype="float32",
-        tabled=True,
+        has_head_table=True,
     )
     spec = replace(asked, arch=80, returns_lse=True).with_config(KernelConfig("triton", 16, 16, 4, 2))
     level = float(torch.tensor(0.8))
-    serving = Serving((level,), (((0, 0), (1, 0)), ((0, 1), (1, 1))))
-    run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), serving, noise if noise == noise else 1.0)
-    given = told(serving.table(spec), noise)
+    routing = HeadRouting((level,), (((0, 0), (1, 0)), ((0, 1), (1, 1))))
+    run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), routing, noise if noise == noise else 1.0)
+    given = routing_args(routing.table(spec), noise)
     assert (given["noise"] <= given["levels"][0]).item() == (noise <= 0.8)

@@ -75,16 +75,16 @@ def test_own_and_others_make_all():
 @given(
     st.integers(1, 40), st.integers(1, 12), st.integers(0, 11), st.integers(0, 6), st.sampled_from(["clamp", "clip"])
 )
-def test_axis_sets_count_themselves(tokens, size, lead, radius, edge):
+def test_axis_sets_count_themselves(tokens, size, front_pad, radius, edge):
     size = min(size, tokens)
-    lead = lead % size
-    count = -(-(tokens + lead) // size)
-    extents = [min((c + 1) * size - lead, tokens) - max(c * size - lead, 0) for c in range(count)]
+    front_pad = front_pad % size
+    count = -(-(tokens + front_pad) // size)
+    extents = [min((c + 1) * size - front_pad, tokens) - max(c * size - front_pad, 0) for c in range(count)]
     for along in (All(), Own(), Others(), Window(radius, edge)):
         members = [[along.item(i, c, count) for i in range(along.count(c, count))] for c in range(count)]
         assert all(row == sorted(set(row)) and set(row) <= set(range(count)) for row in members)
         pairs = sum(extents[c] * sum(extents[k] for k in row) for c, row in enumerate(members))
-        assert along.pairs(tokens, size, lead=lead) == pairs
+        assert along.pairs(tokens, size, front_pad=front_pad) == pairs
 
 
 def test_published_densities():

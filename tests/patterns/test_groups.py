@@ -13,10 +13,10 @@ from planner.patterns.groups import GroupGrid
 def brute_force_order(grid):
     """Tokens sorted by their group, then in raster order within it."""
     tokens = enumerate(itertools.product(*map(range, grid.sizes)))
-    lead = [(g - o) % g for g, o in zip(grid.group, grid.offset or (0,) * len(grid.group), strict=True)]
+    front_pad = [(g - o) % g for g, o in zip(grid.group, grid.offset or (0,) * len(grid.group), strict=True)]
 
     def group(place):
-        return [(x + missing) // g for x, g, missing in zip(place, grid.group, lead, strict=True)]
+        return [(x + missing) // g for x, g, missing in zip(place, grid.group, front_pad, strict=True)]
 
     return [raster for raster, place in sorted(tokens, key=lambda item: (group(item[1]), item[0]))]
 

@@ -2,25 +2,11 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from oracle import group_of, mask
 from strategies import group_grids, layouts, patterns, problems
 
 from planner.errors import BadSpelling, MalformedValue
 from planner.patterns.base import CrissCross, Dense, Neighborhood, parse_pattern, parse_request
-
-
-def mask(pattern, layout):
-    """The pattern's meaning as a (tokens, tokens) table."""
-    index = torch.arange(layout.tokens)
-    return pattern.mask_mod(layout)(index[:, None], index[None, :])
-
-
-def group_of(layout, grid):
-    """Number of every token's group, -1 for global tokens."""
-    index = torch.arange(layout.tokens)
-    number = torch.zeros_like(index)
-    for group, count in zip(grid.group_of(layout.coordinates(index)), grid.counts, strict=True):
-        number = number * count + group
-    return torch.where(layout.is_global(index), -1, number)
 
 
 @given(problems())

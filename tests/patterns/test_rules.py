@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from examples import mixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import layouts, readings
@@ -129,22 +130,6 @@ def test_a_model_follows_a_plan_whose_heads_and_levels_differ(name, backend, no_
     assert len(planner.report(compiled).plans) == 1
 
 
-def mixed(plan):
-    """The plan with its sparse sites' last head near-sighted at low noise, and its first one always dense."""
-    near = Neighborhood((3, 5), (0, 0), "clamp")
-    decisions = []
-    for decision in plan.decisions:
-        if decision.is_sparse:
-            sparse = decision.rules.patterns[0]
-            low = [Dense(), *[sparse] * (decision.heads - 2), near]
-            high = [Dense(), *[near] * (decision.heads - 1)]
-            rules = Rules.of([low, low, high], [0.3, 0.5, 1.0])
-            layout = TokenLayout.parse(decision.layout)
-            decision = replace(decision, pattern=str(rules), density=rules_density(rules, layout, decision.heads))
-        decisions.append(decision)
-    return replace(plan, decisions=tuple(decisions)).verify()
-
-
 def test_sites_of_a_plan_are_given_the_same_kernels_and_plans_of_many_patterns_too():
     model, kwargs = FAMILIES["flux"]()
     call = {**kwargs, "return_dict": False}
@@ -164,6 +149,8 @@ def test_the_kernels_of_a_mixed_plan_are_known_ahead():
     model, kwargs = FAMILIES["flux"]()
     call = {**kwargs, "return_dict": False}
     plan = mixed(planner.make_plan(model, kwargs=call, group="3x5", sparse_below=0.5, **FORCE))
-    found = [(set(spec.patterns), spec.heads, spec.tabled) for spec in specs_of(plan, planner.Target.named("h100"))]
+    found = [
+        (set(spec.patterns), spec.heads, spec.has_head_table) for spec in specs_of(plan, planner.Target.named("h100"))
+    ]
     for decision in plan.decisions:
         assert ({rule.pattern for rule in decision.rules.rules}, decision.heads, True) in found

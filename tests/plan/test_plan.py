@@ -1,10 +1,10 @@
 import json
 
 import pytest
+from examples import site, targets
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import layouts, options
-from test_choose import site, targets
 
 from planner.errors import BadPlanFile, PlannerError, PlanVersion, UnreachableBudget
 from planner.plan.options import Options

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_capture import on_meta
+from examples import on_meta
 from zoo import EXPECTED, FAMILIES, flux, mochi
 
 import planner

@@ -6,9 +6,9 @@ from statistics import NormalDist
 
 import pytest
 import torch
+from examples import site
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_choose import site
 
 import planner
 from planner.errors import BadEvidence, BadOption, UnknownName, UnreachableQuality

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_choose import site
+from examples import site
 
 from planner.capture.trace import capture_module
 from planner.errors import UnknownName
@@ -88,7 +88,7 @@ def test_means_of_far_groups_cost_what_they_took_on_an_h100(side, near):
     taken = {row["rules"]: row["milliseconds"] for row in rows}
     name = "GRAT-X" if isinstance(near, CrissCross) else "GRAT-B"
     flux, target = site(f"text:512 | h:{side} w:{side}"), Target.named("h100")
-    extra = sparse_seconds(flux, dataclasses.replace(near, far=True), target) - sparse_seconds(flux, near, target)
+    extra = sparse_seconds(flux, dataclasses.replace(near, pooled=True), target) - sparse_seconds(flux, near, target)
     assert math.isclose(1e3 * extra, taken[f"{name} with means"] - taken[name], rel_tol=0.3)
 
 

@@ -1,25 +1,15 @@
 import pytest
+from examples import site, targets
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import layouts, options
 
 from planner.errors import BadOption, GroupTooLarge, MalformedValue, PatternCoversAll, UnreachableBudget
 from planner.patterns.base import CrissCross, Dense
-from planner.patterns.layout import TokenLayout
 from planner.plan.options import Options
-from planner.plan.site import AttentionSite
-from planner.plan.target import TARGETS, Target
+from planner.plan.target import Target
 from planner.search.decide import decide
 from planner.search.rank import rank, why_dense
-
-targets = st.sampled_from(sorted(TARGETS)).map(Target.named)
-
-
-def site(layout="text:512 | h:128 w:128", name="attn", key_layout=None, **kwargs):
-    layout = TokenLayout.parse(layout) if isinstance(layout, str) else layout
-    keys = TokenLayout.parse(key_layout) if key_layout else layout
-    shape = {"batch": 1, "heads": 24, "kv_heads": 24, "head_dim": 128, "dtype": "bfloat16"} | kwargs
-    return AttentionSite(name, queries=layout.tokens, keys=keys.tokens, layout=layout, key_layout=keys, **shape)
 
 
 def choose(*arguments):
@@ -30,8 +20,8 @@ def choose(*arguments):
 @given(layouts(), options, targets)
 def test_one_winner_and_a_reason_for_every_loser(layout, opts, target):
     ranked = rank(site(layout), opts, target)
-    assert ranked[0].lost is None
-    assert all(candidate.lost is not None and candidate.lost.detail for candidate in ranked[1:])
+    assert ranked[0].rejected is None
+    assert all(candidate.rejected is not None and candidate.rejected.detail for candidate in ranked[1:])
     if isinstance(ranked[0].pattern, Dense):
         assert why_dense(site(layout), opts, ranked)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_rules import mixed
+from examples import mixed
 from zoo import FORCE, flux, flux_inputs, sd3
 
 import planner

@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_specs import PAIRS, SPECS, problem
 from strategies import grids, offsets, readings
-from test_tiles import Whole
+from whole import Whole
 
 from planner.codegen.emit.bodies import emit
 from planner.codegen.emit.kernel_source import ViewArgument
 from planner.codegen.spec.config import KernelConfig, why_not
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.launch_plan import Serving
+from planner.codegen.spec.launch_plan import HeadRouting
 from planner.patterns.base import CrissCross, Neighborhood
 from planner.patterns.layout import GlobalTokens, TokenLayout
 
@@ -67,7 +67,7 @@ def specs(draw):
         str(pattern),
         heads=draw(st.integers(1, 6)),
         head_dim=head_dim,
-        processors=draw(st.sampled_from([1, 7, 12, 132])),
+        num_sms=draw(st.sampled_from([1, 7, 12, 132])),
         returns_lse=True,
     )
     four = head_dim == 64 and block_n == 64 and math.prod(group) % 256 == 0
@@ -86,7 +86,7 @@ def box_tokens(view, box, starts, counts):
 
 
 @st.composite
-def tabled(draw):
+def has_head_table(draw):
     """A kernel of several patterns, and the heads that it serves."""
     groups = draw(
         st.sampled_from([[(16, 16), (8, 16), (32, 16)], [(4, 8, 8), (2, 8, 8), (4, 16, 8)], [(128,), (256,)]])
@@ -97,8 +97,8 @@ def tabled(draw):
     drawn = st.sampled_from(groups).flatmap(readings)
     spelled = list(map(str, draw(st.lists(drawn, min_size=1, max_size=3, unique_by=str))))
     spelled += ["dense"] * draw(st.booleans())
-    processors = draw(st.sampled_from([1, 7, 12, 132]))
-    asked = problem(str(layout), "; ".join(spelled), heads=6, batch=2, kv_heads=3, processors=processors, tabled=True)
+    num_sms = draw(st.sampled_from([1, 7, 12, 132]))
+    asked = problem(str(layout), "; ".join(spelled), heads=6, batch=2, kv_heads=3, num_sms=num_sms, has_head_table=True)
     config = KernelConfig("sm90", 128, 128, 4, 4)
     assert why_not(config, asked) is None
     slots = draw(st.lists(st.integers(0, asked.slots - 1), unique=True))
@@ -127,28 +127,28 @@ def as_tuple(coords):
     return coords if isinstance(coords, tuple) else (coords,)
 
 
-def check(spec, served, row=(), share=()):
-    """Every tile of the heads that are served is done once, and reads what the mask of its pattern attends."""
+def check(spec, routed, row=(), share=()):
+    """Every tile of the heads that are routed is done once, and reads what the mask of its pattern attends."""
     emitted, layout = emit(spec), spec.token_layout
     kernel, program, several = functions(emitted, row), spec.program, len(spec.programs) > 1
     views = [a for a in emitted.arguments if isinstance(a, ViewArgument) and a.name.startswith("k_")]
     told = (0, share) if row else ()
     every, tiles_done, units_done, checked = torch.arange(layout.tokens), Counter(), Counter(), set()
     merged = sum(program.row_blocks) if hasattr(kernel, "parts_of") else 0
-    items = len(served) * (program.queries.count + merged)
-    for cta in range(spec.processors if program.row_blocks else 0):
+    items = len(routed) * (program.queries.count + merged)
+    for cta in range(spec.num_sms if program.row_blocks else 0):
         for run in range(kernel.runs_of(cta, *told)):
             assert kernel.run_of(items + 1 + run, *told) == run
             head, tile, *_, first, count = kernel.piece_of(cta, items + 1 + run, *told)
             assert count >= 1
             units_done.update((int(head), int(tile), int(first) + i) for i in range(count))
-    for grid_tile in range(len(served) * program.queries.count):
+    for grid_tile in range(len(routed) * program.queries.count):
         head, tile, *which, first, count = kernel.piece_of(0, grid_tile, *told)
         assert first == 0
         assert count >= 1
         tiles_done[int(head), int(tile)] += 1
         pattern = which[0] if several else 0
-        assert served[int(head)] == pattern
+        assert routed[int(head)] == pattern
         if (int(tile), pattern) in checked or len(checked) > 12:
             continue
         checked.add((int(tile), pattern))
@@ -156,15 +156,15 @@ def check(spec, served, row=(), share=()):
         tokens, means = read_by(kernel, views, (*which, *coords), range(count))
         queries, groups = spec.programs[pattern].queries, spec.programs[pattern].means
         strides = [stride for _, stride in queries.view.axes]
-        along = zip(coords, queries.group, queries.lead, strict=True)
+        along = zip(coords, queries.group, queries.front_pad, strict=True)
         corner = [max(int(c) * g - missing, 0) for c, g, missing in along]
         query = queries.view.origin + sum(x * stride for x, stride in zip(corner, strides, strict=True))
         attends = spec.patterns[pattern].mask_mod(layout)(torch.tensor(query), every)
         assert sorted(tokens.elements()) == every[attends].tolist()
         assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
     blocks, units = range(sum(program.row_blocks)), range(program.units)
-    assert tiles_done == Counter((head, tile) for head in served for tile in range(program.queries.count))
-    assert units_done == Counter((head, block, unit) for head in served for block in blocks for unit in units)
+    assert tiles_done == Counter((head, tile) for head in routed for tile in range(program.queries.count))
+    assert units_done == Counter((head, block, unit) for head in routed for block in blocks for unit in units)
 
 
 @settings(max_examples=40)
@@ -175,15 +175,15 @@ def test_every_tile_is_done_once_and_reads_what_the_mask_attends(spec):
 
 
 @settings(max_examples=40)
-@given(tabled())
+@given(has_head_table())
 def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
-    spec, served = drawn
-    table = Serving((), (tuple(served),)).table(spec)
+    spec, routed = drawn
+    table = HeadRouting((), (tuple(routed),)).table(spec)
     (row,) = table.rows
     share = row[:HEADER] if spec.program.global_runs else row[:1]
-    check(spec, dict(served), row, share)
+    check(spec, dict(routed), row, share)
     parts = [number for number, argument in enumerate(emit(spec).arguments) if argument.name == "parts"]
-    assert (table.part_rows > 0) == bool(parts and served)
+    assert (table.part_rows > 0) == bool(parts and routed)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
         ("text:512 | h:128 w:128", "crisscross{axes=lines,group=8x8}"),
         ("t:9 h:45 w:80 | text:250", "neighborhood{radius=1,edge=clamp,group=2x4x8}"),
         ("t:21 h:45 w:80", "crisscross{axes=lines,group=2x4x8}"),
-        ("t:6 h:30 w:52 | text:70", "crisscross{axes=planes,group=1x8x8,far=mean}"),
+        ("t:6 h:30 w:52 | text:70", "crisscross{axes=planes,group=1x8x8,pooled=mean}"),
         ("n:1000", "neighborhood{radius=2,edge=clamp,group=64}"),
     ],
 )
@@ -258,7 +258,7 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
     written = Counter()
     tiles = [(tile, False) for tile in range(program.queries.count)]
     tiles += [(tile, True) for tile in range(sum(program.row_blocks))]
-    group, lead = program.queries.group, program.queries.lead
+    group, front_pad = program.queries.group, program.queries.front_pad
     for tile, is_global in tiles:
         for wg in range(spec.config.block_m // 64):
             loaded, stored = [], []
@@ -281,7 +281,7 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
                 continue
             coords = as_tuple(kernel.group_of(Whole(tile)))
             places = torch.unravel_index(tokens - program.queries.view.origin, layout.grid.sizes)
-            for place, c, g, missing in zip(places, coords, group, lead, strict=True):
+            for place, c, g, missing in zip(places, coords, group, front_pad, strict=True):
                 assert ((place + missing) // g == int(c)).all()
     assert written == Counter(range(layout.tokens))
 
@@ -293,7 +293,7 @@ def test_parts_of_a_row_are_counted_and_placed_apart(spec):
         return
     bundles = spec.heads * sum(program.row_blocks) // kernel.TEAM
     if not hasattr(kernel, "team_of"):
-        begins = [kernel.first_unit(team) for team in range(spec.processors // kernel.TEAM + 1)]
+        begins = [kernel.first_unit(team) for team in range(spec.num_sms // kernel.TEAM + 1)]
         assert all(begin % kernel.UNITS == 0 for begin in begins)
         assert (begins[0], begins[-1]) == (0, bundles * kernel.UNITS)
         return
@@ -308,14 +308,14 @@ def test_parts_of_a_row_are_counted_and_placed_apart(spec):
 
 
 @settings(max_examples=30)
-@given(tabled())
+@given(has_head_table())
 def test_parts_of_a_tabled_row_are_placed_within_its_workspace(drawn):
-    spec, served = drawn
-    table = Serving((), (tuple(served),)).table(spec)
+    spec, routed = drawn
+    table = HeadRouting((), (tuple(routed),)).table(spec)
     share, kernel = table.rows[0][:HEADER], functions(emit(spec))
     if not spec.program.global_runs:
         return
-    bundles = len(served) * kernel.BUNDLES_PER_HEAD
+    bundles = len(routed) * kernel.BUNDLES_PER_HEAD
     for bundle in range(bundles):
         teams = [kernel.team_of(bundle * kernel.UNITS + unit, 0, share) for unit in range(kernel.UNITS)]
         assert teams == sorted(teams)

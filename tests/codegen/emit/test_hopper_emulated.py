@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from kernel_specs import PAIRS, problem, told
+from kernel_specs import PAIRS, problem, routing_args
 from oracle import means_of, of_heads
 from strategies import grids
 
 from planner.codegen.emit.bodies import emit
 from planner.codegen.spec.config import KernelConfig, why_not
-from planner.codegen.spec.launch_plan import Serving
+from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.tiling.stream_k import make_schedule
 from planner.codegen.tiling.tiles import kind_of_groups, pair_axis
 from planner.patterns.base import CrissCross, Neighborhood
@@ -27,7 +27,7 @@ def means(spec, k, v, mask):
     biases, given = list[torch.Tensor](), dict[str, torch.Tensor]()
     for pattern in spec.patterns:
         kind = kind_of_groups(pattern)
-        if not pattern.far or f"k_means_{kind}" in given:
+        if not pattern.pooled or f"k_means_{kind}" in given:
             continue
         belongs, _ = means_of(spec.keys, spec.token_layout, pattern)
         belongs = (belongs * mask[:, None]).float()
@@ -39,8 +39,8 @@ def means(spec, k, v, mask):
     return given | {"mean_bias": torch.cat([torch.cat(biases, 1).flatten(), past]) if biases else past}
 
 
-def run(spec, served=None, seed=0, steep=1.0, queries=1.0):
-    """Launch twice and compare; what is not served must stay as it was.
+def run(spec, routed=None, seed=0, steep=1.0, queries=1.0):
+    """Launch twice and compare; what is not routed must stay as it was.
 
     steep: how much greater the last scores are. queries: how much greater each query's are.
     """
@@ -60,10 +60,10 @@ def run(spec, served=None, seed=0, steep=1.0, queries=1.0):
     given |= {"lse": torch.full((slots, spec.queries), math.nan), "arrivals": torch.zeros(emitted.arrivals + 1).int()}
     given |= {"dealt": torch.zeros(1 + emitted.marks).int()}
     part_rows = emitted.part_rows
-    if served is not None:
-        table = Serving((), (tuple(served.items()),)).table(spec)
+    if routed is not None:
+        table = HeadRouting((), (tuple(routed.items()),)).table(spec)
         part_rows = table.part_rows
-        given |= told(table, [0.0])
+        given |= routing_args(table, [0.0])
     given |= {
         "parts": torch.full((part_rows * spec.head_dim + 1,), math.nan),
         "part_lse": torch.full((part_rows + 1,), math.nan),
@@ -72,7 +72,7 @@ def run(spec, served=None, seed=0, steep=1.0, queries=1.0):
         hopper.launch(emitted, given, seed + again)
     assert not given["arrivals"].any()
     assert not given["dealt"].any()
-    out, lse = of_heads(spec, q, k, v, mask, served)
+    out, lse = of_heads(spec, q, k, v, mask, routed)
     # Float32 scores are as far off as they are great.
     great = steep * float(torch.as_tensor(queries).max())
     near = {"rtol": 1e-4 * great, "atol": 1e-5 * great, "equal_nan": True}
@@ -102,15 +102,15 @@ def kernels(draw, body, several=False):
     axis = pair_axis(layout, CrissCross(group), 128)
     radius = tuple(draw(st.integers(int(not text and at == axis), 2)) for at in range(len(group)))
     kinds = [Neighborhood(group, radius, "clamp"), CrissCross(group, "lines"), CrissCross(group, "planes")]
-    kinds += [Neighborhood(group, radius, "clamp", far=True), CrissCross(group, "lines", far=True)]
+    kinds += [Neighborhood(group, radius, "clamp", pooled=True), CrissCross(group, "lines", pooled=True)]
     chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3 if several else 1, unique_by=str))
     spelled = [str(pattern) for pattern in chosen] + ["dense"] * (several and draw(st.booleans()))
     block_m = draw(st.sampled_from([128, 256])) if math.prod(group) == 256 else 128
     block_n = 128 if body == "pairs" else draw(st.sampled_from([64, 128])) if block_m == 128 else 64
     asked = problem(
         str(layout), "; ".join(spelled), heads=2, head_dim=64, batch=draw(st.sampled_from([1, 2])),
-        kv_heads=draw(st.sampled_from([1, 2])), processors=draw(st.sampled_from([1, 2, 4])), returns_lse=True,
-        key_mask=draw(st.booleans()), tabled=several,
+        kv_heads=draw(st.sampled_from([1, 2])), num_sms=draw(st.sampled_from([1, 2, 4])), returns_lse=True,
+        key_mask=draw(st.booleans()), has_head_table=several,
     )  # fmt: skip
     spec = asked.with_config(KernelConfig(body, block_m, block_n, 4, draw(st.integers(4 + (body == "pairs"), 9))))
     reason = why_not(spec.config, asked)
@@ -147,13 +147,13 @@ def test_heads_of_several_patterns(drawn, seed, steep):
 def test_pairs_that_read_an_even_or_an_odd_number_of_boxes(text):
     """Of an odd number each group has one left, which comes first. 64 tokens of text make all keys 17 boxes."""
     asked = problem(f"a:{text} | h:32 w:32", "neighborhood{radius=1,edge=clamp,group=8x8}", heads=1, head_dim=64)
-    run(replace(asked, processors=3).with_config(KernelConfig.parse(PAIRS)))
+    run(replace(asked, num_sms=3).with_config(KernelConfig.parse(PAIRS)))
 
 
 @pytest.mark.parametrize(("config", "group"), [(PAIRS, "8x8"), ("sm90{m=128,n=64,warps=4,stages=4}", "8x16")])
 def test_more_key_tiles_than_are_found_at_once(config, group):
     asked = problem("a:130 | h:48 w:48", f"crisscross{{axes=lines,group={group}}}", heads=2, head_dim=64)
-    spec = replace(asked, processors=2).with_config(KernelConfig.parse(config))
+    spec = replace(asked, num_sms=2).with_config(KernelConfig.parse(config))
     assert spec.program.units * spec.program.boxes > 32
     run(spec)
 
@@ -161,7 +161,7 @@ def test_more_key_tiles_than_are_found_at_once(config, group):
 @pytest.mark.parametrize("half", [0, 1])
 def test_one_half_of_a_pair_is_done_again(half):
     """The other half passes over all tiles, also those that either reads alone."""
-    asked = problem("a:70 | h:32 w:32", "crisscross{axes=lines,group=8x8}", heads=1, head_dim=64, processors=1)
+    asked = problem("a:70 | h:32 w:32", "crisscross{axes=lines,group=8x8}", heads=1, head_dim=64, num_sms=1)
     spec = asked.with_config(KernelConfig.parse(PAIRS))
     assert spec.program.average_tiles_read < spec.program.tiles_read - 1
     rows = torch.ones(2, 2, 8, 32)
@@ -169,12 +169,12 @@ def test_one_half_of_a_pair_is_done_again(half):
     run(spec, queries=torch.cat([torch.ones(70), rows.flatten()])[:, None])
 
 
-@pytest.mark.parametrize("processors", [1, 3])
+@pytest.mark.parametrize("num_sms", [1, 3])
 @pytest.mark.parametrize("half", [0, 1])
-def test_one_half_of_a_run_of_text_is_done_again(half, processors):
+def test_one_half_of_a_run_of_text_is_done_again(half, num_sms):
     """Of rows of text one warpgroup fails, the other has announced its part before or written its rows."""
     asked = problem("a:256 | h:32 w:32", "crisscross{axes=lines,group=8x16}", heads=1, head_dim=64, returns_lse=True)
-    spec = replace(asked, processors=processors).with_config(KernelConfig("sm90", 128, 128, 4, 4))
+    spec = replace(asked, num_sms=num_sms).with_config(KernelConfig("sm90", 128, 128, 4, 4))
     rows = torch.ones(256 + 32 * 32)
     rows[64 * half : 256 : 128] = 60.0
     run(spec, steep=3.0, queries=rows[:, None])
@@ -183,7 +183,7 @@ def test_one_half_of_a_run_of_text_is_done_again(half, processors):
 def test_a_program_that_has_row_blocks_to_merge_and_nothing_else():
     """It waits for the launch before too, whose counters of parts are the same."""
     asked = problem("a:256 | h:40 w:16", "neighborhood{radius=0,edge=clamp,group=8x16}", heads=1, head_dim=64)
-    spec = replace(asked, processors=24).with_config(KernelConfig("sm90", 128, 128, 4, 4))
+    spec = replace(asked, num_sms=24).with_config(KernelConfig("sm90", 128, 128, 4, 4))
     schedule = make_schedule(spec.program, 1, 24, spec.program.units)
     first = schedule.grid_tiles
     assert schedule.first_unit(first // schedule.team) == schedule.first_unit(first // schedule.team + 1)
@@ -193,7 +193,7 @@ def test_a_program_that_has_row_blocks_to_merge_and_nothing_else():
 
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
     """The judge judges: without the wait for what a half leaves out, phases are missed."""
-    asked = problem("a:1 | h:48 w:8", "crisscross{axes=lines,group=8x8}", heads=2, head_dim=64, processors=1)
+    asked = problem("a:1 | h:48 w:8", "crisscross{axes=lines,group=8x8}", heads=2, head_dim=64, num_sms=1)
     spec = asked.with_config(KernelConfig.parse(PAIRS))
     emitted = emit(spec)
     broken = emitted.source.replace("    mbarrier.arrive(empty.index(stage), count=1, pred=skips)\n", "")

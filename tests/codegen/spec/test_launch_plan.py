@@ -1,4 +1,4 @@
-"""Rules become few launches, and every head is served once at every noise level, by its own pattern."""
+"""Rules become few launches, and every head is routed once at every noise level, by its own pattern."""
 
 from collections import Counter
 from dataclasses import replace
@@ -34,12 +34,12 @@ def test_every_head_is_served_once_at_every_level_by_its_pattern(chosen, arch):
         done = Counter()
         for launch in made:
             asked = launch.problem
-            if launch.serving is None:
+            if launch.routing is None:
                 done.update((slot, asked.patterns[0]) for slot in range(asked.slots))
                 continue
             level = ([0.0, *levels][range_of_noise] + levels[range_of_noise]) / 2
-            row = sum(level > edge for edge in launch.serving.levels)
-            done.update((slot, asked.patterns[which]) for slot, which in launch.serving.served[row])
+            row = sum(level > edge for edge in launch.routing.levels)
+            done.update((slot, asked.patterns[which]) for slot, which in launch.routing.routed[row])
         assert done == Counter((batch * 6 + head, patterns[head]) for batch in range(2) for head in range(6))
 
 
@@ -55,7 +55,9 @@ def test_patterns_that_share_a_launch_have_the_tiles_that_they_would_have_alone(
 
 
 def test_sites_of_different_rules_have_the_same_kernels():
-    near = [str(Neighborhood((16, 16), (a, b), "clamp", far=far)) for a in (0, 1) for b in (0, 1) for far in (0, 1)]
+    near = [
+        str(Neighborhood((16, 16), (a, b), "clamp", pooled=pooled)) for a in (0, 1) for b in (0, 1) for pooled in (0, 1)
+    ]
     small = [pattern.replace("16x16", "8x8") for pattern in near]
     every = "; ".join([*near, *small])
     first = launches(SITE, rules(f"{near[1]}[heads=0-2]", f"{near[4]}[heads=3-5]"), every)
@@ -65,9 +67,9 @@ def test_sites_of_different_rules_have_the_same_kernels():
     assert first[0].problem == other[0].problem
     assert set(map(str, first[0].problem.patterns)) == {*near, "dense"}
     assert set(map(str, other[1].problem.patterns)) == {*small, "dense"}
-    served = [dict(launch.serving.served[0]) for launch in other if launch.serving is not None]
-    assert sorted(served[0]) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 11]
-    assert sorted(served[1]) == [4, 10]
+    routed = [dict(launch.routing.routed[0]) for launch in other if launch.routing is not None]
+    assert sorted(routed[0]) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 11]
+    assert sorted(routed[1]) == [4, 10]
 
 
 def rules(*spelled):
@@ -94,19 +96,19 @@ def test_how_many_launches_rules_take(asked, count):
 
 
 def test_means_are_made_for_the_heads_of_keys_that_are_read_and_no_others():
-    far = NEAR.format("16x16").replace("group", "far=mean,group")
+    far = NEAR.format("16x16").replace("group", "pooled=mean,group")
     (launch,) = launches(SITE, rules(f"{far}[heads=0,3]", f"{LINES.format('8x16')}[heads=1-2,4-5]"))
     assert [each.only_means for each in launch.problems] == [True, False]
     assert launch.problem.mean_rows == {"16x16": 16}
-    assert launch.serving is not None
-    assert launch.serving.means(launch.problem, "16x16").served == (((0, 0), (1, 0), (3, 0), (4, 0)),)
+    assert launch.routing is not None
+    assert launch.routing.means(launch.problem, "16x16").routed == (((0, 0), (1, 0), (3, 0), (4, 0)),)
 
 
 def test_heads_with_the_most_work_come_first():
     (launch,) = launches(SITE, rules(f"{NEAR.format('16x16')}[heads=0-3]", "dense[heads=4-5]"))
-    assert launch.serving is not None
+    assert launch.routing is not None
     spec = launch.problem.with_config(choose_config(launch.problem))
-    (row,) = launch.serving.table(spec).rows
+    (row,) = launch.routing.table(spec).rows
     assert row[0] == 12
     assert sorted(entry & ((1 << SLOT_BITS) - 1) for entry in row[HEADER : HEADER + 4]) == [4, 5, 10, 11]
 
@@ -116,7 +118,7 @@ def test_problems_of_several_patterns_say_what_they_cannot_be():
     with pytest.raises(MalformedValue, match="no table says"):
         replace(SITE, pattern=both).verify()
     with pytest.raises(MalformedValue, match="lack different numbers"):
-        replace(SITE, pattern=both.replace("8x16", "8x16,offset=4x8"), tabled=True).verify()
+        replace(SITE, pattern=both.replace("8x16", "8x16,offset=4x8"), has_head_table=True).verify()
     many = "; ".join(str(Neighborhood((16, 16), (0, 0), "clip")) for _ in range(MAX_PATTERNS + 1))
     with pytest.raises(MalformedValue, match="more than 64 patterns"):
-        replace(SITE, pattern=many, tabled=True).verify()
+        replace(SITE, pattern=many, has_head_table=True).verify()

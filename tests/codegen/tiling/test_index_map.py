@@ -1,8 +1,8 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from oracle import group_of, mask
 from strategies import problems
-from test_pattern import group_of, mask
 
 from planner.codegen.tiling.index_map import IndexMap
 from planner.patterns.base import CrissCross, Neighborhood

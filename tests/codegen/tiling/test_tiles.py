@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import layouts, patterns, problems
+from whole import Whole
 
 import planner.codegen.tiling.tile_order
 import planner.codegen.tiling.tiles
@@ -21,37 +22,6 @@ from planner.patterns.layout import TokenLayout
 
 INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 blocks = st.sampled_from([16, 32, 64, 128])
-
-
-class Whole(int):
-    """An int that refuses the divisions on which Python and compiled code disagree."""
-
-    def __floordiv__(self, other):
-        assert self >= 0
-        assert other > 0
-        return Whole(int(self) // other)
-
-    def __mod__(self, other):
-        assert self >= 0
-        assert other > 0
-        return Whole(int(self) % other)
-
-    def __add__(self, other):
-        return Whole(int(self) + other)
-
-    def __sub__(self, other):
-        return Whole(int(self) - other)
-
-    def __mul__(self, other):
-        return Whole(int(self) * other)
-
-    def __neg__(self):
-        return Whole(-int(self))
-
-    def __rsub__(self, other):
-        return Whole(other - int(self))
-
-    __radd__, __rmul__ = __add__, __mul__
 
 
 def evaluate(expr, **values):
@@ -173,15 +143,15 @@ def test_each_group_of_a_pair_reads_what_both_do_and_what_it_does_alone(problem,
 
 
 @given(problems(), st.integers(1, 140), st.integers(1, 8))
-def test_the_schedule_hands_out_every_unit_and_tile_once(problem, processors, heads):
+def test_the_schedule_hands_out_every_unit_and_tile_once(problem, num_sms, heads):
     layout, _, pattern = problem
     (program,) = tile_programs(layout, [pattern], layout.tokens, 64, 64)
     units = program.units
-    schedule = make_schedule(program, heads, processors, units)
+    schedule = make_schedule(program, heads, num_sms, units)
     assert schedule.row_blocks == heads * sum(-(-size // 64) for _, size in program.global_runs)
     owners = [schedule.team_of(unit) for unit in range(schedule.bundles * units)]
     assert owners == sorted(owners)
-    assert all(team < processors // schedule.team for team in owners)
+    assert all(team < num_sms // schedule.team for team in owners)
     for bundle in range(schedule.bundles):
         assert len(set(owners[bundle * units : (bundle + 1) * units])) <= schedule.max_parts
 

@@ -20,7 +20,7 @@ from planner.runtime.attention.group_means import group_means
 from planner.runtime.kernels.bundle import specs_of
 from planner.runtime.masked_dense import MaskedDense, masked_dense
 
-FAR = "crisscross{axes=lines,group=2x3,far=mean}"
+FAR = "crisscross{axes=lines,group=2x3,pooled=mean}"
 
 
 def by_hand(q, k, v, layout, pattern, seen):
@@ -48,7 +48,7 @@ def by_hand(q, k, v, layout, pattern, seen):
 @settings(max_examples=20)
 @given(layouts((5, 7)), patterns((2, 3)) | patterns((3, 2), (1, 1)), st.booleans())
 def test_each_group_that_is_not_read_counts_as_its_mean(layout, pattern, masks):
-    pattern = parse_pattern(str(pattern)[:-1] + ",far=mean}")
+    pattern = parse_pattern(str(pattern)[:-1] + ",pooled=mean}")
     q, k, v = torch.randn(3, 2, 2, layout.tokens, 8, dtype=torch.float64)
     seen = torch.rand(2, layout.tokens) < 0.7 if masks else torch.ones(2, layout.tokens, dtype=torch.bool)
     seen[:, layout.grid_start] = True
@@ -85,10 +85,12 @@ def test_a_group_without_a_visible_token_has_no_mean():
 def test_models_attend_to_means(name, backend, no_grad):
     model, kwargs = FAMILIES[name]()
     group = GROUPS.get(name, "1x3x5")
-    compiled = planner.compile(model, pattern="neighborhood{radius=0,far=mean}", group=group, backend=backend, **FORCE)
+    compiled = planner.compile(
+        model, pattern="neighborhood{radius=0,pooled=mean}", group=group, backend=backend, **FORCE
+    )
     (ours,) = compiled(**kwargs, return_dict=False)
     (plan,) = planner.report(compiled).plans
-    assert {pattern.far for decision in plan.decisions for pattern in decision.rules.patterns} == {True}
+    assert {pattern.pooled for decision in plan.decisions for pattern in decision.rules.patterns} == {True}
     with MaskedDense(plan):
         (judged,) = model(**kwargs, return_dict=False)
     torch.testing.assert_close(ours, judged, rtol=1e-4, atol=1e-4)
@@ -97,16 +99,16 @@ def test_models_attend_to_means(name, backend, no_grad):
 def test_means_are_spelled_counted_and_asked_of_kernels():
     layout, pattern = (
         TokenLayout.parse("text:64 | h:32 w:32"),
-        parse_pattern("crisscross{axes=lines,group=8x8,far=mean}"),
+        parse_pattern("crisscross{axes=lines,group=8x8,pooled=mean}"),
     )
     assert parse_pattern(str(pattern)) == pattern
     assert attended_pairs(pattern, layout) - attended_pairs(pattern.near, layout) == 1024 * 16
     assert pattern.reach((4, 4)) == 1
-    with pytest.raises(BadSpelling, match="far is mean"):
+    with pytest.raises(BadSpelling, match="pooled is mean"):
         parse_pattern("crisscross{axes=lines,group=8x8,far=max}")
     model, kwargs = FAMILIES["flux"]()
     plan = planner.make_plan(
-        model, kwargs={**kwargs, "return_dict": False}, pattern="crisscross{far=mean}", group="3x5", min_speedup=0.0
+        model, kwargs={**kwargs, "return_dict": False}, pattern="crisscross{pooled=mean}", group="3x5", min_speedup=0.0
     )
     means, attention = sorted(specs_of(plan, planner.Target.named("h100")), key=lambda spec: not spec.only_means)
     assert attention.mean_rows == {

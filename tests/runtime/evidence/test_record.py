@@ -91,7 +91,7 @@ def test_sensitivity_is_what_one_site_under_a_candidate_does_to_the_output(case,
         assert int((~site.sensitivity.isnan()).sum()) == 3
         possible = []
         for at, text in enumerate(site.candidates):
-            if not parse_pattern(text).far:
+            if not parse_pattern(text).pooled:
                 decisions = [replace(d, pattern=text if d.site == name else "dense") for d in evidence.plan.decisions]
                 with torch.no_grad(), MaskedDense(replace(evidence.plan, decisions=tuple(decisions))):
                     (changed,) = model(**first)
@@ -229,7 +229,7 @@ def test_a_tuned_plan_keeps_what_was_asked_when_it_runs(case, evidence):
         Quality(psnr=35),
         cases=["a, seed 0", "b, seed 1", "c, seed 2"],
         evidence=evidence,
-        note=notes.append,
+        progress=notes.append,
     )
     made = sampler(inputs)(planner.compile(model, plan=plan))
     assert Quality(psnr=35).of(made, dense) == pytest.approx(plan.certificate.values, abs=0.1)

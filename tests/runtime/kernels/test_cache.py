@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kernel_specs import SPECS, problem
+from kernel_specs import SMALL, SPECS
 
 from planner.codegen.spec.config import KernelConfig
 from planner.errors import BadBundle, BadOption, UnsafeCache
@@ -20,7 +20,6 @@ from planner.runtime.kernels.bundle import Bundle, write_bundle
 from planner.runtime.kernels.cache import Cache, CacheWarning, build, key_of
 from planner.runtime.kernels.kernel_file import KernelFile
 
-SMALL = problem("n:64", "dense", head_dim=16, arch=80).with_config(KernelConfig("triton", 16, 16, 4, 1))
 OTHER = replace(SMALL, heads=12, kv_heads=12)
 
 
@@ -190,7 +189,7 @@ def test_clear_removes_everything(cache, compiled):
 def test_keys_depend_on_all_of_the_spec():
     changes = [
         {"layout": "n:32 | a:32"}, {"batch": 2}, {"heads": 48}, {"kv_heads": 12}, {"keys": 65}, {"head_dim": 24},
-        {"dtype": "float16"}, {"arch": 90}, {"processors": 1}, {"key_mask": True}, {"returns_lse": True},
+        {"dtype": "float16"}, {"arch": 90}, {"num_sms": 1}, {"key_mask": True}, {"returns_lse": True},
         {"config": KernelConfig("triton", 16, 16, 4, 2)}, {"pattern": "neighborhood{group=8}"},
     ]  # fmt: skip
     assert len({key_of(SMALL), *(key_of(replace(SMALL, **change)) for change in changes)}) == len(changes) + 1
@@ -220,7 +219,7 @@ def test_eight_processes_starting_cold(tmp_path):
 KILLED = """
 import sys, pathlib, time
 sys.path[:0] = [{tests!r}]
-from test_cache import SMALL
+from kernel_specs import SMALL
 from planner.runtime.kernels import cache
 def hang(*args):
     print("there", flush=True)
