@@ -48,8 +48,8 @@ def run(spec, folder, mask, routing=None, noise=0.5):
     k, v = (torch.randn(spec.batch, spec.keys, spec.kv_heads, spec.head_dim).to(dtype).transpose(1, 2) for _ in "kv")
     given = {"q": q, "k": k, "v": v, "o": torch.full_like(q, math.nan), "key_mask": mask} | {
         "lse": torch.full(q.shape[:3], math.nan),
-        "parts": torch.full((max(1, emitted.part_rows * spec.head_block),), math.nan),
-        "part_lse": torch.full((max(1, emitted.part_rows),), math.nan),
+        "partials": torch.full((max(1, emitted.partial_rows * spec.head_block),), math.nan),
+        "partial_lse": torch.full((max(1, emitted.partial_rows),), math.nan),
         "arrivals": torch.zeros(max(1, emitted.arrivals), dtype=torch.int32),
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
     }
