@@ -103,11 +103,11 @@ def test_dense_and_cross_lengths(tmp_path, keys):
     run(asked.with_config(KernelConfig("triton", 16, 32, 4, 2)), tmp_path, torch.ones(2, keys, dtype=torch.bool))
 
 
-def test_a_row_of_global_queries_in_many_parts(tmp_path):
+def test_a_row_of_global_queries_in_many_splits(tmp_path):
     layout, pattern = "text:20 | h:18 w:20 | more:3", "neighborhood{radius=0,edge=clip,group=3x4}"
     asked = Problem(layout, pattern, 1, 2, 1, 383, 16, "float32", 80, 8, returns_lse=True)
     spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
-    assert "PARTS = tl.constexpr(6)" in emit(spec).source
+    assert "SPLITS = tl.constexpr(6)" in emit(spec).source
     run(spec, tmp_path, torch.ones(1, 383, dtype=torch.bool))
 
 
