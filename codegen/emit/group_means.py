@@ -30,7 +30,7 @@ _GROUP = sympy.Symbol("group", integer=True, nonnegative=True)
 
 
 def emit_means(spec: KernelSpec) -> Emitted:
-    """Source and arguments of the kernel."""
+    """Emit the kernel that computes the means of a pattern's groups."""
     means = spec.program.means
     assert means is not None
     strides = [f"{letter}_{axis}" for letter in "kv" for axis in ("batch", "head", "token")]

@@ -87,7 +87,7 @@ class Emitted:
 
 
 def header(spec: KernelSpec) -> list[str]:
-    """What a reader of the source should know first."""
+    """List what a reader of the source should know first."""
     program = spec.program
     shares = [attended_pairs(pattern, spec.token_layout) / spec.queries**2 for pattern in spec.patterns]
     share = ", ".join(f"{each:.2%}" for each in shares) + (" in turn" if len(shares) > 1 else "")
@@ -105,7 +105,7 @@ def header(spec: KernelSpec) -> list[str]:
 
 
 def by_pattern(bodies: Sequence[list[str] | None], first: int = 0) -> Iterator[str]:
-    """Lines for each pattern, found by ``which`` in a tree of tests; None for patterns that do not come here.
+    """Yield lines for each pattern, found by ``which`` in a tree of tests; None for patterns that do not come here.
 
     Lines that are the same for all patterns stand alone.
     """
@@ -126,7 +126,7 @@ def by_pattern(bodies: Sequence[list[str] | None], first: int = 0) -> Iterator[s
 
 
 def reads_groups(means: MeanTiles, coords: Sequence[sympy.Symbol], number: str) -> Iterator[str]:
-    """``reads``: whether the group at coords reads the tokens of groups, whose numbers are given, one by one."""
+    """Yield lines for ``reads``: whether the group at coords reads the tokens of groups, whose numbers are given."""
     read = means.read(coords)
     edges = Names([end for box in read for ranges in box for along in ranges for end in along], "near")
     yield from edges.lines()
@@ -159,7 +159,7 @@ def box_tokens(
     counter: str,
     name: str,
 ) -> Iterator[str]:
-    """Coordinates and sequence indices of the tokens of a box, which a counter runs over."""
+    """Yield lines for coordinates and sequence indices of the tokens of a box, which a counter runs over."""
     letter = "q" if counter == "row" else "x"
     places = list[str]()
     for axis, (start, (_, stride)) in enumerate(zip(starts, axes, strict=True)):
@@ -172,7 +172,7 @@ def box_tokens(
 
 
 def pointer_to(dtype: str) -> str:
-    """The type of a pointer to elements, as Triton spells it."""
+    """Return the type of a pointer to elements, as Triton spells it."""
     return {"bfloat16": "*bf16", "float16": "*fp16"}.get(dtype, "*fp32")
 
 

@@ -38,7 +38,7 @@ _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
 
 
 def emit_triton(spec: KernelSpec) -> Emitted:
-    """Source and arguments of the kernel."""
+    """Emit the kernel of a spec whose body is ``triton``."""
     program, config = spec.program, spec.config
     heads = spec.batch * spec.heads
     row_blocks, iterations = heads * sum(program.row_blocks), program.iterations

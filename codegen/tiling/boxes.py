@@ -28,7 +28,7 @@ class View:
 
 
 def power_boxes(axes: int, tokens: int) -> Iterator[tuple[int, ...]]:
-    """All boxes of so many tokens whose sides are powers of two."""
+    """Yield all boxes of so many tokens whose sides are powers of two."""
     powers = [2**k for k in range(tokens.bit_length())]
     for sides in itertools.product(powers, repeat=axes - 1):
         last = tokens // math.prod(sides)
@@ -37,7 +37,7 @@ def power_boxes(axes: int, tokens: int) -> Iterator[tuple[int, ...]]:
 
 
 def mixed_radix(number: sympy.Expr, counts: Sequence[Any]) -> tuple[sympy.Expr, ...]:
-    """The digits of a number below the product of the counts, the last fastest."""
+    """Return the digits of a number below the product of the counts, the last fastest."""
     digits = list[sympy.Expr]()
     for axis, count in enumerate(counts):
         digit = quotient(number, math.prod(counts[axis + 1 :]))
@@ -46,5 +46,5 @@ def mixed_radix(number: sympy.Expr, counts: Sequence[Any]) -> tuple[sympy.Expr, 
 
 
 def with_side(sizes: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
-    """Sizes with another one along an axis."""
+    """Return sizes with another one along an axis."""
     return (*sizes[:axis], size, *sizes[axis + 1 :])

@@ -47,11 +47,11 @@ class MeanTiles:
         return View(0, ((self.rows, 1),))
 
     def digits(self, number: sympy.Expr) -> tuple[sympy.Expr, ...]:
-        """Coordinates of a group from its number."""
+        """Return the coordinates of a group from its number."""
         return mixed_radix(number, self.groups)
 
     def read(self, coords: Sequence[sympy.Expr]) -> list[list[tuple[Range, ...]]]:
-        """The groups that the group at coords reads one by one: boxes, of each axis the ranges (first, stop)."""
+        """List the groups that the group at coords reads singly: boxes, of each axis the ranges (first, stop)."""
         return [
             [along.ranges(c, count, SYMBOLS) for along, c, count in zip(box, coords, self.groups, strict=True)]
             for box in self.pattern.boxes()
@@ -59,5 +59,5 @@ class MeanTiles:
 
 
 def kind_of_groups(pattern: Pattern) -> str:
-    """The groups of a pattern as a name: ``16x16``, ``8x8_4x4`` with an offset."""
+    """Name the groups of a pattern: ``16x16``, ``8x8_4x4`` with an offset."""
     return "_".join(times(sizes) for sizes in (pattern.group, pattern.offset) if sizes)

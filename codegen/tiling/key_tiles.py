@@ -61,7 +61,7 @@ class KeyTiles:
         return math.prod(sum(-(-length // box) for length in lengths) / len(lengths) for lengths, box in along)
 
     def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
-        """Coordinates of the i-th box's first token."""
+        """Return the coordinates of the i-th box's first token."""
         starts, stride = list[sympy.Expr](), sympy.Integer(1)
         for axis in reversed(range(len(self.box))):
             digit, count = quotient(i, stride), self._divisors[axis]
@@ -85,7 +85,7 @@ class KeyTiles:
 
 
 def key_box(alike: Sequence[Region], groups: Sequence[int], tokens: int) -> tuple[int, ...]:
-    """The box that covers regions of one view with fewest tiles, over groups all over the grid."""
+    """Choose the box that covers regions of one view with fewest tiles, over groups all over the grid."""
     lengths = [[span_lengths(span, groups) for span in region.spans] for region in alike]
 
     def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
@@ -101,7 +101,7 @@ def key_box(alike: Sequence[Region], groups: Sequence[int], tokens: int) -> tupl
 
 
 def span_lengths(span: Span, groups: Sequence[int]) -> list[int]:
-    """The lengths that a span takes, over all groups along its axis."""
+    """List the lengths that a span takes, over all groups along its axis."""
     length = sympy.sympify(span.stop - span.start)
     if not length.free_symbols:
         return [int(length)]

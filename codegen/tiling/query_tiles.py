@@ -99,7 +99,7 @@ class QueryTiles:
         return all(g % b == 0 for g, b in zip(self.group, self.box, strict=True))
 
     def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
-        """Coordinates of the i-th tile's first token."""
+        """Return the coordinates of the i-th tile's first token."""
         starts = list[sympy.Expr]()
         for digit, b, g, front_pad in zip(self._digits(i), self.box, self.group, self.front_pad, strict=True):
             per_group = -(-g // b)
@@ -127,7 +127,7 @@ class QueryTiles:
         return tuple(b - front_pad % b if before else 0 for b, front_pad, before in along)
 
     def views(self) -> list[tuple[tuple[int, ...], View]]:
-        """The view, and for boxes that begin before it along some axes (named first) a view that ends where they do."""
+        """List the view, and for boxes that begin before it along some axes (named first) one that ends there."""
         axes = [
             [(False, axis), (True, (first, axis[1]))] if first else [(False, axis)]
             for first, axis in zip(self.first_sides, self.view.axes, strict=True)
@@ -147,13 +147,13 @@ class QueryTiles:
         return tuple(bool((n + front_pad) % b or g % b) for (n, _), b, g, front_pad in along)
 
     def coords(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
-        """Coordinates of the i-th tile's group."""
+        """Return the coordinates of the i-th tile's group."""
         return tuple(
             quotient(digit, -(-g // b)) for digit, b, g in zip(self._digits(i), self.box, self.group, strict=True)
         )
 
     def stops(self, coords: Sequence[sympy.Expr]) -> tuple[sympy.Expr, ...]:
-        """Where the group at coords ends, as coordinates of tokens."""
+        """Return where the group at coords ends, as coordinates of tokens."""
         return tuple(
             sympy.Integer(n)
             if g - front_pad >= n
@@ -191,7 +191,7 @@ class QueryTiles:
 
 
 def pair_axis(layout: TokenLayout, pattern: Pattern, block_m: int) -> int | None:
-    """The axis along which two groups make a query tile, one half each; None where they cannot.
+    """Find the axis along which two groups make a query tile, one half each; None where they cannot.
 
     Such groups hold half a tile, their sides are powers of two, and there is an even number of them along the axis, if
     possible all whole. Of several axes the slowest.
