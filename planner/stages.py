@@ -16,7 +16,7 @@ from planner.plan.target import Target
 from planner.provenance.find_noise_level import find_noise_level
 from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import Memory, Provenance, trace_provenance
-from planner.provenance.rules import Shadow
+from planner.provenance.rules.base import Shadow
 from planner.search.cost import rest_of_step
 from planner.search.decide import decide
 

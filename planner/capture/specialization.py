@@ -18,14 +18,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
-from planner.capture.ops import is_pure
-
-_READS = frozenset(
-    getattr(torch.Tensor, name) for name in "item tolist numpy __bool__ __int__ __float__ __index__ nonzero".split()
-) | {torch.nonzero}
-
-_SIZED = frozenset("reshape view expand repeat narrow split unflatten".split())
-"""Names of functions whose further arguments are sizes, which a tensor of one number can be."""
+from planner.capture.ops import Kind, info, is_pure
 
 
 def is_whole_number(tensor: torch.Tensor) -> bool:
@@ -75,7 +68,7 @@ class KnownValues(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
-        if func in _READS and args:
+        if info(func).kind is Kind.READ and args:
             known = self._known(args[0])
             if known is not None:
                 with disable_proxy_modes_tracing():
@@ -84,7 +77,7 @@ class KnownValues(TorchFunctionMode):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             places = tuple(place for each in index for place in self._places(each))
             args = (args[0], places[0] if len(places) == 1 else places, *args[2:])
-        elif getattr(func, "__name__", "") in _SIZED:
+        elif info(func).takes_sizes:
             args = (args[0], *pytree.tree_map(self._number, args[1:]))
         return func(*args, **options)
 

@@ -28,19 +28,13 @@ from torch.fx.experimental.proxy_tensor import (
     track_tensor_tree,
 )
 
-from planner.capture.ops import changed_by, is_alias, op_name
+from planner.capture.ops import changed_by, info, is_alias
 from planner.capture.patched_forward import replaced
 from planner.capture.specialization import digest, is_known, sources
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, slice)
 _BY_IDENTITY = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, torch.Tensor)
 _OF_EVERY_MODULE = frozenset(vars(torch.nn.Module())) - {"training"}
-_MADE_NEW = frozenset(
-    "empty empty_like new_empty zeros zeros_like new_zeros ones full full_like clone cat stack "
-    "linear matmul bmm mm layer_norm rms_norm group_norm add sub mul div silu gelu".split()
-)
-"""Operations whose result is never what they were given."""
-
 _HOOKS = tuple(name for name in _OF_EVERY_MODULE if name.endswith("_hooks"))
 
 
@@ -233,7 +227,7 @@ def _is_new(node: Any, given: set[Node]) -> bool:
         return False
     while node not in given and is_alias(node):
         node = node.all_input_nodes[0]
-    return node not in given and op_name(node.target) in _MADE_NEW
+    return node not in given and info(node.target).allocates
 
 
 def _copied(

@@ -17,7 +17,7 @@ from planner.plan.site import AttentionSite, Unreadable
 from planner.provenance.coordinates import segments_of
 from planner.provenance.mask_structure import kind_of
 from planner.provenance.propagate import Provenance, Source
-from planner.provenance.rules import SOURCE_STRIDE, compress, contract
+from planner.provenance.rules.base import SOURCE_STRIDE, compress, contract
 
 
 def find_sites(capture: Capture, provenance: Provenance, call: Call, layout: str | None = None) -> list[AttentionSite]:

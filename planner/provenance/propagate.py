@@ -21,11 +21,21 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from planner.capture.ops import is_in_place, is_pure, is_view, op_name
+from planner.capture.ops import Kind, info, is_in_place, is_pure, is_view, op_name
 from planner.capture.specialization import is_known
 from planner.capture.trace import Call, Capture, is_same
-from planner.provenance import rules as shadow_rules
-from planner.provenance.rules import SOURCE_STRIDE, Shadow, ShadowTree, Unsupported
+from planner.provenance.rules.base import (
+    CONDITIONING_ID,
+    SOURCE_STRIDE,
+    OpCall,
+    Shadow,
+    ShadowTree,
+    Unsupported,
+    compress,
+    unknown,
+)
+from planner.provenance.rules.movement import write_back
+from planner.provenance.rules.table import find_rule
 
 CHANNEL_STRIDE = 2**20
 """Elements of a (tokens, channels) input whose rows follow each other lie so far apart, however many channels it has:
@@ -151,46 +161,44 @@ class _Walker:
     def _call(self, node: torch.fx.Node) -> ShadowTree:
         if not any(self.provenance.shadows[parent] is not None for parent in node.all_input_nodes):
             return None
-        rule = shadow_rules.find(node.target)
         arguments = [self._argument(node, argument) for argument in node.args]
         options = {name: self._argument(node, argument) for name, argument in node.kwargs.items()}
-        value = node.meta.get("val")
-        if op_name(node.target) == "conv1d" and isinstance(arguments[0], torch.Tensor):
-            self.provenance.ordered |= set((shadow_rules.compress(arguments[0]) // SOURCE_STRIDE).unique().tolist())
-        key = (node.target, _fingerprint([arguments, options, value]))
+        call = OpCall(node.target, arguments, options, node.meta.get("val"))
+        self._note_order(call)
+        key = (node.target, _fingerprint([arguments, options, call.value]))
         if key not in self.memo:
             # The arguments are kept with the result: while they live no other shadow can have their address.
-            self.memo[key] = self._apply(node, rule, arguments, options, value), (arguments, options)
+            self.memo[key] = self._apply(call), call
         result, _ = self.memo[key]
         if is_in_place(node.target):
             self._write_through(node, result)
         return result
 
-    def _apply(
-        self,
-        node: torch.fx.Node,
-        rule: shadow_rules.Rule | None,
-        arguments: list[Any],
-        options: dict[str, Any],
-        value: Any,
-    ) -> ShadowTree:
-        name = op_name(node.target)
+    def _note_order(self, call: OpCall) -> None:
+        """Note the sources that a convolution over (batch, channels, tokens) takes for ordered."""
+        if info(call.target).kind is Kind.CONVOLUTION and isinstance(call.arguments[0], torch.Tensor):
+            tokens = call.arguments[0]
+            if tokens.dim() == 3:
+                self.provenance.ordered.update((compress(tokens) // SOURCE_STRIDE).unique().tolist())
+
+    def _apply(self, call: OpCall) -> ShadowTree:
+        rule, name = find_rule(call.target), op_name(call.target)
         if rule is None:
             self.provenance.unhandled[name] += 1
-            return shadow_rules.lost(value)
+            return unknown(call.value)
         try:
-            return rule(arguments, options, value)
+            return rule(call)
         except (Unsupported, RuntimeError, IndexError) as reason:
             self.provenance.unhandled[f"{name}: {str(reason).partition(chr(10))[0]}"] += 1
-            return shadow_rules.lost(value)
+            return unknown(call.value)
 
     def _argument(self, node: torch.fx.Node, argument: Any) -> Any:
         """What a rule sees of an argument: the shadow of a tensor, or its known values where it steers the result."""
         if isinstance(argument, torch.fx.Node):
             shadow = self.provenance.shadows[argument]
-            if shadow is None and op_name(node.target) == "cat":
+            if shadow is None and op_name(node.target) in ("cat", "concat"):
                 return self._of_no_input(argument)
-            if shadow is None and shadow_rules.is_steered(node.target):
+            if shadow is None and info(node.target).is_steered:
                 return _Lazy(lambda: self._known(argument))
             return _Nothing(argument.meta.get("val")) if shadow is None else shadow
         if isinstance(argument, list | tuple):
@@ -202,7 +210,7 @@ class _Walker:
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor) or value.dim() < 2:
             return _Nothing(value)
-        first = 0 if node in self.constant else shadow_rules.UNTOUCHED
+        first = 0 if node in self.constant else CONDITIONING_ID
         ids = torch.arange(first, first + math.prod(value.shape[1:]))
         return ids.view(1, *value.shape[1:]).expand(value.shape)
 
@@ -234,7 +242,7 @@ class _Walker:
         base = self.bases[target]
         for view in self.views[base]:
             if view is not base:
-                self.provenance.shadows[view] = shadow_rules.lost(view.meta.get("val"))
+                self.provenance.shadows[view] = unknown(view.meta.get("val"))
         while True:
             self.provenance.shadows[target] = written
             if target is base:
@@ -242,7 +250,7 @@ class _Walker:
             view, target = target, target.args[0]
             assert isinstance(target, torch.fx.Node)
             arguments = [self._argument(view, argument) for argument in view.args]
-            written = shadow_rules.write_back(view.target, arguments, written, target.meta["val"])
+            written = write_back(view.target, arguments, written, target.meta["val"])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from planner.errors import CannotCapture
 from planner.patterns.layout import TokenLayout
 from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import trace_provenance
-from planner.provenance.rules import INPUTS, SOURCE_STRIDE
+from planner.provenance.rules.base import FIRST_INPUT_ID, SOURCE_STRIDE
 from planner.runtime.eager.sdpa_mode import AttentionCalls
 from planner.runtime.masked_dense import MaskedDense
 
@@ -148,7 +148,7 @@ def test_the_token_that_an_input_changes_is_the_one_that_the_layout_says(name):
     before = queries(name, size, place, len(sites))
     for token in tokens.tolist():
         origin = int(origins[token])
-        assert origin >= INPUTS
+        assert origin >= FIRST_INPUT_ID
         after = queries(
             name, size, place, len(sites), provenance.sources[origin // SOURCE_STRIDE], origin % SOURCE_STRIDE
         )
