@@ -11,13 +11,16 @@ the operation's name or by its kind.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from planner.registry import Registry
+
+Rule = TypeVar("Rule")
 
 
 class Kind(StrEnum):
@@ -138,6 +141,15 @@ def info(target: Any) -> OpInfo:
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags:
         return OpInfo(name, Kind.OTHER)
     return OpInfo(name, Kind.POINTWISE, allocates=not _returns_alias(target))
+
+
+def find_rule(target: Any, by_name: Mapping[str, Rule], by_kind: Mapping[str, Rule]) -> Rule | None:
+    """Return what a stage does with an operation: its own rule or that of its kind, None if there is neither."""
+    known = info(target)
+    for rules, name in ((by_name, known.name), (by_kind, known.kind)):
+        if name in rules:
+            return rules[name]
+    return None
 
 
 def is_pure(target: Any) -> bool:

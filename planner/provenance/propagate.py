@@ -21,7 +21,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from planner.capture.ops import Kind, info, is_in_place, is_pure, is_view, op_name
+from planner.capture.ops import Kind, find_rule, info, is_in_place, is_pure, is_view, op_name
 from planner.capture.specialization import is_known
 from planner.capture.trace import Call, Capture, is_same
 from planner.provenance.rules.base import (
@@ -35,7 +35,7 @@ from planner.provenance.rules.base import (
     unknown,
 )
 from planner.provenance.rules.movement import write_back
-from planner.provenance.rules.table import find_rule
+from planner.provenance.rules.table import KIND_RULES, RULES
 
 CHANNEL_STRIDE = 2**20
 """Elements of a (tokens, channels) input whose rows follow each other lie so far apart, however many channels it has:
@@ -182,7 +182,7 @@ class _Walker:
                 self.provenance.ordered.update((compress(tokens) // SOURCE_STRIDE).unique().tolist())
 
     def _apply(self, call: OpCall) -> ShadowTree:
-        rule, name = find_rule(call.target), op_name(call.target)
+        rule, name = find_rule(call.target, RULES, KIND_RULES), op_name(call.target)
         if rule is None:
             self.provenance.unhandled[name] += 1
             return unknown(call.value)

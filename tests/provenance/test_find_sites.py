@@ -248,6 +248,11 @@ def test_dropout_stays_dense():
     assert "model.eval()" in site.why_not()
 
 
+def with_first_query_blind(mask):
+    mask[:, :, 0, 1:] = False
+    return mask
+
+
 @pytest.mark.parametrize(
     ("mask", "kind"),
     [
@@ -262,6 +267,10 @@ def test_dropout_stays_dense():
         (lambda m: m[:, None, None] == m[:, None, :, None], None),
         (lambda m: m.expand(2, 30)[None, :, None] & m[:, None, :, None], "both"),
         (lambda m: torch.stack([m, ~m], 1)[:, :, None], None),
+        (lambda m: (m[:, None, None] | ~m[:, None, None]).expand(-1, 1, 30, -1), "keys"),
+        (lambda m: with_first_query_blind(m[:, None, None].repeat(1, 1, 30, 1)), None),
+        (lambda m: with_first_query_blind(m[:, None, None] & m[:, None, :, None]), None),
+        (lambda m: (m[:, None, None].int() * 2 & m[:, None, :, None].int() * 3).bool(), None),
     ],
 )
 def test_masks_that_are_products_of_a_mask_of_keys_go_with_a_pattern(mask, kind):

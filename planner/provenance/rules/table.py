@@ -22,7 +22,6 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable
 
-from planner.capture.ops import info
 from planner.provenance import rules
 from planner.provenance.rules.base import OpCall, ShadowTree
 from planner.registry import Registry
@@ -36,12 +35,3 @@ RULES: Registry[Rule] = Registry("rule of provenance", builtin=_FILES)
 
 KIND_RULES: Registry[Rule] = Registry("rule of provenance for a kind of operation", builtin=_FILES)
 """Rules by the kind of an operation, for those that have none of their own."""
-
-
-def find_rule(target: object) -> Rule | None:
-    """Return the rule of an operation, its own or that of its kind; None if there is neither."""
-    known = info(target)
-    for registry, name in ((RULES, known.name), (KIND_RULES, known.kind)):
-        if name in registry:
-            return registry[name]
-    return None
