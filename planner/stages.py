@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from planner.capture.trace import Call, Capture
+from planner.capture.call import Call
+from planner.capture.trace import Capture
 from planner.errors import PlanMismatch
 from planner.plan.options import Options
 from planner.plan.plan import Decision, Plan

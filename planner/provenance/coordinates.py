@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from planner.capture.trace import Call
+from planner.capture.call import Call
 from planner.patterns.layout import GlobalTokens, Grid, Segment
 
 

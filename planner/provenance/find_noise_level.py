@@ -10,8 +10,9 @@ import math
 
 import torch
 
+from planner.capture.call import Call, is_same
 from planner.capture.ops import op_name
-from planner.capture.trace import Call, Capture, is_same
+from planner.capture.trace import Capture
 from planner.errors import NoNoiseLevel
 from planner.plan.noise_level import NoiseLevel
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from planner.capture.trace import Call, Capture, module_path
+from planner.capture.call import Call
+from planner.capture.trace import Capture, module_path
 from planner.errors import LayoutMismatch
 from planner.patterns.layout import GlobalTokens, Grid, Segment, TokenLayout
 from planner.plan.site import AttentionSite, Unreadable

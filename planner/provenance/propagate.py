@@ -21,9 +21,10 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from planner.capture.call import Call, is_same
 from planner.capture.ops import Kind, find_rule, info, is_in_place, is_pure, is_view, op_name
 from planner.capture.specialization import is_known
-from planner.capture.trace import Call, Capture, is_same
+from planner.capture.trace import Capture
 from planner.provenance.rules.base import (
     CONDITIONING_ID,
     SOURCE_STRIDE,
@@ -100,7 +101,7 @@ def trace_provenance(capture: Capture, call: Call, memory: Memory | None = None)
     memory = memory or Memory()
     provenance = Provenance(memory.sources)
     read = [
-        name for tensor in capture.read if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
+        name for tensor in capture.guards if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
     ]
     provenance.guards.update(read)
     walker = _Walker(provenance, capture, call, memory)

@@ -25,7 +25,7 @@ X, MASK, NUMBERS = torch.randn(2, 12, 8), torch.arange(12) < 7, torch.tensor([0.
 def length(ask, runs=False):
     capture = capture_module(Asking(ask), (X, MASK, NUMBERS), {}, runs=runs)
     (node,) = capture.attention_nodes()
-    return node.meta["val"].shape[2], capture.read
+    return node.meta["val"].shape[2], capture.guards
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from examples import on_meta
 from zoo import FAMILIES, flux, flux_inputs, qwen
 
-from planner.capture.trace import Call, Capture, capture_module, module_path
+from planner.capture.call import Call
+from planner.capture.trace import Capture, capture_module, module_path
 from planner.errors import CannotCapture
 from planner.plan.options import Options
 from planner.plan.target import Target

@@ -1,4 +1,4 @@
-"""A trace that copies equal blocks against one that traces all of them."""
+"""A trace that is reused for equal blocks against a trace of all of them."""
 
 import contextlib
 import copy
@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 from zoo import FAMILIES
 
 from planner.capture.trace import capture_module
-from planner.capture.trace_reuse import CopiedBlocks
+from planner.capture.trace_reuse import TraceReuse
 
 
 def described(capture):
@@ -32,7 +32,7 @@ def assert_same(model, args, kwargs, monkeypatch):
     whole = copy.deepcopy(model)
     made = described(capture_module(model, args, kwargs))
     with monkeypatch.context() as patch:
-        patch.setattr(CopiedBlocks, "standing_in", lambda self: contextlib.nullcontext())
+        patch.setattr(TraceReuse, "patched", lambda self: contextlib.nullcontext())
         assert made == described(capture_module(whole, args, kwargs))
 
 

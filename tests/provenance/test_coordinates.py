@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.capture.trace import Call
+from planner.capture.call import Call
 from planner.models.inputs import flux_ids
 from planner.patterns.layout import Grid
 from planner.provenance.coordinates import grid_of_coordinates, grids_of, rasters_within, segments_of

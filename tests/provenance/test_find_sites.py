@@ -5,7 +5,8 @@ from examples import on_meta
 from zoo import EXPECTED, FAMILIES, flux, mochi
 
 import planner
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.errors import LayoutMismatch
 from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import trace_provenance

@@ -14,7 +14,8 @@ from zoo.registry import distance, outputs
 from zoo.table import GROUPS, plan_of, row
 
 import planner
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.errors import CannotCapture
 from planner.patterns.layout import TokenLayout
 from planner.provenance.find_sites import find_sites
