@@ -35,15 +35,15 @@ def assert_close(ours, theirs):
 
 
 def test_every_class_of_diffusers_is_here():
-    found = set()
+    classes = set()
     for module in pkgutil.iter_modules(diffusers.models.transformers.__path__):
         imported = importlib.import_module(f"diffusers.models.transformers.{module.name}")
-        found |= {
+        classes |= {
             name
             for name, value in vars(imported).items()
             if inspect.isclass(value) and issubclass(value, ModelMixin) and value.__module__ == imported.__name__
         }
-    assert found == ZOO.keys()
+    assert classes == ZOO.keys()
 
 
 @pytest.mark.parametrize("left", [0.0, 3.0])
@@ -53,12 +53,12 @@ def test_weights_are_the_same_whatever_lay_in_memory(left, monkeypatch):
     expected = dict(ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters())
 
     def used(*args, **kwargs):
-        made = empty(*args, **kwargs)
-        return made if made.isnan().any() else made.fill_(left)
+        tensor = empty(*args, **kwargs)
+        return tensor if tensor.isnan().any() else tensor.fill_(left)
 
     monkeypatch.setattr(torch, "empty", used)
-    for key, found in ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters():
-        torch.testing.assert_close(found, expected[key], rtol=0, atol=0, msg=key)
+    for key, weight in ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters():
+        torch.testing.assert_close(weight, expected[key], rtol=0, atol=0, msg=key)
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)
