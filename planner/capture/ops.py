@@ -186,6 +186,27 @@ def is_alias(node: torch.fx.Node) -> bool:
     return _returns_alias(node.target) or info(node.target).aliases
 
 
+def is_overwritten(node: torch.fx.Node) -> bool:
+    """Tell whether a graph writes into the memory of a node's result, through itself or any view."""
+    while is_alias(node):
+        node = node.all_input_nodes[0]
+    return _is_written(node)
+
+
+def _is_written(node: torch.fx.Node) -> bool:
+    """Tell whether a graph writes into the memory of a node's result, through itself or its own views."""
+    return any(
+        _writes(user, node) or (is_alias(user) and user.all_input_nodes[0] is node and _is_written(user))
+        for user in node.users
+    )
+
+
+def _writes(user: torch.fx.Node, node: torch.fx.Node) -> bool:
+    return not info(user.target).keeps_values and any(
+        node in (changed if isinstance(changed, list | tuple) else [changed]) for changed in changed_by(user)
+    )
+
+
 def _returns_alias(target: Any) -> bool:
     schema = getattr(target, "_schema", None)
     return schema is not None and any(value.alias_info is not None for value in schema.returns)

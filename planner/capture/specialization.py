@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
-from planner.capture.ops import Kind, info, is_pure
+from planner.capture.ops import Kind, info, is_overwritten, is_pure
 
 
 def is_whole_number(tensor: torch.Tensor) -> bool:
@@ -120,6 +120,9 @@ class SpecializedValues(TorchFunctionMode):
         return tensor
 
     def _evaluated(self, node: torch.fx.Node, root: torch.nn.Module) -> Any:
+        """Return the value of a node of the graph so far; raises _Unknown."""
+        if is_overwritten(node):  # what it was computed from gives the value before the write
+            raise _Unknown
         if node not in self._values:
             self._values[node] = self._evaluate(node, root)
         return self._values[node]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Node
 
-from planner.capture.ops import Kind, changed_by, info, is_alias, is_pure, op_name
+from planner.capture.ops import Kind, info, is_overwritten, is_pure, op_name
 from planner.plan.site import MaskKind
 
 
@@ -36,7 +36,7 @@ def _is_product(mask: Node) -> bool:
     if not {rank - 2, rank - 1} <= _varies(mask):
         return True
     known, factors = info(mask.target), mask.all_input_nodes
-    if _is_overwritten(mask):
+    if is_overwritten(mask):
         return False
     if known.is_conjunction and (value.dtype == torch.bool or known.name == "mul"):  # bits of whole numbers are not
         return all(_is_product(factor) and factor.meta["val"].dim() == rank for factor in factors)
@@ -48,7 +48,7 @@ def _varies(node: Node) -> frozenset[int]:
     value = node.meta["val"]
     every = frozenset(_long_dims(value.shape))
     parents = [parent for parent in node.all_input_nodes if isinstance(parent.meta.get("val"), torch.Tensor)]
-    if node.op != "call_function" or not parents or not is_pure(node.target) or _is_overwritten(node):
+    if node.op != "call_function" or not parents or not is_pure(node.target) or is_overwritten(node):
         return every
     name, rank, source = op_name(node.target), value.dim(), parents[0].meta["val"]
     if info(node.target).kind in (Kind.COPY, Kind.POINTWISE) or name in ("expand", "repeat"):
@@ -62,15 +62,6 @@ def _varies(node: Node) -> frozenset[int]:
         marked = [torch.empty([2 if at == dim else 1 for at in range(rank)]) for dim in _varies(parents[0])]
         return frozenset(node.target(mark, *node.args[1:]).shape.index(2) for mark in marked)  # type: ignore[operator]
     return every
-
-
-def _is_overwritten(node: Node) -> bool:
-    """Tell whether something is written into a tensor's memory, itself or a view of it, after it was computed."""
-    return any(
-        node in changed_by(user) or (is_alias(user) and user.all_input_nodes[0] is node and _is_overwritten(user))
-        for user in node.users
-        if user.op == "call_function"
-    )
 
 
 def _aligned(parents: Iterable[Node], rank: int) -> Iterable[int]:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from planner.capture.call import Call, is_same
-from planner.capture.ops import Kind, find_rule, info, is_in_place, is_pure, is_view, op_name
+from planner.capture.ops import Kind, find_rule, info, is_in_place, is_overwritten, is_pure, is_view, op_name
 from planner.capture.specialization import is_known
 from planner.capture.trace import Capture
 from planner.errors import MalformedValue
@@ -226,6 +226,8 @@ class _Walker:
         """Return the values, on the CPU, of a tensor that follows from known ones; raises Unsupported."""
         if node in self.names:
             self.provenance.guards.add(self.names[node])
+        if is_overwritten(node):
+            raise Unsupported(f"the values of {node.name} are not known, as the model writes into it")
         if node not in self.known:
             if node.op != "call_function" or not is_pure(node.target):
                 raise Unsupported(f"the values of {node.name} are not known")

@@ -77,3 +77,17 @@ def test_a_mask_that_writes_writes_where_it_is_true():
         return y
 
     assert length(written) == (12, (MASK,))
+
+
+@pytest.mark.parametrize("mask", [lambda x: x > 0, lambda x: (x > 0).clone()[None, :][0]], ids=["own", "view"])
+def test_values_that_were_written_over_are_not_read(mask):
+    """A model's float inputs are traced without values, so its writes are not there to be read."""
+
+    def written(m, x, _, scalars):
+        kept = mask(scalars.repeat(4))
+        kept[:3] = False
+        return x[:, kept]
+
+    with pytest.raises(CannotCapture):
+        length(written)
+    assert length(written, runs=True)[0] == 6

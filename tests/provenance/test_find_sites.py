@@ -62,6 +62,11 @@ def flat(x):
     return x.flatten(2).transpose(1, 2)
 
 
+def written_over(index):
+    index[:15] = torch.arange(14, -1, -1)
+    return index
+
+
 @pytest.mark.parametrize(
     ("sequence", "expected"),
     [
@@ -108,6 +113,7 @@ def flat(x):
         (lambda m, x: torch.cat([flat(x).cumsum(1)[:, :1], flat(x)], 1), "layout unknown: provenance is lost"),
         (lambda m, x: flat(x).roll(7, 1), "layout unknown: the tokens of x are not in raster order"),
         (lambda m, x: flat(x).flip(1), "layout unknown: the tokens of x are not in raster order"),
+        (lambda m, x: flat(x).index_select(1, written_over(torch.arange(30))), "layout unknown: provenance is lost"),
         (lambda m, x: flat(x)[:, :11], "layout unknown: the tokens of x are not in raster order"),
         (lambda m, x: flat(x).cumsum(1), "layout unknown: provenance is lost, probably in cumsum"),
         (lambda m, x: flat(x).sort(1)[0], "layout unknown: provenance is lost, probably in sort"),
