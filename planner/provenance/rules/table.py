@@ -19,19 +19,17 @@ than an entry of its kind in ``planner.capture.ops.OPS``.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable
 
-from planner.provenance import rules
 from planner.provenance.rules.base import OpCall, ShadowTree
 from planner.registry import Registry
 
 Rule = Callable[[OpCall], ShadowTree]
 
-_FILES = tuple(f"{rules.__name__}.{module.name}" for module in pkgutil.iter_modules(rules.__path__))
-
-RULES: Registry[Rule] = Registry("rule of provenance", builtin=_FILES)
+RULES: Registry[Rule] = Registry("rule of provenance", builtin=["planner.provenance.rules"])
 """Rules by the name of an operation, as ``planner.capture.ops.op_name`` spells it."""
 
-KIND_RULES: Registry[Rule] = Registry("rule of provenance for a kind of operation", builtin=_FILES)
+KIND_RULES: Registry[Rule] = Registry(
+    "rule of provenance for a kind of operation", builtin=["planner.provenance.rules"]
+)
 """Rules by the kind of an operation, for those that have none of their own."""
