@@ -26,7 +26,8 @@ from planner.codegen.tiling.tile_order import patch
 from planner.errors import times
 from planner.patterns.arithmetic import SYMBOLS
 from planner.patterns.axis_set import Range
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 
 SHARE = 64

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from planner.patterns.arithmetic import INTS, Arithmetic, Number
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
 

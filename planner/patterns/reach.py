@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import networkx as nx
 import torch
 
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.groups import GroupGrid
 
 Node = tuple[int, ...]

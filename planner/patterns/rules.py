@@ -16,7 +16,9 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from planner.errors import BadSpelling, MalformedValue
-from planner.patterns.base import Dense, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
+from planner.patterns.spelling import parse_pattern
 
 EXAMPLE = "crisscross{axes=lines,group=16x16}[heads=0-2,5,noise=0:0.8]; dense[heads=3-4]; …"
 SEPARATOR = "; "

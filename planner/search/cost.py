@@ -9,7 +9,8 @@ from typing import Any, TypedDict
 import torch
 
 from planner.capture.ops import Kind, info
-from planner.patterns.base import Dense, Neighborhood, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.density import attended_pairs, rules_density
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
@@ -124,9 +125,8 @@ def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float
     tokens = math.prod(pattern.group)
     if tokens >= SMALL_GROUP:
         return 1.0
-    is_clipped = isinstance(pattern, Neighborhood) and pattern.edge == "clip"
     goes_up = bool(pattern.grid(layout.grid.sizes).even_axes)
-    makes_pairs = tokens == TILE and goes_up and not is_clipped and not any(pattern.front_pad)
+    makes_pairs = tokens == TILE and goes_up and pattern.reads_evenly and not any(pattern.front_pad)
     return target.groups_of_64[len(pattern.group) - 1] if makes_pairs else target.small_groups
 
 

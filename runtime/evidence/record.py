@@ -25,8 +25,9 @@ from planner.capture.call import Call
 from planner.capture.hooks import uncompiled
 from planner.capture.trace import Capture, capture_module
 from planner.errors import BadEvidence, NothingRecorded
-from planner.patterns.base import Pattern, parse_pattern
+from planner.patterns.base import Pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence, SiteEvidence
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision, Plan

@@ -18,8 +18,9 @@ from planner.codegen.spec.config import KernelConfig, why_not
 from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.tiling.stream_k import make_schedule
 from planner.codegen.tiling.tiles import kind_of_groups, pair_axis
-from planner.patterns.base import CrissCross, Neighborhood
+from planner.patterns.crisscross import CrissCross
 from planner.patterns.layout import GlobalTokens, TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 
 
 def means(spec, k, v, mask):

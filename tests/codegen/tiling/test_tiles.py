@@ -17,8 +17,8 @@ import planner.codegen.tiling.tiles
 from planner.codegen.tiling.stream_k import MERGE, PART_ENDS, TILE_ENDS, Schedule, make_schedule
 from planner.codegen.tiling.sympy_source import quotient, source_of
 from planner.codegen.tiling.tiles import QueryTiles, View, pair_axis, tile_programs
-from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 
 INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 blocks = st.sampled_from([16, 32, 64, 128])

@@ -17,9 +17,9 @@ from zoo import FAMILIES, FORCE, GROUPS
 import planner
 from planner.capture.call import Call
 from planner.capture.trace import capture_module
-from planner.patterns.base import parse_pattern
 from planner.patterns.density import density
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.options import Options
 from planner.plan.target import Target
 from planner.runtime.attention.cpu import grouped_sdpa
