@@ -136,7 +136,7 @@ def test_candidates_can_be_worked_out_again():
     ranked = candidates_of(PLAN.decisions[0], PLAN)
     assert str(ranked[0].pattern) == PLAN.decisions[0].pattern
     assert len(ranked) > 2
-    assert candidates_of(PLAN.decisions[1], PLAN)[0].lost is None
+    assert candidates_of(PLAN.decisions[1], PLAN)[0].rejected is None
 
 
 def test_totals():
