@@ -179,6 +179,6 @@ class Window(AxisSet):
 
 
 def _full_and_last(n: Number, g: Number, arithmetic: Arithmetic) -> tuple[Number, Number]:
-    """Groups before the last one, all of g tokens, and the tokens of the last one (1 to g)."""
+    """Return the groups before the last one, all of g tokens, and the tokens of the last one (1 to g)."""
     full = arithmetic.ceil_div(n, g) - 1
     return full, n - full * g
