@@ -18,7 +18,7 @@ from planner.patterns.arithmetic import INTS, TENSORS, Arithmetic, Number
 
 
 def start_along(c: Number, g: Number, front_pad: int = 0, arithmetic: Arithmetic = INTS) -> Number:
-    """Return the first token of the c-th group along an axis of groups of g, of which the first lacks ``front_pad`` tokens."""
+    """Return the first token of the c-th group along an axis, of g tokens each; the first lacks ``front_pad``."""
     return arithmetic.maximum(c * g - front_pad, 0) if front_pad else c * g
 
 

@@ -12,7 +12,6 @@ import networkx as nx
 import torch
 
 from planner.patterns.base import Pattern
-from planner.patterns.dense import Dense
 from planner.patterns.groups import GroupGrid
 
 Node = tuple[int, ...]
@@ -51,7 +50,7 @@ def plan_reach(layers: Sequence[tuple[Pattern, Sequence[int]]]) -> int | None:
     for depth, (pattern, counts) in enumerate(layers, start=1):
         key = f"{pattern} {tuple(counts)}"
         used[key] = used.get(key, 0) + 1
-        reach = 1 if isinstance(pattern, Dense) else pattern.reach(counts)
+        reach = pattern.reach(counts)
         if reach is not None and used[key] >= reach:
             return depth
     return None

@@ -87,7 +87,7 @@ class Rules:
     @staticmethod
     @lru_cache(maxsize=4096)
     def parse(text: str) -> Rules:
-        """Read a spelling; raises BadSpelling and MalformedValue."""
+        """Read a spelling; raises BadSpelling, MalformedValue and UnknownName."""
         return Rules(tuple(_parse_rule(part, text) for part in text.split(";")))
 
     @property

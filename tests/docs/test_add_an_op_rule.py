@@ -1,43 +1,14 @@
 """Follow docs/add-an-op-rule.md to the letter: in a copy of the tree, and as a plug-in."""
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from pages import ROOT, copy_tree, files, install, run, write
 
 import planner
 
-ROOT = Path(planner.__file__).parents[1]
-PAGE = ROOT / "docs" / "add-an-op-rule.md"
-
-
-def blocks():
-    """The page's code blocks by the file that their first line names."""
-    found = re.findall(r"```(?:python|toml)\n# (\S+?)(?:,[^\n]*)?\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(found) == PAGE.read_text().count("```") / 2
-    return dict(found)
-
-
-def run_tests(folder, *arguments):
-    """Run a test of the page in a folder, with the package that is there."""
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
-
-
-def write(folder, name, text):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+PAGE = "add-an-op-rule.md"
+PYTEST = "python -m pytest -p no:cacheprovider"
 
 
 @pytest.mark.parametrize(
@@ -55,31 +26,23 @@ def test_the_operation_has_no_rule_without_the_page(operation, name):
 
 
 def test_a_rule_is_a_file_of_the_tree(tmp_path):
-    files = blocks()
-    shutil.copytree(ROOT / "planner", tmp_path / "planner", symlinks=True)
-    for linked in ("codegen", "runtime", "models"):
-        (tmp_path / linked).symlink_to(ROOT / linked)
+    found = files(PAGE)
+    copy_tree(tmp_path)
     table = tmp_path / "planner" / "capture" / "ops.py"
     lines = table.read_text().splitlines(keepends=True)
     movements = [number for number, line in enumerate(lines) if line.startswith("_register(Kind.MOVEMENT")]
-    lines.insert(movements[-1] + 1, files["planner/capture/ops.py"])
+    lines.insert(movements[-1] + 1, found["planner/capture/ops.py"])
     table.write_text("".join(lines))
-    write(tmp_path, "planner/provenance/rules/pooling.py", files["planner/provenance/rules/pooling.py"])
-    write(tmp_path, "tests/provenance/test_pooling.py", files["tests/provenance/test_pooling.py"])
-    result = run_tests(tmp_path, "tests/provenance/test_pooling.py")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "3 passed" in result.stdout
+    write(tmp_path, "planner/provenance/rules/pooling.py", found["planner/provenance/rules/pooling.py"])
+    write(tmp_path, "tests/provenance/test_pooling.py", found["tests/provenance/test_pooling.py"])
+    assert "3 passed" in run(tmp_path, f"{PYTEST} -n 0 tests/provenance/test_pooling.py")
 
 
 def test_a_rule_is_a_plug_in(tmp_path):
-    files = blocks()
+    found = files(PAGE)
     write(tmp_path, "mylib/__init__.py", "")
-    write(tmp_path, "mylib/pooling.py", files["planner/provenance/rules/pooling.py"])
-    ((group, entries),) = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"].items()
-    listed = [f"{name} = {module}" for name, module in entries.items()]
-    write(tmp_path, "mylib-1.dist-info/entry_points.txt", "\n".join([f"[{group}]", *listed]))
-    write(tmp_path, "mylib-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: mylib\nVersion: 1\n")
-    write(tmp_path, "test_pooling.py", files["tests/provenance/test_pooling.py"])
-    result = run_tests(tmp_path, "test_pooling.py", "-k", "pooling_keeps or with_padding")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 passed" in result.stdout
+    write(tmp_path, "mylib/pooling.py", found["planner/provenance/rules/pooling.py"])
+    install(found["pyproject.toml"], tmp_path)
+    write(tmp_path, "test_pooling.py", found["tests/provenance/test_pooling.py"])
+    printed = run(tmp_path, f"{PYTEST} test_pooling.py -k 'pooling_keeps or with_padding'", tmp_path, ROOT)
+    assert "2 passed" in printed

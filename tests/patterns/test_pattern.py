@@ -185,7 +185,7 @@ def test_a_pattern_is_one_that_its_own_spelling_asks_for(pattern):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("crisscross{", "it is not a kind (crisscross, dense, neighborhood) with fields in braces, or none"),
+        ("crisscross{", f"it is not a kind ({', '.join(PATTERNS)}) with fields in braces, or none"),
         ("crisscross{radius=1}", "crisscross has no field 'radius'; it has axes, group, offset, pooled"),
         ("dense{group=8x8}", "dense has no field 'group'."),
         ("crisscross{axes=diagonals}", "axes is lines or planes, not 'diagonals'"),
@@ -210,9 +210,7 @@ def test_an_unknown_kind_suggests_the_nearest():
     with pytest.raises(UnknownName) as error:
         parse_request("criscross{group=8x8}")
     assert str(error.value) == (
-        "UnknownName: there is no pattern 'criscross'.\n"
-        "  Known: crisscross, dense, neighborhood.\n"
-        "  Did you mean 'crisscross'?"
+        f"UnknownName: there is no pattern 'criscross'.\n  Known: {', '.join(PATTERNS)}.\n  Did you mean 'crisscross'?"
     )
 
 
