@@ -1,7 +1,7 @@
-"""Follow docs/add-a-pattern.md to the letter: in a copy of the tree, and as a plug-in."""
+"""Follow docs/add-a-pattern.md to the letter in a copy of the tree; tests/plugin/ is what it says of plug-ins."""
 
 import pytest
-from pages import ROOT, commands, copy_tree, files, install, run, write
+from pages import commands, copy_tree, files, run, write
 
 from planner.errors import UnknownName
 from planner.patterns.spelling import parse_pattern
@@ -23,12 +23,3 @@ def test_a_pattern_is_a_file_of_the_tree(tmp_path):
     printed = run(tmp_path, f"{command} -p no:cacheprovider -n 0 -rA")
     assert "test_a_model_follows_slabs" in printed
     assert "test_the_boxes_of_every_kind_are_its_mask[slab]" in printed
-
-
-def test_a_pattern_is_a_plug_in(tmp_path):
-    found = files(PAGE)
-    write(tmp_path, "slabs/__init__.py", "")
-    write(tmp_path, "slabs/slab.py", found[PATTERN])
-    install(found["pyproject.toml"], tmp_path)
-    write(tmp_path, "test_slab.py", found[TEST].replace("planner.patterns.slab", "slabs.slab"))
-    run(tmp_path, "python -m pytest -p no:cacheprovider test_slab.py", tmp_path, ROOT)
