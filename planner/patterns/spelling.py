@@ -9,7 +9,7 @@ from typing import Any
 
 from planner.errors import BadSpelling, MalformedValue
 from planner.patterns.base import PATTERNS, Pattern
-from planner.patterns.fields import Numbers
+from planner.patterns.fields import Numbers, PatternField
 
 EXAMPLE = "crisscross{axes=lines,group=16x16}"
 _GROUP = Numbers("group", MISSING, {"least": 1})
@@ -81,17 +81,10 @@ def parse_request(text: str) -> PatternRequest:
         kinds = ", ".join(PATTERNS)
         raise BadSpelling("pattern", text, f"it is not a kind ({kinds}) with fields in braces, or none", EXAMPLE)
     kind = PATTERNS[match[1]]
-    fields, example = kind.fields(), kind.example()
-    given = dict[str, Any]()
-    for name, value in _parse_fields(match[2] or "", text, example).items():
-        if name not in fields:
-            known = f"; it has {', '.join(fields)}" if fields else ""
-            raise BadSpelling("pattern", text, f"{match[1]} has no field {name!r}{known}", example)
-        try:
-            given[name] = fields[name].read(value)
-        except ValueError as fault:
-            raise BadSpelling("pattern", text, str(fault), example) from None
-    return PatternRequest(match[1], given)
+    try:
+        return PatternRequest(match[1], _parse_fields(match[1], kind.fields(), match[2] or ""))
+    except ValueError as fault:
+        raise BadSpelling("pattern", text, str(fault), kind.example()) from None
 
 
 def parse_group(text: str) -> tuple[int, ...]:
@@ -102,11 +95,16 @@ def parse_group(text: str) -> tuple[int, ...]:
         raise BadSpelling("group", text, str(fault), "16x16") from None
 
 
-def _parse_fields(body: str, text: str, example: str) -> Mapping[str, str]:
-    fields = dict[str, str]()
+def _parse_fields(kind: str, fields: Mapping[str, PatternField], body: str) -> Mapping[str, Any]:
+    """Read the fields in braces; raises ValueError, which says what is wrong."""
+    given = dict[str, Any]()
     for item in filter(None, (item.strip() for item in body.split(","))):
-        name, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not value or _OLD_NAMES.get(name, name) in fields:
-            raise BadSpelling("pattern", text, f"{item!r} is not one FIELD=VALUE", example)
-        fields[_OLD_NAMES.get(name, name)] = value
-    return fields
+        spelled, equals, value = (part.strip() for part in item.partition("="))
+        name = _OLD_NAMES.get(spelled, spelled)
+        if not equals or not value or name in given:
+            raise ValueError(f"{item!r} is not one FIELD=VALUE")
+        if name not in fields:
+            known = f"; it has {', '.join(fields)}" if fields else ""
+            raise ValueError(f"{kind} has no field {name!r}{known}")
+        given[name] = fields[name].read(value)
+    return given
