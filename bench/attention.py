@@ -23,7 +23,7 @@ from bench.quality import GROUPS, held_out
 from planner.models.emoji.reference import SHIPPED, load
 from planner.models.emoji.sampling import VELOCITIES
 from planner.models.emoji.text import TextEncoder
-from planner.patterns.base import parse_request
+from planner.patterns.spelling import parse_request
 from planner.runtime.evidence.locality import RecordLocality, SiteLocality
 
 matplotlib.use("Agg")

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from bench.protocol import publish
-from planner.patterns.base import parse_pattern
 from planner.patterns.density import density
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.runtime.attention.cpu import grouped_sdpa
 from planner.runtime.attention.gather_plan import make_recipe
 from planner.runtime.measure import interleaved

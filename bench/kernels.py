@@ -33,9 +33,10 @@ import torch.nn.functional as F
 from bench.protocol import RESULTS, publish
 from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.kernel_spec import Problem
-from planner.patterns.base import Pattern, parse_pattern
+from planner.patterns.base import Pattern
 from planner.patterns.density import attended_pairs
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.target import TARGETS
 from planner.runtime.cuda.launch import Kernel
 from planner.runtime.kernels.cache import build

@@ -33,8 +33,8 @@ from planner.models.emoji.data.naming import is_held_out, toneless
 from planner.models.emoji.data.sprites import Sprites, clips, pictures
 from planner.models.emoji.reference import SHIPPED, load
 from planner.models.emoji.text import PromptBook, TextEncoder, save_prompts
-from planner.patterns.base import parse_pattern
 from planner.patterns.rules import Rules
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence
 from planner.plan.plan import Decision, Plan
 from planner.plan.quality import Quality, psnr

@@ -8,9 +8,12 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 
-from planner.capture.trace import Call, uncompiled
-from planner.patterns.base import Dense, Pattern, parse_pattern
+from planner.capture.call import Call
+from planner.capture.hooks import uncompiled
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision, Plan
 from planner.runtime.attention.group_means import seen_keys

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 
 ROWS = 1024
 """Query rows to work out at once: their scores are what takes memory."""

@@ -14,9 +14,12 @@ from planner.codegen.tiling.group_means import kind_of_groups
 from planner.codegen.tiling.program import TileProgram, tile_programs
 from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
 from planner.errors import MalformedValue
-from planner.patterns.base import Dense, Neighborhood, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.rules import SEPARATOR
+from planner.patterns.spelling import parse_pattern
 
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
 """Element types that kernels take, with their bytes. Float32 tensors are multiplied on tensor cores: as float32 in
@@ -110,7 +113,7 @@ class Problem:
         return {kind_of_groups(pattern): self._means_of(pattern) for pattern in pooled}
 
     def _means_of(self, pattern: Pattern) -> Problem:
-        one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, pooled=True)
+        one = Neighborhood(pattern.group, (0,), "clip", offset=pattern.offset, pooled=True)
         changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True}
         return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from planner.patterns.base import Dense
+from planner.patterns.dense import Dense
 from planner.patterns.rules import Rule, Rules
 from planner.runtime.attention.cpu import grouped_sdpa
 from planner.runtime.kernels.select import attention_under, why_no_kernel

@@ -15,10 +15,12 @@ from functools import lru_cache
 import torch
 
 from planner.errors import times
-from planner.patterns.base import Dense, Pattern, parse_group, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.groups import GroupGrid
 from planner.patterns.key_groups import key_groups
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_group, parse_pattern
 
 Run = tuple[int, int]
 """(start, stop) positions in stored order."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.plan import Decision, Plan
 from planner.runtime.eager.sdpa_mode import AttentionCalls
 

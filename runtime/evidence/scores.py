@@ -13,8 +13,9 @@ from functools import lru_cache
 
 import torch
 
-from planner.patterns.base import Pattern, parse_pattern
+from planner.patterns.base import Pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 
 WORKING_SET = 3 * 2**26
 """Numbers to hold at once: 768 MiB of float32, all 24 heads of FLUX at 1024²."""

@@ -8,7 +8,7 @@ from strategies import problems
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.errors import BadAttentionInput
-from planner.patterns.base import Dense
+from planner.patterns.dense import Dense
 from planner.runtime.attention import cpu as grouped
 from planner.runtime.attention.cpu import grouped_sdpa
 from planner.runtime.attention.gather_plan import make_recipe

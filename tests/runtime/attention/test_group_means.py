@@ -12,9 +12,9 @@ from zoo import FAMILIES, FORCE, GROUPS
 
 import planner
 from planner.errors import BadAttentionInput, BadSpelling
-from planner.patterns.base import parse_pattern
 from planner.patterns.density import attended_pairs
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.runtime.attention.dispatch import attend
 from planner.runtime.attention.group_means import group_means
 from planner.runtime.kernels.bundle import specs_of

@@ -12,7 +12,7 @@ from zoo import FAMILIES, FORCE
 
 import planner
 from planner.errors import UnplannedParallelism
-from planner.patterns.base import Dense
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rule, Rules
 from planner.runtime.eager.context_parallel import Parallelism

@@ -8,7 +8,7 @@ from zoo import FAMILIES, flux, flux_inputs
 
 import planner
 from planner.errors import BadEvidence, BadOption, NothingRecorded
-from planner.patterns.base import parse_pattern
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence
 from planner.plan.quality import Quality
 from planner.runtime.evidence import record as recording

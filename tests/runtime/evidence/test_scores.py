@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import layouts, readings
 
-from planner.patterns.base import parse_pattern
 from planner.patterns.catalogue import catalogue
 from planner.patterns.density import attended_pairs
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.runtime.evidence import scores
 from planner.runtime.evidence.scores import make_candidates, score
 from planner.runtime.masked_dense import masked_dense

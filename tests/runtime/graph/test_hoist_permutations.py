@@ -15,10 +15,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from zoo import FAMILIES, FORCE, GROUPS
 
 import planner
-from planner.capture.trace import Call, capture_module
-from planner.patterns.base import parse_pattern
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.patterns.density import density
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.options import Options
 from planner.plan.target import Target
 from planner.runtime.attention.cpu import grouped_sdpa
