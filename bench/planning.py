@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from bench.protocol import publish
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.models.catalogue import build, load_config
 from planner.models.inputs import example_inputs
 from planner.patterns.catalogue import catalogue

@@ -54,6 +54,10 @@ class Registry(Mapping[str, T]):
             raise UnknownName(self.kind, name, self._entries)
         return self._entries[name]
 
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         self._load()
         return iter(tuple(self._entries))

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 
-from planner.capture.trace import Call, uncompiled
+from planner.capture.call import Call
+from planner.capture.hooks import uncompiled
 from planner.patterns.base import Dense, Pattern, parse_pattern
 from planner.patterns.layout import TokenLayout
 from planner.plan.noise_level import NoiseLevel

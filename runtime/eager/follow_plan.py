@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from planner.capture.trace import Call
+from planner.capture.call import Call
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision
 from planner.runtime.attention.operator import OPTIONS, grouped_attention, mask_of_keys, mask_of_queries

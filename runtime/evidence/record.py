@@ -21,7 +21,9 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 
 from planner._version import __version__
-from planner.capture.trace import Call, Capture, capture_module, uncompiled
+from planner.capture.call import Call
+from planner.capture.hooks import uncompiled
+from planner.capture.trace import Capture, capture_module
 from planner.errors import BadEvidence, NothingRecorded
 from planner.patterns.base import Pattern, parse_pattern
 from planner.patterns.layout import TokenLayout

@@ -1,4 +1,4 @@
-"""Which operations commute with a permutation of tokens: one rule an operation, found by its ATen name.
+"""Which operations commute with a permutation of tokens: rules, found by an operation's name or by its kind.
 
 A rule is asked for an operation some of whose inputs are *stored*, that is permuted along one dimension. Its answer is
 a proof: the states that all inputs must have, and the state that the output then has. None: it does not commute, or
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from planner.capture.ops import op_name
+from planner.capture.ops import Kind, find_rule, op_name
+from planner.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,18 @@ class Proof:
 States = Mapping[Node, Any]
 Rule = Callable[[Node, States], Proof | None]
 
+RULES: Registry[Rule] = Registry("rule of equivariance", builtin=(__name__,))
+"""Rules by the name of an operation."""
+
+KIND_RULES: Registry[Rule] = Registry("rule of equivariance for a kind of operation", builtin=(__name__,))
+"""Rules by the kind of an operation, for those that have none of their own."""
+
 
 def prove(node: Node, states: States) -> Proof | None:
     """The proof that an operation commutes, None where none of its inputs is stored or there is no proof."""
     if all(states[x] is None for x in node.all_input_nodes):
         return None
-    name = op_name(node.target)
-    rule = _RULES.get(name)
-    if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
-        rule = _pointwise
+    rule = find_rule(node.target, RULES, KIND_RULES)
     return rule(node, states) if rule is not None else None
 
 
@@ -107,6 +111,8 @@ def _moved(state: Stored, dim: int) -> Stored:
     return Stored(dim, state.start, state.tokens)
 
 
+@RULES.register("copy_")
+@KIND_RULES.register(Kind.POINTWISE)
 def _pointwise(node: Node, states: States) -> Proof | None:
     """Tensors are aligned at their last dimensions; those that have the stored one must be stored alike."""
     tensors = [x for x in node.all_input_nodes if isinstance(x.meta["val"], torch.Tensor)]
@@ -128,6 +134,11 @@ def _pointwise(node: Node, states: States) -> Proof | None:
     return Proof(inputs, Stored(len(_shape(node)) - from_end, start, tokens))
 
 
+@RULES.register("dropout")
+@RULES.register("empty_like")
+@RULES.register("zeros_like")
+@RULES.register("ones_like")
+@KIND_RULES.register(Kind.COPY)
 def _like_first(node: Node, states: States) -> Proof | None:
     """What looks at the values of its first input only, if at any: the others stay as they are."""
     x = node.args[0]
@@ -136,11 +147,17 @@ def _like_first(node: Node, states: States) -> Proof | None:
     return Proof(others, states[x])
 
 
+@RULES.register("linear")
+@_of_one
 def _channels_mixed(_node: Node, x: Node, state: Stored) -> State:
     """A linear layer: every dimension but the last."""
     return _but_along(_dim(x, -1), state)
 
 
+@RULES.register("matmul")
+@RULES.register("mm")
+@RULES.register("bmm")
+@_of_one
 def _matmul(node: Node, x: Node, state: Stored) -> State:
     """Rows of the left factor, where the right one is the same for all of them."""
     if state.dim != len(_shape(x)) - 2:
@@ -148,16 +165,28 @@ def _matmul(node: Node, x: Node, state: Stored) -> State:
     return _moved(state, len(_shape(node)) - 2)
 
 
+@RULES.register("layer_norm")
+@RULES.register("rms_norm")
+@_of_one
 def _norm(node: Node, x: Node, state: Stored) -> State:
     if state.dim >= len(_shape(x)) - len(_argument(node, 1, "normalized_shape")):
         raise _Mixes
     return state
 
 
+@RULES.register("softmax")
+@RULES.register("_softmax")
+@_of_one
 def _softmax(node: Node, x: Node, state: Stored) -> State:
     return _but_along(_dim(x, _argument(node, 1, "dim")), state)
 
 
+@RULES.register("mean")
+@RULES.register("sum")
+@RULES.register("amax")
+@RULES.register("amin")
+@RULES.register("var")
+@_of_one
 def _reduction(node: Node, x: Node, state: Stored) -> State:
     """Over other dimensions the tokens stay; over the tokens' own nothing depends on their order."""
     dims = _argument(node, 1, "dim")
@@ -170,6 +199,14 @@ def _reduction(node: Node, x: Node, state: Stored) -> State:
     return _moved(state, state.dim - (0 if keeps else sum(dim < state.dim for dim in reduced)))
 
 
+@RULES.register("view")
+@RULES.register("reshape")
+@RULES.register("_unsafe_view")
+@RULES.register("flatten")
+@RULES.register("unflatten")
+@RULES.register("squeeze")
+@RULES.register("unsqueeze")
+@_of_one
 def _view(node: Node, x: Node, state: Stored) -> State:
     """The dimension must come out whole, with as many elements before it as there were."""
     before, length = math.prod(_shape(x)[: state.dim]), _shape(x)[state.dim]
@@ -179,15 +216,21 @@ def _view(node: Node, x: Node, state: Stored) -> State:
     raise _Mixes
 
 
+@RULES.register("permute")
+@_of_one
 def _permute(node: Node, x: Node, state: Stored) -> State:
     return _moved(state, [_dim(x, dim) for dim in _argument(node, 1, "dims")].index(state.dim))
 
 
+@RULES.register("transpose")
+@_of_one
 def _transpose(node: Node, x: Node, state: Stored) -> State:
     a, b = _dim(x, _argument(node, 1, "dim0")), _dim(x, _argument(node, 2, "dim1"))
     return _moved(state, {a: b, b: a}.get(state.dim, state.dim))
 
 
+@RULES.register("expand")
+@_of_one
 def _expand(node: Node, x: Node, state: Stored) -> State:
     """Dimensions are aligned at the last; the tokens' own is not repeated."""
     dim = state.dim + len(_shape(node)) - len(_shape(x))
@@ -196,6 +239,8 @@ def _expand(node: Node, x: Node, state: Stored) -> State:
     return _moved(state, dim)
 
 
+@RULES.register("repeat_interleave")
+@_of_one
 def _repeat_interleave(node: Node, x: Node, state: Stored) -> State:
     dim = _argument(node, 2, "dim")
     if dim is None:
@@ -212,6 +257,8 @@ def _part(state: Stored, start: int, stop: int) -> State:
     return None
 
 
+@RULES.register("slice")
+@_of_one
 def _slice(node: Node, x: Node, state: Stored) -> State:
     dim = _dim(x, _argument(node, 1, "dim", 0))
     if dim != state.dim:
@@ -222,6 +269,8 @@ def _slice(node: Node, x: Node, state: Stored) -> State:
     return _part(state, start, stop)
 
 
+@RULES.register("select")
+@_of_one
 def _select(node: Node, x: Node, state: Stored) -> State:
     dim, index = _dim(x, _argument(node, 1, "dim")), _argument(node, 2, "index")
     if dim != state.dim:
@@ -231,6 +280,10 @@ def _select(node: Node, x: Node, state: Stored) -> State:
     return None
 
 
+@RULES.register("split")
+@RULES.register("split_with_sizes")
+@RULES.register("chunk")
+@_of_one
 def _split(node: Node, x: Node, state: Stored) -> Sequence[State]:
     """Split and chunk, along any dimension."""
     pieces = node.meta["val"]
@@ -240,12 +293,15 @@ def _split(node: Node, x: Node, state: Stored) -> Sequence[State]:
     return [_part(state, start, stop) for start, stop in itertools.pairwise(ends)]
 
 
+@RULES.register("unbind")
+@_of_one
 def _unbind(node: Node, x: Node, state: Stored) -> Sequence[State]:
     dim = _dim(x, _argument(node, 1, "dim", 0))
     state = _but_along(dim, state)
     return [_moved(state, state.dim - (dim < state.dim))] * len(node.meta["val"])
 
 
+@RULES.register("getitem")
 def _getitem(node: Node, states: States) -> Proof | None:
     x, index = node.args
     assert isinstance(x, Node)
@@ -258,6 +314,8 @@ def _alike(nodes: Sequence[Node], states: States) -> Stored | None:
     return found.pop() if len(found) == 1 else None
 
 
+@RULES.register("cat")
+@RULES.register("concat")
 def _concatenate(node: Node, states: States) -> Proof | None:
     tensors, dim = list(_argument(node, 0, "tensors")), _dim(node, _argument(node, 1, "dim", 0))
     stored = [x for x in tensors if states[x] is not None]
@@ -272,6 +330,7 @@ def _concatenate(node: Node, states: States) -> Proof | None:
     return Proof({stored[0]: state}, Stored(dim, before + state.start, state.tokens))
 
 
+@RULES.register("stack")
 def _stack(node: Node, states: States) -> Proof | None:
     tensors, dim = list(_argument(node, 0, "tensors")), _dim(node, _argument(node, 1, "dim", 0))
     state = _alike(tensors, states)
@@ -280,11 +339,15 @@ def _stack(node: Node, states: States) -> Proof | None:
     )
 
 
+@RULES.register("view_as_complex")
+@RULES.register("view_as_real")
+@_of_one
 def _complex(node: Node, x: Node, state: Stored) -> State:
     """Pairs of the last dimension as complex numbers, and back."""
     return state if op_name(node.target) == "view_as_real" else _but_along(_dim(x, -1), state)
 
 
+@RULES.register("scaled_dot_product_attention")
 def _dense_attention(node: Node, states: States) -> Proof | None:
     """Queries in any order; keys, values and a mask over keys in one."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -299,33 +362,3 @@ def _dense_attention(node: Node, states: States) -> Proof | None:
     if mask is not None and _shape(mask)[-1] > 1:
         inputs[mask] = None if memory is None else _moved(memory, len(_shape(mask)) - 1)
     return Proof(inputs, states[query])
-
-
-def _rules() -> Iterator[tuple[str, Rule]]:
-    for rule, names in (
-        (_pointwise, "copy_"),
-        (_like_first, "to _to_copy contiguous clone type_as dropout detach alias empty_like zeros_like ones_like"),
-        (_getitem, "getitem"),
-        (_concatenate, "cat concat"),
-        (_stack, "stack"),
-        (_dense_attention, "scaled_dot_product_attention"),
-        (_of_one(_channels_mixed), "linear"),
-        (_of_one(_matmul), "matmul mm bmm"),
-        (_of_one(_norm), "layer_norm rms_norm"),
-        (_of_one(_softmax), "softmax _softmax"),
-        (_of_one(_reduction), "mean sum amax amin var"),
-        (_of_one(_view), "view reshape _unsafe_view flatten unflatten squeeze unsqueeze"),
-        (_of_one(_permute), "permute"),
-        (_of_one(_transpose), "transpose"),
-        (_of_one(_expand), "expand"),
-        (_of_one(_repeat_interleave), "repeat_interleave"),
-        (_of_one(_slice), "slice"),
-        (_of_one(_select), "select"),
-        (_of_one(_split), "split split_with_sizes chunk"),
-        (_of_one(_unbind), "unbind"),
-        (_of_one(_complex), "view_as_complex view_as_real"),
-    ):
-        yield from ((name, rule) for name in names.split())
-
-
-_RULES: dict[str, Rule] = dict(_rules())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from planner.capture.trace import Call, Capture
+from planner.capture.call import Call
+from planner.capture.trace import Capture
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Plan
 from planner.plan.site import MaskKind

@@ -14,18 +14,9 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 
-from planner.capture.trace import (
-    Call,
-    Capture,
-    apart,
-    attention_calls,
-    capture_graph,
-    capture_module,
-    holds_caches,
-    is_hooked,
-    uncompiled,
-    why_not_lower,
-)
+from planner.capture.call import Call, holds_caches, with_copied_caches
+from planner.capture.hooks import is_hooked, uncompiled
+from planner.capture.trace import Capture, attention_calls, capture_graph, capture_module, why_not_lower
 from planner.errors import BadOption, CannotCapture, NotCompiled, NotPicklable, OutOfMemory, PlannerError
 from planner.plan.plan import Decision, Plan
 from planner.provenance.propagate import Memory
@@ -261,7 +252,7 @@ class _Variant:
                 raise CannotCapture(self.name, "fullgraph=True, and its modules are hooked")
             self._step_into(model, self._plan_whole(model, call, args, kwargs), call)
             return self.run(call, args, kwargs)
-        own_args, own_kwargs = apart((args, kwargs))
+        own_args, own_kwargs = with_copied_caches((args, kwargs))
         result = self.run(call, own_args, own_kwargs)
         if self.graphs != 1:
             self._look_at_whole(model, call, args, kwargs)

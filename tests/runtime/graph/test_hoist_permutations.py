@@ -15,7 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from zoo import FAMILIES, FORCE, GROUPS
 
 import planner
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.patterns.base import parse_pattern
 from planner.patterns.density import density
 from planner.patterns.layout import TokenLayout
