@@ -72,8 +72,8 @@ def patterns(group, offset=()):
 
 
 def readings(group, offset=()):
-    """Any pattern with a given group and offset, with or without means of far groups."""
-    return st.builds(replace, patterns(group, offset), far=st.booleans())
+    """Any pattern with a given group and offset, with or without pooled groups."""
+    return st.builds(replace, patterns(group, offset), pooled=st.booleans())
 
 
 @st.composite

@@ -202,7 +202,7 @@ def _read(
         taken = kind.unread[mine] * worth[:, :, :, None]  # (B, h, q, readings, groups)
         more = torch.einsum("bhqrg,bhgd->qrbhd", taken, mean_values)
         near, more_mass = kept[:, kind.readings], taken.sum(4).permute(2, 3, 0, 1)
-        found.append((kind.pooled, near, _squares(read[:, kind.readings] + more, near + more_mass, dense)))
+        found.append((kind.far, near, _squares(read[:, kind.readings] + more, near + more_mass, dense)))
     return dense, found
 
 
