@@ -15,7 +15,7 @@ from planner.patterns.layout import TokenLayout
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision, Plan
 from planner.runtime.attention.group_means import visible_keys
-from planner.runtime.eager.sdpa_mode import AttentionCalls
+from planner.runtime.eager.sdpa_mode import SdpaMode
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -96,7 +96,7 @@ def _members(layout: str, pattern: str, device: torch.device) -> torch.Tensor:
     return (group_ids == torch.arange(int(grid_ids.max()) + 1)[:, None]).to(device)
 
 
-class MaskedDense(AttentionCalls):
+class MaskedDense(SdpaMode):
     """While entered, an eager model's attention calls follow a plan, in order, each as masked dense attention.
 
     plan: a plan of the model for the same inputs. level: the noise level, where the plan depends on it.

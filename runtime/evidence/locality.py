@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
 from planner.plan.plan import Decision, Plan
-from planner.runtime.eager.sdpa_mode import AttentionCalls
+from planner.runtime.eager.sdpa_mode import SdpaMode
 
 QUERIES = 512
 """Queries of the grid that are looked at, drawn once for each site; all of them where there are fewer."""
@@ -34,7 +34,7 @@ class SiteLocality:
     recall: dict[str, torch.Tensor]
 
 
-class RecordLocality(AttentionCalls):
+class RecordLocality(SdpaMode):
     """While entered, every attention call of an eager model leaves what was found; its results do not change.
 
     plan: any plan of the model for the same inputs: it tells the layouts, in the order of the calls. patterns:

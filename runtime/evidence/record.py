@@ -31,7 +31,7 @@ from planner.plan.evidence import Evidence, SiteEvidence
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision, Plan
 from planner.runtime.attention.cpu import grouped_sdpa
-from planner.runtime.eager.sdpa_mode import AttentionCalls
+from planner.runtime.eager.sdpa_mode import SdpaMode
 from planner.runtime.evidence.block_replay import Resumed, block_of, copied
 from planner.runtime.evidence.scores import make_candidates, score
 
@@ -235,7 +235,7 @@ PROBE_RUNS = 1.5
 """Sampling runs that measuring sensitivities may take by whole calls, as long as one call is probed."""
 
 
-class _Scoring(AttentionCalls):
+class _Scoring(SdpaMode):
     """While entered, attention is scored; its results do not change."""
 
     def __init__(
@@ -259,7 +259,7 @@ class _Scoring(AttentionCalls):
         return F.scaled_dot_product_attention(**given)
 
 
-class _OneSite(AttentionCalls):
+class _OneSite(SdpaMode):
     """While entered, one site follows a pattern and all others are dense."""
 
     def __init__(self, decisions: Sequence[Decision], site: str, pattern: str) -> None:
