@@ -22,7 +22,7 @@ def means_of(tokens, layout, pattern):
 def masked_dense(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
     """(output, log-sum-exp) for some query rows or all; a query that reads nothing gives zeros and -inf.
 
-    mask: (batch, keys) boolean. With means of far groups each counts as often as its group has visible tokens. Key
+    mask: (batch, keys) boolean. With pooled groups each mean counts as often as its group has visible tokens. Key
     heads are shared out among query heads in order.
     """
     rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows

@@ -92,7 +92,7 @@ def patterns(group, offset=()):
 
 
 def readings(group, offset=()):
-    """Any pattern with a given group and offset, with or without means of far groups."""
+    """Any pattern with a given group and offset, with or without pooled groups."""
     return st.builds(replace, patterns(group, offset), pooled=st.booleans())
 
 

@@ -21,7 +21,7 @@ from planner.patterns.layout import TokenLayout
 from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import trace_provenance
 from planner.provenance.rules.base import FIRST_INPUT_ID, SOURCE_STRIDE
-from planner.runtime.eager.sdpa_mode import AttentionCalls
+from planner.runtime.eager.sdpa_mode import SdpaMode
 from planner.runtime.masked_dense import MaskedDense
 
 pytestmark = [pytest.mark.usefixtures("no_grad"), pytest.mark.filterwarnings("ignore")]
@@ -112,7 +112,7 @@ def test_a_plan_that_covers_everything_is_the_original(name):
     assert {decision.density for decision in plan.decisions if decision.is_sparse} <= {1.0}
 
 
-class Queries(AttentionCalls):
+class Queries(SdpaMode):
     """Keeps the queries of every attention."""
 
     def __init__(self, decisions):
