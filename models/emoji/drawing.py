@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from planner.plan.atomic_write import replacing
+
 
 def save_grid(path: Path, samples: torch.Tensor, columns: int = 8) -> None:
     """Samples in [0, 1], (n, 3, h, w) or (n, 3, frames, h, w), as one picture, or one animation in a WebP."""
@@ -17,4 +19,5 @@ def save_grid(path: Path, samples: torch.Tensor, columns: int = 8) -> None:
     _, c, t, h, w = frames.shape
     grid = frames.view(rows, columns, c, t, h, w).permute(3, 0, 4, 1, 5, 2).reshape(t, rows * h, columns * w, c)
     images = [Image.fromarray(image) for image in (grid.float().cpu().numpy() * 255).round().astype(np.uint8)]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=133, loop=0, quality=90)
+    with replacing(path) as scratch:
+        images[0].save(scratch, save_all=True, append_images=images[1:], duration=133, loop=0, quality=90)

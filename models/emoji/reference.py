@@ -13,6 +13,7 @@ from planner.models.emoji.integrity import digest, verify_file
 from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import PromptBook
 from planner.models.metrics.scorer import Scorer
+from planner.plan.atomic_write import write_text
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DIGESTS = "SHA256SUMS"
@@ -80,7 +81,7 @@ def seal(home: Path) -> None:
     """Write SHA256SUMS over all files of a folder but itself and its texts and pictures."""
     files = sorted(path for path in home.rglob("*") if path.suffix in (".json", ".safetensors"))
     lines = [f"{digest(path)}  {path.relative_to(home).as_posix()}" for path in files]
-    (home / DIGESTS).write_text("\n".join(lines) + "\n")
+    write_text(home / DIGESTS, "\n".join(lines) + "\n")
 
 
 def _verified(name: str) -> Path:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from planner.errors import MissingDependency, UnknownPrompt
+from planner.plan.atomic_write import replacing
 
 TOKENS = 64
 """Text tokens that every model here is given; shorter prompts end in zeros."""
@@ -98,4 +99,5 @@ class PromptBook:
 def save_prompts(path: Path, prompts: Sequence[str], encoder: TextEncoder) -> None:
     """Write the embeddings of prompts, in bf16, for a PromptBook to read."""
     made = encoder(prompts).to("cpu", torch.bfloat16)
-    save_file({"tokens": made.tokens, "pooled": made.pooled}, path, {"prompts": json.dumps(list(prompts))})
+    with replacing(path) as scratch:
+        save_file({"tokens": made.tokens, "pooled": made.pooled}, scratch, {"prompts": json.dumps(list(prompts))})

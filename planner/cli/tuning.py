@@ -19,6 +19,7 @@ from planner.patterns.base import Pattern
 from planner.patterns.crisscross import CrissCross
 from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.spelling import parse_pattern
+from planner.plan.atomic_write import replacing
 from planner.plan.evidence import Evidence
 from planner.plan.plan import Plan
 from planner.plan.quality import Quality
@@ -183,4 +184,5 @@ def _draw(rows: Sequence[dict[str, Any]], title: str, target: str, output: Path)
     axes.set_title(title, fontsize=7)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(output, dpi=120, metadata={"Software": None})
+    with replacing(output) as scratch:
+        figure.savefig(scratch, dpi=120, metadata={"Software": None})

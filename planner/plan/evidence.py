@@ -114,8 +114,8 @@ class Evidence:
             "candidates": {name: list(site.candidates) for name, site in self.sites.items()},
             "made_by": dict(self.made_by),
         }
-        with replacing(path) as part:
-            save_file(tensors, part, {"evidence": json.dumps(described)})
+        with replacing(path) as scratch:
+            save_file(tensors, scratch, {"evidence": json.dumps(described)})
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Evidence:

@@ -24,7 +24,7 @@ from planner.patterns.groups import GroupGrid
 from planner.patterns.layout import TokenLayout
 from planner.patterns.reach import plan_reach
 from planner.patterns.rules import SEPARATOR, Rules
-from planner.plan.atomic_write import replacing
+from planner.plan.atomic_write import write_text
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.options import Options
 from planner.plan.quality import Certificate
@@ -241,8 +241,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, whole or not at all."""
-        with replacing(path) as part:
-            part.write_text(self.to_json())
+        write_text(path, self.to_json())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from planner.codegen.spec.config import KernelConfig, candidates, choose_config,
 from planner.codegen.spec.kernel_spec import KernelSpec, Problem
 from planner.codegen.spec.launch_plan import HeadRouting
 from planner.errors import BadSpelling
+from planner.plan.atomic_write import write_text
 from planner.runtime.kernels.cache import Cache, build, made_by
 from planner.runtime.measure import device_seconds, interleaved
 
@@ -98,9 +98,7 @@ def _remember(problem: Problem, trials: list[Trial], device: torch.device) -> No
     known = {**_read(), problem.digest: dict(_entry(problem, trials, device))}
     path = _path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(known, indent=1) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(known, indent=1) + "\n")
     _read.cache_clear()
 
 

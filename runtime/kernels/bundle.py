@@ -9,6 +9,7 @@ from pathlib import Path
 from planner.codegen.spec.kernel_spec import KernelSpec, Problem
 from planner.codegen.spec.launch_plan import launches
 from planner.errors import BadBundle, BadOption
+from planner.plan.atomic_write import replacing
 from planner.plan.plan import Decision, Plan
 from planner.plan.target import TARGETS, Target
 from planner.runtime.kernels.autotune import configured
@@ -90,7 +91,7 @@ def write_bundle(specs: Iterable[KernelSpec], folder: Path) -> Iterable[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for spec in specs:
         path = folder / f"{spec.name}{SUFFIX}"
-        partial = path.with_suffix(".part")
-        partial.write_bytes(build(spec).to_bytes())
-        partial.replace(path)
+        content = build(spec).to_bytes()
+        with replacing(path) as scratch:
+            scratch.write_bytes(content)
         yield path

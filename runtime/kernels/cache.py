@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Collection, Iterator
@@ -28,6 +28,7 @@ from planner.codegen.emit.bodies import emit
 from planner.codegen.spec.config import SHARED_KIB
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.errors import BadOption, MissingDependency, NoKernel, UnsafeCache
+from planner.plan.atomic_write import SCRATCH_SUFFIX, replacing
 from planner.runtime.kernels.emission_digest import emission_digest
 from planner.runtime.kernels.kernel_file import KernelFile
 
@@ -37,7 +38,7 @@ DIRECTORY, LIMIT = "PLANNER_CACHE_DIR", "PLANNER_CACHE_BYTES"
 DEFAULT_LIMIT = 2**30
 SUFFIX = ".kernel"
 STALE_SECONDS = 3600
-"""A temporary file this old was left by a process that died."""
+"""Seconds after which a scratch folder is taken to be of a process that died."""
 
 
 class CacheWarning(UserWarning):
@@ -140,7 +141,8 @@ class Cache:
     def _compile_into(self, path: Path, spec: KernelSpec) -> KernelFile:
         made = build(spec)
         try:
-            self._write(path, made.to_bytes())
+            with replacing(path, private=True) as scratch:
+                scratch.write_bytes(made.to_bytes())
             self._evict(keep=path)
         except OSError as error:
             _warn(f"{path} cannot be written ({error.strerror}); the kernel is kept in memory only")
@@ -149,18 +151,6 @@ class Cache:
     def _uncached(self, spec: KernelSpec, reason: str) -> KernelFile:
         _warn(f"{reason}; the kernel is kept in memory only")
         return build(spec)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=self.directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
     def _evict(self, keep: Path) -> None:
         """Remove the kernels used longest ago until the rest fits."""
@@ -175,11 +165,11 @@ class Cache:
         self._sweep(older_than=STALE_SECONDS)
 
     def _sweep(self, older_than: float) -> None:
-        """Remove temporary files of processes that died, and locks that nobody holds."""
-        for path in [*self.directory.glob("*.tmp"), *self.directory.glob("*.lock")]:
+        """Remove scratch folders of processes that died, and locks that nobody holds."""
+        for path in [*self.directory.glob(f"*{SCRATCH_SUFFIX}"), *self.directory.glob("*.lock")]:
             with contextlib.suppress(OSError):
                 if time.time() - path.lstat().st_mtime >= older_than:
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     @contextlib.contextmanager
     def _lock(self, path: Path) -> Iterator[None]:

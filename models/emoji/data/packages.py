@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from planner.errors import DownloadFailed, MissingDependency
 from planner.models.emoji.integrity import verify_file
+from planner.plan.atomic_write import replacing
 
 
 @dataclass(frozen=True)
@@ -87,28 +85,13 @@ def fetch(package: Package, cache: Path, npm: str = "npm") -> Path:
         return path
     if shutil.which(npm) is None:
         raise MissingDependency("npm", "downloading the Fluent Emoji", "Install Node.js, which brings npm.")
-    with _scratch(cache) as folder:
+    cache.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
         wanted = f"{package.name}@{package.version}"
-        command = [npm, "pack", wanted, "--silent", "--fetch-retries=1", "--pack-destination", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        command = [npm, "pack", wanted, "--silent", "--fetch-retries=1", "--pack-destination", str(scratch.parent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch.parent)
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[0]
             raise DownloadFailed(wanted, reason)
-        verify_file(folder / package.archive, package.sha512, "sha512")
-        os.replace(folder / package.archive, path)
+        verify_file(scratch, package.sha512, "sha512")
     return path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file that takes its place at the end, or leaves no trace if the body raises."""
-    with _scratch(path.parent) as folder:
-        yield folder / path.name
-        os.replace(folder / path.name, path)
-
-
-@contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="part-", dir=cache) as folder:
-        yield Path(folder)

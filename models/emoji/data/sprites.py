@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from planner.errors import BadPicture
 from planner.models.emoji.data.naming import code_points, name_of, toneless
-from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, cache_folder, fetch, replacing
+from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, cache_folder, fetch
+from planner.plan.atomic_write import replacing
 
 PICTURE_SIZE = 256
 CLIP_SIZE = 64

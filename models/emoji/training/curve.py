@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from planner.plan.atomic_write import replacing
+
 
 def save_curve(path: Path, curve: Sequence[dict[str, float]]) -> None:
     """The loss over samples seen, on logarithmic axes."""
@@ -18,5 +20,6 @@ def save_curve(path: Path, curve: Sequence[dict[str, float]]) -> None:
     axes.set(xlabel="pictures seen", ylabel="mean squared error of the velocity")
     axes.grid(visible=True, which="both", alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch)
     plt.close(figure)

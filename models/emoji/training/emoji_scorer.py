@@ -18,6 +18,7 @@ from planner.models.emoji.data.sprites import Sprites, pictures
 from planner.models.emoji.text import TextEncoder
 from planner.models.emoji.training.batches import Source, batches
 from planner.models.metrics.scorer import Scorer, retrieval
+from planner.plan.atomic_write import replacing, write_text
 
 BATCH = 512
 SIZES = (64, 128)
@@ -66,8 +67,9 @@ def main() -> None:
     found |= {"held_out": validate(scorer.eval(), sprites.where(is_held_out), encoder)}
     found |= {"training": validate(scorer, seen, encoder)}
     print(json.dumps(found), flush=True)
-    save_file({k: v.to(torch.bfloat16) for k, v in scorer.state_dict().items()}, options.out / "model.safetensors")
-    (options.out / "validation.json").write_text(json.dumps(found, indent=1) + "\n")
+    with replacing(options.out / "model.safetensors") as scratch:
+        save_file({k: v.to(torch.bfloat16) for k, v in scorer.state_dict().items()}, scratch)
+    write_text(options.out / "validation.json", json.dumps(found, indent=1) + "\n")
 
 
 @torch.inference_mode()

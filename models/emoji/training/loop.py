@@ -23,6 +23,7 @@ from planner.models.emoji.sampling import VELOCITIES, Pipeline
 from planner.models.emoji.text import Embeddings, TextEncoder
 from planner.models.emoji.training.batches import Source, batches
 from planner.models.emoji.training.curve import save_curve
+from planner.plan.atomic_write import replacing, write_text
 
 DROP_PROMPT = 0.1
 EMA = 0.9995
@@ -141,15 +142,15 @@ class Trainer:
             "curve": self.curve,
             "stages": self.stages,
         }
-        torch.save(state, out / "checkpoint.new")
-        (out / "checkpoint.new").replace(out / "checkpoint.pt")
+        with replacing(out / "checkpoint.pt") as scratch:
+            torch.save(state, scratch)
         plain = build(self.config, device="cpu")
         with self.averaged() as model:
             plain.load_state_dict(model.state_dict())
         plain.to(torch.bfloat16).save_pretrained(out / "transformer")  # type: ignore[operator]
         FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(out / "scheduler")
         history = {"progress": self.progress, "stages": self.stages, "curve": self.curve}
-        (out / "training.json").write_text(json.dumps(history) + "\n")
+        write_text(out / "training.json", json.dumps(history) + "\n")
         save_curve(out / "loss.png", self.curve)
 
     def resume(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from planner.errors import DamagedFile, DownloadFailed, MissingDependency
-from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, Package, cache_folder, fetch, replacing
+from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, Package, cache_folder, fetch
 
 CONTENT = b"an archive"
 PACKAGE = Package("@scope/name", "1.0.0", 1, hashlib.sha512(CONTENT).hexdigest())
@@ -55,18 +55,6 @@ def test_a_cached_archive_that_was_damaged_is_refused_and_kept(tmp_path):
 def test_without_npm_it_says_so(tmp_path):
     with pytest.raises(MissingDependency, match=r"Install Node\.js"):
         fetch(PACKAGE, tmp_path, "no-such-npm")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.tar"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError), replacing(path) as scratch:
-        scratch.write_text("half" + chr(0xD800))
-    assert path.read_text() == "old"
-    with replacing(path) as scratch:
-        scratch.write_text("new")
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.tar"]
 
 
 def test_archives_have_names_of_their_own():

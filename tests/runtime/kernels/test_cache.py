@@ -15,6 +15,7 @@ from kernel_specs import SMALL, SPECS
 
 from planner.codegen.spec.config import KernelConfig
 from planner.errors import BadBundle, BadOption, UnsafeCache
+from planner.plan.atomic_write import SCRATCH_PREFIX, SCRATCH_SUFFIX
 from planner.runtime.kernels import cache as cache_module
 from planner.runtime.kernels.bundle import Bundle, write_bundle
 from planner.runtime.kernels.cache import Cache, CacheWarning, build, key_of
@@ -142,13 +143,13 @@ def test_directories_are_made_for_their_owner_alone(cache, compiled):
     assert stat.S_IMODE(only(cache).stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("step", ["mkstemp", "replace", "fsync", "open"])
+@pytest.mark.parametrize("step", ["mkdir", "replace", "fsync", "open"])
 def test_a_full_or_read_only_disk_keeps_kernels_in_memory(cache, compiled, monkeypatch, step):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    module = cache_module.tempfile if step == "mkstemp" else cache_module.os
-    monkeypatch.setattr(module, step, fail)
+    cache.directory.mkdir(mode=0o700)
+    monkeypatch.setattr(os, step, fail)
     with pytest.warns(CacheWarning, match="kept in memory only"):
         assert cache.get(SMALL).emitted.spec == SMALL
     assert cache.entries() == []
@@ -180,7 +181,9 @@ def test_the_kernels_used_longest_ago_make_room(cache, compiled):
 
 def test_clear_removes_everything(cache, compiled):
     cache.get(SMALL)
-    (cache.directory / "left.tmp").write_text("by a process that died")
+    left = cache.directory / f"{SCRATCH_PREFIX}1234{SCRATCH_SUFFIX}"
+    left.mkdir()
+    (left / "half.kernel").write_text("by a process that died")
     assert cache.clear() == 1
     assert list(cache.directory.iterdir()) == []
     assert Cache(cache.directory / "absent").clear() == 0
@@ -217,14 +220,14 @@ def test_eight_processes_starting_cold(tmp_path):
 
 
 KILLED = """
-import sys, pathlib, time
+import os, sys, pathlib, time
 sys.path[:0] = [{tests!r}]
 from kernel_specs import SMALL
 from planner.runtime.kernels import cache
 def hang(*args):
     print("there", flush=True)
     time.sleep(60)
-setattr(cache if {step!r} == "build" else cache.os, {step!r}, hang)
+setattr(cache if {step!r} == "build" else os, {step!r}, hang)
 cache.Cache(pathlib.Path({folder!r})).get(SMALL)
 """
 
