@@ -2,7 +2,7 @@
 
     python -m bench.kernel_trace flux2048-8x8-B          a case of bench.kernels; needs a GPU
 
-Prints how often and how long the warps of a processor wait, and writes CASE-trace.json for https://ui.perfetto.dev,
+Prints how often and how long the warps of an SM wait, and writes CASE-trace.json for https://ui.perfetto.dev,
 where a microsecond is a cycle. Between waits a warp computes. A mark takes it about 20 cycles, a key tile a seventh
 longer than without marks: compare waits with each other, not with a run that leaves none.
 """
@@ -22,8 +22,8 @@ import torch
 from bench.kernels import Case, cases, heads_last
 from bench.protocol import publish
 from planner.codegen.emit.bodies import emit
-from planner.codegen.emit.kernel_source import DEALT, Emitted
-from planner.codegen.tiling.tiles import SHARE
+from planner.codegen.emit.kernel_source import WORK_COUNTER, Emitted
+from planner.codegen.tiling.query_tiles import SHARE
 from planner.runtime.cuda.launch import Kernel
 from planner.runtime.kernels.autotune import configured
 from planner.runtime.kernels.compile import compile_emitted
@@ -36,7 +36,7 @@ BEGUN, DONE, STARTED = "> ", "< ", "· "
 
 _WAITS = (
     r"mbarrier\.wait|warpgroup_mma_wait|gdc_wait|"
-    r"pass_over|let_go|put|leave|arrive_at|next_item|tell_alone|locate|announce|read_batch"
+    r"skip_tile|release|epilogue|store_partial|signal|next_work_tile|publish_without_queries|find_boxes|publish_batch|wait_batch"
 )
 _STARTS = r"multiply|warpgroup_mma|mbarrier\.expect"
 _STATEMENT = re.compile(
@@ -65,7 +65,7 @@ class Event(NamedTuple):
 
 def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
     """A kernel that leaves marks behind its counters in device memory, and the names of what it marks, from 1 on."""
-    warps = {"consumer": "wg", "find_tiles": "WARPGROUPS", "copy_tiles": "WARPGROUPS + 2 - are_keys"}
+    warps = {"consumer": "wg", "scheduler_warp": "WARPGROUPS", "load_warp": "WARPGROUPS + 2 - are_keys"}
     names, lines, function = [""], list[str](), ""
     for line in emitted.source.split("\n"):
         defined = re.match(r"def (\w+)\(", line)
@@ -74,8 +74,8 @@ def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
         if found is None:
             lines.append(line)
             if function in warps and " = barriers" in line:
-                first = f"{1 + emitted.marks} + (cta * (WARPGROUPS + 3) + {warps[function]}) * {2 * MARKS}"
-                lines += [f"    marks = {DEALT.name} + {first}", "    marks_left = gl.to_tensor(0)"]
+                first = f"{1 + emitted.retry_flags} + (cta * (WARPGROUPS + 3) + {warps[function]}) * {2 * MARKS}"
+                lines += [f"    marks = {WORK_COUNTER.name} + {first}", "    marks_left = gl.to_tensor(0)"]
             continue
         called = line.split("(")[0].split()[-1].removeprefix("mbarrier.")
         name = f"{called} {found['result'] or found['of']}".strip()
@@ -84,9 +84,12 @@ def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
             names += [what] * (what not in names)
             leaves = f"{found['indent']}marks_left = mark(marks, marks_left, {names.index(what)})"
             lines += [leaves] if sign == BEGUN else [line, leaves]
-    source = "\n".join(lines).replace("\n@gluon.jit\ndef find_tiles(", f"{_MARK}\n@gluon.jit\ndef find_tiles(")
-    for told in ("def copy_tiles(", "(copy_tiles, ("):  # not told otherwise where counters are, and which program it is
-        source = source.replace(told, f"{told}{DEALT.name}, cta, ")
+    source = "\n".join(lines).replace("\n@gluon.jit\ndef scheduler_warp(", f"{_MARK}\n@gluon.jit\ndef scheduler_warp(")
+    for opened in (
+        "def load_warp(",
+        "(load_warp, (",
+    ):  # it has no other way to know where counters are, and which CTA it is
+        source = source.replace(opened, f"{opened}{WORK_COUNTER.name}, cta, ")
     return replace(emitted, source=source, waits=False), names  # marks are left before it would wait
 
 
@@ -103,17 +106,19 @@ def events(marks: Sequence[tuple[int, int]], names: Sequence[str], origin: int) 
 
 
 def trace(case: Case) -> dict[str, list[Event]]:
-    """Events of each warp of one processor, in the last of a few launches."""
+    """Events of each warp of one SM, in the last of a few launches."""
     emitted, names = marked(emit(configured(case.problem)))
     binary, warpgroups = compile_emitted(emitted), emitted.spec.config.block_m // SHARE
-    warps = [*(f"warpgroup {n}" for n in range(warpgroups)), "finds keys", "copies keys", "copies values"]
+    warps = [*(f"warpgroup {n}" for n in range(warpgroups)), "scheduler", "loads keys", "loads values"]
     q, k, v = heads_last(case, case.tokens)
-    kernel, counters = Kernel(emitted, binary, q.device), 1 + emitted.marks
-    dealt = torch.zeros(counters + emitted.grid * len(warps) * 2 * MARKS, dtype=torch.int32, device=q.device)
+    kernel, counters = Kernel(emitted, binary, q.device), 1 + emitted.retry_flags
+    work_counter = torch.zeros(counters + emitted.grid * len(warps) * 2 * MARKS, dtype=torch.int32, device=q.device)
     for _ in range(4):
-        dealt[counters:] = 0
-        kernel.run({"q": q, "k": k, "v": v, "o": torch.empty_like(q), DEALT.name: dealt}, case.head_dim**-0.5)
-    left = dealt[counters:].view(emitted.grid, len(warps), MARKS, 2)[emitted.grid // 2].tolist()
+        work_counter[counters:] = 0
+        kernel.run(
+            {"q": q, "k": k, "v": v, "o": torch.empty_like(q), WORK_COUNTER.name: work_counter}, case.head_dim**-0.5
+        )
+    left = work_counter[counters:].view(emitted.grid, len(warps), MARKS, 2)[emitted.grid // 2].tolist()
     found = [[(what, clock) for what, clock in marks if what] for marks in left]
     return {warp: list(events(marks, names, found[0][0][1])) for warp, marks in zip(warps, found, strict=True)}
 

@@ -98,7 +98,7 @@ class Pointer:
 
 
 class Barrier:
-    """An mbarrier: a phase ends when so many have arrived and all announced bytes are there."""
+    """An mbarrier: a phase ends when so many have arrived and all expected bytes are there."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -108,7 +108,7 @@ class Barrier:
         self.here = set()
 
     def move(self, arrivals, size):
-        """Count arrivals and bytes (announced ones are positive)."""
+        """Count arrivals and bytes (expected ones are positive)."""
         with self.changed:
             self.missing -= arrivals
             self.bytes += size
@@ -212,7 +212,7 @@ class Pending:
 
 
 class Machine:
-    """One program: its threads, their pending products, the copy engine; programs share the memory's lock."""
+    """One CTA: its threads, their pending products, TMA; CTAs share the memory's lock."""
 
     def __init__(self, seed, width, cta, lock):
         self.random, self.width = random.Random(seed), width
@@ -236,11 +236,11 @@ class Machine:
         assert all(value is not None for value in made)
         return made[0] if len(made) == 1 else made
 
-    def fetch(self, view, at, bar, target):
+    def load_box(self, view, at, bar, target):
         outer, *at, last = at
         self.copies.put((view, int(outer), at, int(last), bar, target))
 
-    def copy_engine(self):
+    def tma(self):
         while (copy := self.copies.get()) is not None:
             view, outer, at, last, bar, target = copy
             self.dawdle()
@@ -250,10 +250,10 @@ class Machine:
             target.values.copy_(found.view(target.values.shape))
             bar.move(0, -found.numel() * self.width)
 
-    def put(self, view, at, source):
+    def store_box(self, view, at, source):
         outer, *at, last = at
         assert last == 0
-        assert all(x >= 0 for x in at), "the copy engine writes no box that begins outside"
+        assert all(x >= 0 for x in at), "TMA writes no box that begins outside"
         rows, inside = box_rows(view.argument, at)
         view.tensor[int(outer), rows[inside]] = source.values.flatten(0, -2)[inside].clone()
 
@@ -281,7 +281,7 @@ class Machine:
                 self.failed.append(error)
 
         threads = [threading.Thread(target=run, args=part, daemon=True) for part in parts]
-        engine = threading.Thread(target=self.copy_engine, daemon=True)
+        engine = threading.Thread(target=self.tma, daemon=True)
         for thread in (engine, *threads):
             thread.start()
         for thread in threads:
@@ -365,8 +365,8 @@ class Machine:
                 arrive=lambda bar, count=1, pred=True: bar.move(count, 0) if pred else None,
             ),
             "tma": SimpleNamespace(store_wait=lambda left: None),
-            "async_load": self.touching(self.fetch),
-            "async_store": self.touching(self.put),
+            "async_load": self.touching(self.load_box),
+            "async_store": self.touching(self.store_box),
             "reinterpret": lambda tiles, *how: tiles.reinterpret(*how),
             "thread_barrier": lambda: None,
             "fence_async_shared": lambda: None,
@@ -381,10 +381,10 @@ class Machine:
 
 
 def launch(emitted, given, seed=0):
-    """Run all programs of an emitted Hopper kernel beside each other; tensors by the names of its arguments."""
+    """Run all CTAs of an emitted Hopper kernel beside each other; tensors by the names of its arguments."""
     lock = threading.Lock()
     machines = [Machine(seed + cta, 2, cta, lock) for cta in range(emitted.grid)]
-    code = compile(emitted.source[emitted.source.index("PROCESSORS =") :], emitted.spec.name, "exec")
+    code = compile(emitted.source[emitted.source.index("NUM_SMS =") :], emitted.spec.name, "exec")
     arguments = list[object]()
     for argument in emitted.arguments:
         value = given[argument.tensor if isinstance(argument, ViewArgument) else argument.name]
@@ -399,8 +399,8 @@ def launch(emitted, given, seed=0):
         exec(code, names)
         names["attention"](*arguments)
 
-    with ThreadPoolExecutor(len(machines)) as programs:
-        list(programs.map(run, machines))
+    with ThreadPoolExecutor(len(machines)) as ctas:
+        list(ctas.map(run, machines))
     failed = [error for machine in machines for error in machine.failed]
     if failed:
         raise failed[0]

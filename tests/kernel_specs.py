@@ -1,4 +1,4 @@
-"""The kernels that between them use everything that emission can do; their sources are kept in goldens/."""
+"""The kernels that between them use everything that emission can do; their sources are kept in codegen/goldens/."""
 
 import torch
 

@@ -73,7 +73,7 @@ def patterns(group, offset=()):
 
 def readings(group, offset=()):
     """Any pattern with a given group and offset, with or without means of far groups."""
-    return st.builds(replace, patterns(group, offset), far=st.booleans())
+    return st.builds(replace, patterns(group, offset), pooled=st.booleans())
 
 
 @st.composite

@@ -31,7 +31,7 @@ def test_all_that_a_timeline_is_to_show_is_there(marked):
     for emitted, names in marked:
         functions = re.split(r"\ndef ", emitted.source)
         leaving = [text.split("(")[0] for text in functions if "marks_left = gl.to_tensor(0)" in text]
-        assert leaving == ["find_tiles", "copy_tiles", "consumer"]
+        assert leaving == ["scheduler_warp", "load_warp", "consumer"]
         assert len(set(names)) == len(names)
 
 

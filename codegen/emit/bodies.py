@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from planner.codegen.emit.group_means import emit_means
-from planner.codegen.emit.hopper import emit_sm90
+from planner.codegen.emit.hopper.emit import emit_hopper
 from planner.codegen.emit.kernel_source import Emitted
 from planner.codegen.emit.triton import emit_triton
 from planner.codegen.spec.config import Body, why_not
@@ -13,8 +13,8 @@ from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.errors import NoKernel
 
 _BODIES: dict[Body, Callable[[KernelSpec], Emitted]] = {
-    "sm90": emit_sm90,
-    "pairs": emit_sm90,
+    "sm90": emit_hopper,
+    "pairs": emit_hopper,
     "triton": emit_triton,
     "means": emit_means,
 }

@@ -23,14 +23,14 @@ from planner.codegen.emit.kernel_source import (
 )
 from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.kernel_spec import DTYPES, KernelSpec
+from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.sympy_source import source_of
-from planner.codegen.tiling.tiles import MeanTiles
 
 _GROUP = sympy.Symbol("group", integer=True, nonnegative=True)
 
 
 def emit_means(spec: KernelSpec) -> Emitted:
-    """Source and arguments of the kernel."""
+    """Emit the kernel that computes the means of a pattern's groups."""
     means = spec.program.means
     assert means is not None
     strides = [f"{letter}_{axis}" for letter in "kv" for axis in ("batch", "head", "token")]
@@ -58,9 +58,9 @@ def emit_means(spec: KernelSpec) -> Emitted:
         source=source,
         arguments=tuple(arguments),
         grid=spec.batch * spec.kv_heads * means.rows,
-        part_rows=0,
+        partial_rows=0,
         arrivals=0,
-        marks=0,
+        retry_flags=0,
         waits=False,
         warps=spec.config.warps,
         maxnreg=None,

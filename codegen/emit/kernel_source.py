@@ -12,8 +12,9 @@ from typing import Any
 import sympy
 
 from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.tiling.boxes import View
+from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.sympy_source import Names, source_of
-from planner.codegen.tiling.tiles import MeanTiles, View
 from planner.patterns.axis_set import Range
 from planner.patterns.density import attended_pairs
 
@@ -36,12 +37,12 @@ TABLE = [Argument("table", "*i32"), Argument("noise", "*fp32"), Argument("levels
 """Arguments of a kernel with a head table: its row is that of how many of ``ranges - 1`` ascending levels lie below the
 noise."""
 
-WORKSPACE = [Argument("parts", "*fp32", 16), Argument("part_lse", "*fp32"), Argument("arrivals", "*i32")]
-"""Arguments of a kernel that shares the keys of global queries' rows out: parts of these rows, and who has arrived."""
+WORKSPACE = [Argument("partials", "*fp32", 16), Argument("partial_lse", "*fp32"), Argument("arrivals", "*i32")]
+"""Arguments of a kernel that splits the keys of global queries: partials of their rows, and how many are stored."""
 
-DEALT = Argument("dealt", "*i32")
-"""Argument of a kernel whose programs take items of work as they come: a counter of those that have been dealt, and
-after it a mark for each tile of the grid that has to be done again."""
+WORK_COUNTER = Argument("work_counter", "*i32")
+"""Argument of a kernel whose CTAs take work tiles as they come: a counter of those that are taken, and after it a flag
+for each query tile of the grid that has to be done again."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,19 @@ class ViewArgument(Argument):
 class Emitted:
     """A kernel's source, and what a launch needs to know.
 
-    grid: programs. part_rows: rows of float32 workspace; with a head table they depend on it. arrivals, marks:
-    counters, and marks of tiles that follow the one of ``DEALT``; all must be zero before the launch and are zero after
-    it. waits: whether it waits itself for what comes before it on its stream, and may be started beside that. warps,
-    maxnreg: compile options.
+    grid: CTAs. partial_rows: rows of float32 workspace; with a head table they depend on it. arrivals: counters.
+    retry_flags: flags of tiles that follow the counter of ``WORK_COUNTER``; all must be zero before the launch and are
+    zero after it. waits: whether it waits itself for what comes before on its stream, and may be started beside that.
+    warps, maxnreg: compile options.
     """
 
     spec: KernelSpec
     source: str
     arguments: tuple[Argument, ...]
     grid: int
-    part_rows: int
+    partial_rows: int
     arrivals: int
-    marks: int
+    retry_flags: int
     waits: bool
     warps: int
     maxnreg: int | None
@@ -86,13 +87,13 @@ class Emitted:
 
 
 def header(spec: KernelSpec) -> list[str]:
-    """What a reader of the source should know first."""
+    """List what a reader of the source should know first."""
     program = spec.program
     shares = [attended_pairs(pattern, spec.token_layout) / spec.queries**2 for pattern in spec.patterns]
     share = ", ".join(f"{each:.2%}" for each in shares) + (" in turn" if len(shares) > 1 else "")
     lines = [
         f"batch {spec.batch}, {spec.heads} heads ({spec.kv_heads} of keys) of {spec.head_dim} channels, {spec.dtype}",
-        f"config {spec.config}, {spec.num_sms} multiprocessors",
+        f"config {spec.config}, {spec.num_sms} SMs",
         f"{share} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
     ]
     if program.coords:
@@ -104,7 +105,7 @@ def header(spec: KernelSpec) -> list[str]:
 
 
 def by_pattern(bodies: Sequence[list[str] | None], first: int = 0) -> Iterator[str]:
-    """Lines for each pattern, found by ``which`` in a tree of tests; None for patterns that do not come here.
+    """Yield lines for each pattern, found by ``which`` in a tree of tests; None for patterns that do not come here.
 
     Lines that are the same for all patterns stand alone.
     """
@@ -125,7 +126,7 @@ def by_pattern(bodies: Sequence[list[str] | None], first: int = 0) -> Iterator[s
 
 
 def reads_groups(means: MeanTiles, coords: Sequence[sympy.Symbol], number: str) -> Iterator[str]:
-    """``reads``: whether the group at coords reads the tokens of groups, whose numbers are given, one by one."""
+    """Yield lines for ``reads``: whether the group at coords reads the tokens of groups, whose numbers are given."""
     read = means.read(coords)
     edges = Names([end for box in read for ranges in box for along in ranges for end in along], "near")
     yield from edges.lines()
@@ -158,7 +159,7 @@ def box_tokens(
     counter: str,
     name: str,
 ) -> Iterator[str]:
-    """Coordinates and sequence indices of the tokens of a box, which a counter runs over."""
+    """Yield lines for coordinates and sequence indices of the tokens of a box, which a counter runs over."""
     letter = "q" if counter == "row" else "x"
     places = list[str]()
     for axis, (start, (_, stride)) in enumerate(zip(starts, axes, strict=True)):
@@ -171,28 +172,35 @@ def box_tokens(
 
 
 def pointer_to(dtype: str) -> str:
-    """The type of a pointer to elements, as Triton spells it."""
+    """Return the type of a pointer to elements, as Triton spells it."""
     return {"bfloat16": "*bf16", "float16": "*fp16"}.get(dtype, "*fp32")
 
 
 def indented(lines: Iterable[str]) -> list[str]:
-    """Lines one level in."""
+    """Return lines one level in."""
     return [f"    {line}" for line in lines]
+
+
+def _as_code(lines: Iterable[str], level: int = 1) -> str:
+    """The template filter ``code``: lines of source, so many levels in."""
+    return "\n".join("    " * level + line for line in lines)
 
 
 @lru_cache(maxsize=1)
 def _environment() -> Any:
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = _as_code
+    return environment
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; a name that is missing is an error."""
+    """Return a template filled in; a name that is missing is an error."""
     return str(_environment().get_template(template).render(**values))

@@ -26,8 +26,10 @@ from planner.codegen.emit.kernel_source import (
 )
 from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.kernel_spec import DTYPES, SLOT_BITS, KernelSpec
+from planner.codegen.tiling.boxes import View
+from planner.codegen.tiling.key_tiles import KeyTiles
+from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.sympy_source import Names, source_of
-from planner.codegen.tiling.tiles import KeyTiles, TileProgram, View
 from planner.patterns.arithmetic import Number
 
 _I = sympy.Symbol("i", integer=True, nonnegative=True)
@@ -36,12 +38,12 @@ _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
 
 
 def emit_triton(spec: KernelSpec) -> Emitted:
-    """Source and arguments of the kernel."""
+    """Emit the kernel of a spec whose body is ``triton``."""
     program, config = spec.program, spec.config
     heads = spec.batch * spec.heads
-    row_blocks, units = heads * sum(program.row_blocks), program.units
-    split = bool(row_blocks)
-    parts = _parts(spec, units) if split else 1
+    row_blocks, iterations = heads * sum(program.row_blocks), program.iterations
+    has_global_rows = bool(row_blocks)
+    splits = _splits(spec, iterations) if has_global_rows else 1
     several = len(spec.programs) > 1
     edges = Names(_query_stops(program), "edge") if several else _edges(program)
     means = {f"{letter}_means_{kind}": rows for kind, rows in spec.mean_rows.items() for letter in "kv"}
@@ -60,15 +62,15 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         block_m=config.block_m,
         block_n=config.block_n,
         dtype_bytes=DTYPES[spec.dtype],
-        split=split,
-        units=units,
-        parts=parts,
+        has_global_rows=has_global_rows,
+        iterations=iterations,
+        splits=splits,
         row_blocks=row_blocks,
         strides=strides,
         precision=_PRECISION.get(spec.dtype, ""),
         extra="lse, " * spec.returns_lse + "key_mask, " * spec.key_mask,
         query_rows=indented(_query_rows(spec, edges)),
-        global_rows=indented(_global_rows(spec)) if split else [],
+        global_rows=indented(_global_rows(spec)) if has_global_rows else [],
         key_loops=indented(_shared_loops(spec) if several else _key_loops(spec, edges)),
         global_step=list(_global_step(spec)),
     )
@@ -76,16 +78,18 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     arguments = [Argument(letter, element, 16) for letter in "qkvo"]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
     arguments += [Argument(name, element, 16) for name in means]
-    arguments += [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.has_head_table + WORKSPACE * split
+    arguments += (
+        [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.has_head_table + WORKSPACE * has_global_rows
+    )
     arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
     arguments.append(Argument("scale_log2", "fp32"))
     return Emitted(
         spec=spec,
         source=source,
         arguments=tuple(arguments),
-        grid=row_blocks * parts + heads * program.queries.count,
-        part_rows=row_blocks * parts * config.block_m if split else 0,
-        marks=0,
+        grid=row_blocks * splits + heads * program.queries.count,
+        partial_rows=row_blocks * splits * config.block_m if has_global_rows else 0,
+        retry_flags=0,
         waits=False,
         arrivals=row_blocks,
         warps=config.warps,
@@ -93,10 +97,10 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     )
 
 
-def _parts(spec: KernelSpec, units: int) -> int:
-    """Programs that share a row of global queries, so that none takes much longer than a tile of the grid."""
+def _splits(spec: KernelSpec, iterations: int) -> int:
+    """Splits of a row block of global queries, so many that none takes much longer than a tile of the grid."""
     read = sum(program.average_tiles_read for program in spec.programs) / len(spec.programs)
-    return max(1, min(64, round(units / max(1.0, read))))
+    return max(1, min(64, round(iterations / max(1.0, read))))
 
 
 def _edges(program: TileProgram) -> Names:

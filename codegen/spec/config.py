@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from planner.codegen.tiling.tiles import pair_axis
+from planner.codegen.tiling.query_tiles import pair_axis
 from planner.errors import BadSpelling, NoKernel, times
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from planner.codegen.spec.kernel_spec import SLOT_BITS, KernelSpec
 from planner.codegen.tiling.stream_k import make_schedule
 
 HEADER = 5
-"""Numbers before the heads of a row: heads, long_teams, long_run, run, max_parts (see stream_k.py)."""
+"""Numbers before the heads of a row: how many they are, long_groups, long_iterations, group_iterations, max_partials
+(see stream_k.py)."""
 
 RoutedHeads = tuple[tuple[int, int], ...]
 """(head, pattern's number) of the heads that a kernel serves, over the whole batch."""
@@ -25,19 +26,19 @@ RoutedHeads = tuple[tuple[int, int], ...]
 class HeadTable:
     """levels: noise levels that part the ranges, ascending. rows: one for each range; all are of one length.
 
-    part_rows: float32 rows of workspace that the longest of them needs.
+    partial_rows: float32 rows of workspace that the longest of them needs.
     """
 
     levels: tuple[float, ...]
     rows: tuple[tuple[int, ...], ...]
-    part_rows: int
+    partial_rows: int
 
 
 @lru_cache(maxsize=1024)
 def make_head_table(spec: KernelSpec, levels: tuple[float, ...], routed: tuple[RoutedHeads, ...]) -> HeadTable:
     """The table of a kernel that serves some heads at each range of noise levels."""
     made = [_row(spec, heads) for heads in routed]
-    return HeadTable(levels, tuple(row for row, _ in made), max(parts for _, parts in made))
+    return HeadTable(levels, tuple(row for row, _ in made), max(rows for _, rows in made))
 
 
 def of_batch(heads: Mapping[int, int], batch: int, per_sequence: int) -> RoutedHeads:
@@ -52,11 +53,11 @@ def _row(spec: KernelSpec, routed: RoutedHeads) -> tuple[tuple[int, ...], int]:
     read = [program.average_tiles_read for program in spec.programs]
     heaviest_first = sorted(routed, key=lambda entry: -read[entry[1]])
     average = sum(read[which] for _, which in routed) / max(1, len(routed))
-    units = spec.program.units
-    schedule = make_schedule(spec.program, len(routed), spec.num_sms, units, average)
-    shares = (schedule.long_teams, schedule.long_run, schedule.run, schedule.max_parts)
-    part_rows = schedule.row_blocks * schedule.max_parts * spec.config.block_m
-    return _spell(heaviest_first, shares, spec.slots), part_rows
+    iterations = spec.program.iterations
+    schedule = make_schedule(spec.program, len(routed), spec.num_sms, iterations, average)
+    shares = (schedule.long_groups, schedule.long_iterations, schedule.group_iterations, schedule.max_partials)
+    partial_rows = schedule.row_blocks * schedule.max_partials * spec.config.block_m
+    return _spell(heaviest_first, shares, spec.slots), partial_rows
 
 
 def _spell(routed: Sequence[tuple[int, int]], shares: tuple[int, ...], slots: int) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import Self
 
 from planner.codegen.spec.config import KernelConfig
-from planner.codegen.tiling.tiles import QueryTiles, TileProgram, kind_of_groups, query_tiles, tile_programs
+from planner.codegen.tiling.group_means import kind_of_groups
+from planner.codegen.tiling.program import TileProgram, tile_programs
+from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
 from planner.errors import MalformedValue
 from planner.patterns.base import Dense, Neighborhood, Pattern, parse_pattern
 from planner.patterns.layout import TokenLayout
@@ -114,7 +116,7 @@ class Problem:
 
     def query_tiles(self, block_m: int) -> tuple[QueryTiles, ...]:
         """The query tiles of each pattern, where a tile is of one group."""
-        return query_tiles(self.token_layout, self.patterns, block_m)
+        return query_tiles(self.token_layout, self.patterns, block_m, self.num_sms)
 
     def with_config(self, config: KernelConfig) -> KernelSpec:
         """The spec of a kernel for this problem."""
@@ -156,7 +158,7 @@ class KernelSpec(Problem):
         """What the kernel does, tile by tile, for each pattern."""
         config, layout = self.config, self.token_layout
         paired = config.body == "pairs"
-        return tile_programs(layout, self.patterns, self.keys, config.block_m, config.block_n, paired)
+        return tile_programs(layout, self.patterns, self.keys, config.block_m, config.block_n, self.num_sms, paired)
 
     @property
     def program(self) -> TileProgram:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from planner.codegen.spec.config import choose_config, why_not
 from planner.codegen.spec.head_table import HeadTable, RoutedHeads, make_head_table, of_batch
 from planner.codegen.spec.kernel_spec import MAX_PATTERNS, KernelSpec, Problem
-from planner.codegen.tiling.tiles import kind_of_groups
+from planner.codegen.tiling.group_means import kind_of_groups
 from planner.patterns.base import Dense, Pattern, parse_pattern
 from planner.patterns.rules import SEPARATOR, Rules
 

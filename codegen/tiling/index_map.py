@@ -70,7 +70,7 @@ class IndexMap:
         return self._size_at(self.key)
 
     def source(self) -> str:
-        """The map as Python source: ``key_count(c0, …)`` and ``key_group(c0, …, i) -> (start, size)``."""
+        """Return the map as Python source: ``key_count(c0, …)`` and ``key_group(c0, …, i) -> (start, size)``."""
         names = ", ".join(map(str, self.coords))
         keys = [sympy.Symbol(f"k{axis}", integer=True) for axis in range(len(self.coords))]
         body = [f"{name} = {source_of(expr)}" for name, expr in zip(keys, self.key, strict=True)]

@@ -56,25 +56,25 @@ class Region:
 def regions(
     layout: TokenLayout, pattern: Pattern, coords: Sequence[Number], arithmetic: Arithmetic = INTS
 ) -> tuple[Region, ...]:
-    """The disjoint regions that the group at coords reads, global tokens first; empty ones included."""
+    """Return the disjoint regions that the group at coords reads, global tokens first; empty ones included."""
     return (*global_regions(layout), *grid_regions(layout, pattern, coords, arithmetic))
 
 
 def global_regions(layout: TokenLayout) -> tuple[Region, ...]:
-    """The runs of global tokens before and after the grid."""
+    """Return the runs of global tokens before and after the grid."""
     runs = ((0, layout.grid_start), (layout.grid_start + layout.grid.tokens, layout.tokens))
     return tuple(_run(layout, start, stop) for start, stop in runs if start < stop)
 
 
 def whole(layout: TokenLayout) -> Region:
-    """All tokens: what a global query reads."""
+    """Return the region of all tokens: what a global query reads."""
     return _run(layout, 0, layout.tokens)
 
 
 def grid_regions(
     layout: TokenLayout, pattern: Pattern, coords: Sequence[Number], arithmetic: Arithmetic = INTS
 ) -> tuple[Region, ...]:
-    """The regions of grid tokens that the group at coords reads."""
+    """Return the regions of grid tokens that the group at coords reads."""
     sizes = layout.grid.sizes
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     if isinstance(pattern, Dense):
@@ -102,7 +102,7 @@ def grid_regions(
 def shared_by_pair(
     regions: Sequence[Region], axis: int, coord: sympy.Symbol, pairs: int
 ) -> tuple[list[Region], list[Region], list[Region]]:
-    """What two groups side by side along an axis read: (both, the first alone, the second alone).
+    """Divide what two groups side by side along an axis read: (both, the first alone, the second alone).
 
     regions: of one group in its coordinates. Those found are in the coordinates of the pair, whose groups have twice
     its coordinate along the axis, and one more. Both ends of a region grow with the coordinate.

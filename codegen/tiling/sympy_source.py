@@ -21,7 +21,7 @@ class Quotient(sympy.Function):
 
     @classmethod
     def eval(cls, *args: Any) -> Any:
-        """What divides term by term does so at once."""
+        """Divide at once what divides term by term."""
         a, b = args
         if a.is_Integer and b.is_Integer:
             return a // b
@@ -31,7 +31,7 @@ class Quotient(sympy.Function):
 
 
 def quotient(a: Any, b: Any) -> sympy.Expr:
-    """a // b, both whole and not negative."""
+    """Return a // b, both whole and not negative."""
     return cast(sympy.Expr, Quotient(sympy.sympify(a), sympy.sympify(b)))
 
 
@@ -65,7 +65,7 @@ class _IntegerPrinter(PythonCodePrinter):
 
 
 def source_of(expr: Any) -> str:
-    """An int or a sympy expression as source."""
+    """Return an int or a sympy expression as source."""
     return _without_doubled_brackets(str(_IntegerPrinter().doprint(sympy.sympify(expr))))
 
 
@@ -86,11 +86,11 @@ class Names:
         self.names = found
 
     def lines(self) -> Iterator[str]:
-        """An assignment for each name."""
+        """Yield an assignment for each name."""
         return (f"{symbol} = {source_of(expr)}" for expr, symbol in self.names.items())
 
     def source_of(self, expr: Any) -> str:
-        """An expression as source, with the names in it."""
+        """Return an expression as source, with the names in it."""
         return source_of(sympy.sympify(expr).xreplace(self.names))
 
 

@@ -1,7 +1,8 @@
-"""The order of query tiles: where it saves reading, patch by patch of the grid instead of row by row.
+"""The order of query tiles: where it saves reading, wave by wave of neighbours instead of row by row of the grid.
 
-Tiles that are handled at once share what they read: one of them brings it to L2. Which keys they read in all depends on
-how they lie: a row of tiles reads every line that crosses it, a square patch reads few.
+A wave is as many tiles as there are SMs. Its tiles are handled at once and share what they read: one of them brings
+it to L2. What they read in all depends on how they lie: a row of tiles reads every line that crosses it, a square
+wave reads few.
 """
 
 from __future__ import annotations
@@ -15,26 +16,24 @@ from functools import lru_cache
 from planner.patterns.axis_set import AxisSet
 from planner.patterns.base import Pattern
 
-TOGETHER = 132
-"""Query tiles that are handled at once: one on each multiprocessor of an H100."""
-
-OFTEN, LESS = 4.0, 0.75
-"""Patches are walked where rows read all keys so many times, and patches at most this share of that.
+ROW_READINGS, WAVE_SHARE = 4.0, 0.75
+"""The order is by waves where rows would read all keys so many times, and waves read at most this share of that.
 
 Measured on an H100: where they save less, rows are up to 2 % faster (bench/EXPERIMENTS.md).
 """
 
 
 @lru_cache(maxsize=1024)
-def patch(
-    pattern: Pattern, groups: tuple[int, ...], tiles: tuple[int, ...], wide: tuple[Fraction, ...]
+def wave_sides(
+    pattern: Pattern, groups: tuple[int, ...], tiles: tuple[int, ...], wide: tuple[Fraction, ...], wave_size: int
 ) -> tuple[int, ...]:
-    """Sides in tiles of the patches in which a grid is walked; all of it where rows of tiles do as well.
+    """Return the sides in tiles of a wave, all of the grid where rows of tiles do as well.
 
     Along all axes but the first they divide the grid. groups, tiles: how many lie along each axis. wide: how many
-    groups, or what part of one, a tile holds along each.
+    groups, or what part of one, a tile holds along each. wave_size: query tiles that are handled at once, one on each
+    SM.
     """
-    rows, left = list[int](), TOGETHER
+    rows, left = list[int](), wave_size
     for count in reversed(tiles):
         rows.append(min(count, max(1, left)))
         left //= rows[-1]
@@ -42,15 +41,15 @@ def patch(
     sides = itertools.product(
         range(1, tiles[0] + 1), *([side for side in range(1, n + 1) if n % side == 0] for n in tiles[1:])
     )
-    fitting = (each for each in sides if TOGETHER / 2 <= math.prod(each) <= TOGETHER)
+    fitting = (each for each in sides if wave_size / 2 <= math.prod(each) <= wave_size)
     least, best = min(((_readings(pattern, groups, tiles, wide, each), each) for each in fitting), default=(1.0, tiles))
-    return best if of_rows >= OFTEN and least <= LESS * of_rows else tiles
+    return best if of_rows >= ROW_READINGS and least <= WAVE_SHARE * of_rows else tiles
 
 
 def _readings(
     pattern: Pattern, groups: Sequence[int], tiles: Sequence[int], wide: Sequence[Fraction], sides: Sequence[int]
 ) -> float:
-    """How many times all keys are read, if each patch of tiles reads a key once."""
+    """How many times all keys are read, if each wave of tiles reads a key once."""
     corners = itertools.product(*(range(0, n, side) for n, side in zip(tiles, sides, strict=True)))
     read = sum(
         _read_together(pattern, groups, [_span(*along) for along in zip(corner, sides, wide, groups, strict=True)])

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from planner.codegen.emit.kernel_source import DEALT, Emitted, ViewArgument
+from planner.codegen.emit.kernel_source import WORK_COUNTER, Emitted, ViewArgument
 from planner.codegen.spec.config import HOPPER
 from planner.codegen.spec.launch_plan import HeadRouting
-from planner.codegen.tiling.tiles import View
+from planner.codegen.tiling.boxes import View
 from planner.runtime.cuda.binary import Binary
 from planner.runtime.cuda.driver import Function, encode_tensor_map
 
@@ -48,17 +48,17 @@ class _Table:
     rows: torch.Tensor
     levels: torch.Tensor
     ranges: int
-    part_rows: int
+    partial_rows: int
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Device memory that launches on one stream share: parts of the rows of global queries, and counters."""
+    """Device memory that launches on one stream share: partials of the rows of global queries, and counters."""
 
-    parts: torch.Tensor
-    part_lse: torch.Tensor
+    partials: torch.Tensor
+    partial_lse: torch.Tensor
     arrivals: torch.Tensor
-    dealt: torch.Tensor
+    work_counter: torch.Tensor
 
 
 class Kernel:
@@ -112,7 +112,7 @@ class Kernel:
         found = self._launches.get(place)
         if found is None:
             table = None if routing_args is None else self._table(routing_args.routing)
-            workspace = self._workspace(stream, 0 if table is None else table.part_rows)
+            workspace = self._workspace(stream, 0 if table is None else table.partial_rows)
             packet = _Packet(self.emitted, self.binary, tensors, workspace, scale, table, routing_args)
             found = self._function.launcher(self.emitted.grid, stream, packet.pointers), packet
             if not torch.cuda.is_current_stream_capturing():
@@ -138,14 +138,14 @@ class Kernel:
             made = routing.table(self.emitted.spec)
             rows = torch.tensor(made.rows, dtype=torch.int32, device=self.device)
             levels = torch.tensor([*made.levels, 1.0], dtype=torch.float32, device=self.device)
-            found = self._tables.setdefault(routing, _Table(rows, levels, len(made.rows), made.part_rows))
+            found = self._tables.setdefault(routing, _Table(rows, levels, len(made.rows), made.partial_rows))
         return found
 
     def _workspace(self, stream: int, of_table: int) -> Workspace | None:
         """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
         emitted = self.emitted
-        rows = max(emitted.part_rows, of_table)
-        if not rows and DEALT not in emitted.arguments:
+        rows = max(emitted.partial_rows, of_table)
+        if not rows and WORK_COUNTER not in emitted.arguments:
             return None
         is_capturing = torch.cuda.is_current_stream_capturing()
         if (stream, rows) in self._workspaces and not is_capturing:
@@ -154,7 +154,7 @@ class Kernel:
             torch.empty(rows * emitted.spec.head_block, dtype=torch.float32, device=self.device),
             torch.empty(rows, dtype=torch.float32, device=self.device),
             torch.zeros(emitted.arrivals, dtype=torch.int32, device=self.device),
-            torch.zeros(1 + emitted.marks, dtype=torch.int32, device=self.device),
+            torch.zeros(1 + emitted.retry_flags, dtype=torch.int32, device=self.device),
         )
         if not is_capturing:
             self._workspaces[stream, rows] = made

@@ -14,7 +14,7 @@ from typing import Any
 from planner.codegen.emit.kernel_source import Argument, Emitted, ViewArgument
 from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.kernel_spec import KernelSpec
-from planner.codegen.tiling.tiles import View
+from planner.codegen.tiling.boxes import View
 from planner.errors import PlannerError
 from planner.runtime.cuda.binary import Binary
 
@@ -40,9 +40,9 @@ class KernelFile:
             "spec": asdict(emitted.spec),
             "arguments": [asdict(argument) for argument in emitted.arguments],
             "grid": emitted.grid,
-            "part_rows": emitted.part_rows,
+            "partial_rows": emitted.partial_rows,
             "arrivals": emitted.arrivals,
-            "marks": emitted.marks,
+            "retry_flags": emitted.retry_flags,
             "waits": emitted.waits,
             "warps": emitted.warps,
             "maxnreg": emitted.maxnreg,
@@ -87,9 +87,9 @@ def _kernel_file(body: dict[str, Any], code: bytes) -> KernelFile:
         source=str(body["source"]),
         arguments=tuple(_argument(argument) for argument in body["arguments"]),
         grid=int(body["grid"]),
-        part_rows=int(body["part_rows"]),
+        partial_rows=int(body["partial_rows"]),
         arrivals=int(body["arrivals"]),
-        marks=int(body["marks"]),
+        retry_flags=int(body["retry_flags"]),
         waits=bool(body["waits"]),
         warps=int(body["warps"]),
         maxnreg=body["maxnreg"],

@@ -194,7 +194,7 @@ def test_scores_that_rise_far_above_the_first_ones(dtype, head_dim, steep):
     q, k, v = tensors(4608, batch=2, heads=4, head_dim=head_dim, dtype=dtype)
     k[:, 0] *= torch.linspace(1.0, steep, 4608, device="cuda", dtype=dtype)[:, None]
     kernel, _ = assert_right(q, k, v, FLUX, GRAT_X)
-    assert all(not workspace.dealt.any() for workspace in kernel._workspaces.values())
+    assert all(not workspace.work_counter.any() for workspace in kernel._workspaces.values())
 
 
 @pytest.mark.parametrize("half", [0, 1])

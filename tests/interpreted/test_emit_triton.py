@@ -48,8 +48,8 @@ def run(spec, folder, mask, routing=None, noise=0.5):
     k, v = (torch.randn(spec.batch, spec.keys, spec.kv_heads, spec.head_dim).to(dtype).transpose(1, 2) for _ in "kv")
     given = {"q": q, "k": k, "v": v, "o": torch.full_like(q, math.nan), "key_mask": mask} | {
         "lse": torch.full(q.shape[:3], math.nan),
-        "parts": torch.full((max(1, emitted.part_rows * spec.head_block),), math.nan),
-        "part_lse": torch.full((max(1, emitted.part_rows),), math.nan),
+        "partials": torch.full((max(1, emitted.partial_rows * spec.head_block),), math.nan),
+        "partial_lse": torch.full((max(1, emitted.partial_rows),), math.nan),
         "arrivals": torch.zeros(max(1, emitted.arrivals), dtype=torch.int32),
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
     }
@@ -103,11 +103,11 @@ def test_dense_and_cross_lengths(tmp_path, keys):
     run(asked.with_config(KernelConfig("triton", 16, 32, 4, 2)), tmp_path, torch.ones(2, keys, dtype=torch.bool))
 
 
-def test_a_row_of_global_queries_in_many_parts(tmp_path):
+def test_a_row_of_global_queries_in_many_splits(tmp_path):
     layout, pattern = "text:20 | h:18 w:20 | more:3", "neighborhood{radius=0,edge=clip,group=3x4}"
     asked = Problem(layout, pattern, 1, 2, 1, 383, 16, "float32", 80, 8, returns_lse=True)
     spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
-    assert "PARTS = tl.constexpr(6)" in emit(spec).source
+    assert "SPLITS = tl.constexpr(6)" in emit(spec).source
     run(spec, tmp_path, torch.ones(1, 383, dtype=torch.bool))
 
 

@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import golden_sections
 import pytest
 import triton
 from kernel_specs import FLUX, HOPPER, SPECS, problem
@@ -20,14 +21,43 @@ ARCHES = (80, 89, 90, 100, 120)
 TENSOR = {80: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_sources_are_the_goldens(name, request):
-    golden, source = GOLDENS / f"{name}.py.txt", emit(SPECS[name]).source
+KINDS = {kind: [name for name in SPECS if name.startswith(f"{kind}_")] for kind in ("hopper", "triton", "means")}
+"""The kernels whose goldens lie in one folder."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def goldens(request):
+    """(kernels of one kind, their goldens), after writing them where that is asked for."""
+    folder, kernels = GOLDENS / request.param, KINDS[request.param]
     if request.config.getoption("--update-golden"):
-        golden.write_text(source)
-    assert source == golden.read_text(), (
-        "run pytest --update-golden tests/codegen/emit/test_goldens.py and read the difference"
+        golden_sections.write(folder, {kernel: emit(SPECS[kernel]).source for kernel in kernels})
+    return kernels, golden_sections.read(folder, kernels)
+
+
+def test_sources_are_the_goldens(goldens):
+    """Statement by statement, by section (see golden_sections.py): a changed helper is one difference."""
+    kernels, kept = goldens
+    for kernel in kernels:
+        emitted = golden_sections.statements(emit(SPECS[kernel]).source)
+        texts = {section: [text for _, text in found] for section, found in emitted.items()}
+        assert texts == kept[kernel], (
+            "run pytest --update-golden tests/codegen/emit/test_goldens.py and read the difference"
+        )
+
+
+def test_a_changed_helper_is_one_difference(tmp_path):
+    """Kernels that have a function alike share it; other variants stand beside it, and each kernel finds its own."""
+    head, one, other = (
+        "# ==== Part ====\n# What it is.\n\nA = 1\n\n\n",
+        "def f():\n    return A\n",
+        "def f():\n    return 2\n",
     )
+    sources = {"a": head + one, "b": head + one, "c": head + other + "\n\ndef g():\n    pass\n"}
+    golden_sections.write(tmp_path, sources)
+    assert (tmp_path / "part.py.txt").read_text().count("def f") == 2
+    kept = golden_sections.read(tmp_path, ["a", "b", "c"])
+    assert kept["a"] == kept["b"] == {"part": ["# ==== Part ====\n# What it is.", "A = 1", one.strip()]}
+    assert kept["c"]["part"][-2:] == [other.strip(), "def g():\n    pass"]
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -46,7 +46,7 @@ def functions(emitted, row=()):
         "async_store": lambda view, at, shared: shared.append((view, at)),
         "reinterpret": lambda shared, dtype, shape, layout: shared,
     }
-    exec(emitted.source[emitted.source.index("PROCESSORS =") :], names)
+    exec(emitted.source[emitted.source.index("NUM_SMS =") :], names)
     return SimpleNamespace(**names)
 
 
@@ -111,14 +111,14 @@ def read_by(kernel, views, mine, numbers):
     for i in numbers:
         view, *place = kernel.locate(Whole(i), *mine, False)
         box = views[view].box
-        note = place.pop() if "note" in kernel.locate.__code__.co_varnames else 0
+        extent = place.pop() if "extent" in kernel.locate.__code__.co_varnames else 0
         if views[view].tensor != "k":
             means += range(int(place[0]), int(place[0]) + box[0])
-            assert note >> 24 > len(views)
+            assert extent >> 24 > len(views)
             continue
         assert not means, "means come last"
-        shown = [note >> 8 * axis & 255 for axis in range(len(box))] if note else box
-        assert not note or note >> 24 == view + 1
+        shown = [extent >> 8 * axis & 255 for axis in range(len(box))] if extent else box
+        assert not extent or extent >> 24 == view + 1
         tokens.update(box_tokens(views[view].view, box, place[: len(box)], shown).tolist())
     return tokens, means
 
@@ -132,18 +132,18 @@ def check(spec, routed, row=(), share=()):
     emitted, layout = emit(spec), spec.token_layout
     kernel, program, several = functions(emitted, row), spec.program, len(spec.programs) > 1
     views = [a for a in emitted.arguments if isinstance(a, ViewArgument) and a.name.startswith("k_")]
-    told = (0, share) if row else ()
-    every, tiles_done, units_done, checked = torch.arange(layout.tokens), Counter(), Counter(), set()
-    merged = sum(program.row_blocks) if hasattr(kernel, "parts_of") else 0
-    items = len(routed) * (program.queries.count + merged)
+    table_args = (0, share) if row else ()
+    every, tiles_done, iterations_done, checked = torch.arange(layout.tokens), Counter(), Counter(), set()
+    fixed_up = sum(program.row_blocks) if hasattr(kernel, "partials_of") else 0
+    work_tiles = len(routed) * (program.queries.count + fixed_up)
     for cta in range(spec.num_sms if program.row_blocks else 0):
-        for run in range(kernel.runs_of(cta, *told)):
-            assert kernel.run_of(items + 1 + run, *told) == run
-            head, tile, *_, first, count = kernel.piece_of(cta, items + 1 + run, *told)
+        for split in range(kernel.splits_of(cta, *table_args)):
+            assert kernel.split_of(work_tiles + 1 + split, *table_args) == split
+            head, tile, *_, first, count = kernel.decode(cta, work_tiles + 1 + split, *table_args)
             assert count >= 1
-            units_done.update((int(head), int(tile), int(first) + i) for i in range(count))
+            iterations_done.update((int(head), int(tile), int(first) + i) for i in range(count))
     for grid_tile in range(len(routed) * program.queries.count):
-        head, tile, *which, first, count = kernel.piece_of(0, grid_tile, *told)
+        head, tile, *which, first, count = kernel.decode(0, grid_tile, *table_args)
         assert first == 0
         assert count >= 1
         tiles_done[int(head), int(tile)] += 1
@@ -152,7 +152,7 @@ def check(spec, routed, row=(), share=()):
         if (int(tile), pattern) in checked or len(checked) > 12:
             continue
         checked.add((int(tile), pattern))
-        coords = as_tuple(kernel.group_of(Whole(tile), *which))
+        coords = as_tuple(kernel.group_coords(Whole(tile), *which))
         tokens, means = read_by(kernel, views, (*which, *coords), range(count))
         queries, groups = spec.programs[pattern].queries, spec.programs[pattern].means
         strides = [stride for _, stride in queries.view.axes]
@@ -162,9 +162,11 @@ def check(spec, routed, row=(), share=()):
         attends = spec.patterns[pattern].mask_mod(layout)(torch.tensor(query), every)
         assert sorted(tokens.elements()) == every[attends].tolist()
         assert means[: groups.rows if groups else 0] == list(range(groups.rows if groups else 0))
-    blocks, units = range(sum(program.row_blocks)), range(program.units)
+    blocks, iterations = range(sum(program.row_blocks)), range(program.iterations)
     assert tiles_done == Counter((head, tile) for head in routed for tile in range(program.queries.count))
-    assert units_done == Counter((head, block, unit) for head in routed for block in blocks for unit in units)
+    assert iterations_done == Counter(
+        (head, block, iteration) for head in routed for block in blocks for iteration in iterations
+    )
 
 
 @settings(max_examples=40)
@@ -182,8 +184,8 @@ def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
     (row,) = table.rows
     share = row[:HEADER] if spec.program.global_runs else row[:1]
     check(spec, dict(routed), row, share)
-    parts = [number for number, argument in enumerate(emit(spec).arguments) if argument.name == "parts"]
-    assert (table.part_rows > 0) == bool(parts and routed)
+    partials = [number for number, argument in enumerate(emit(spec).arguments) if argument.name == "partials"]
+    assert (table.partial_rows > 0) == bool(partials and routed)
 
 
 @pytest.mark.parametrize(
@@ -207,16 +209,18 @@ def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, patt
     kernel, views = functions(emitted), [a for a in emitted.arguments if isinstance(a, ViewArgument)]
     views = [view for view in views if view.name.startswith("k_")]
     tile = Whole(data.draw(st.integers(0, queries.count - 1)))
-    _, _, first, tiles = kernel.piece_of(0, int(tile))
+    _, _, first, tiles = kernel.decode(0, int(tile))
     assert first == 0
-    both, odd, lone, rest = map(int, kernel.shares_of(tile, False, tiles))
-    assert both >= 1
-    pair = as_tuple(kernel.group_of(tile))
+    shared, odd_box, exclusive, remainder = map(int, kernel.pair_counts(tile, False, tiles))
+    assert shared >= 1
+    pair = as_tuple(kernel.group_coords(tile))
     for wg in range(2):
-        whole = [rest + kernel.place_of(i, lone, wg) for i in range(tiles - lone - rest)]
+        whole = [remainder + kernel.place_of(i, exclusive, wg) for i in range(tiles - exclusive - remainder)]
         assert whole[-1] == tiles - 1
-        boxes = [(0, wg)] * int(rest) + [(place, side) for place in whole for side in range(2)]
-        numbers = [kernel.box_at(Whole(place), Whole(side), both, odd, lone, rest) for place, side in boxes]
+        boxes = [(0, wg)] * int(remainder) + [(place, side) for place in whole for side in range(2)]
+        numbers = [
+            kernel.box_number(Whole(place), Whole(side), shared, odd_box, exclusive, remainder) for place, side in boxes
+        ]
         tokens, means = read_by(kernel, views, pair, sorted(numbers))
         mine = [2 * c + wg if at == axis else c for at, c in enumerate(pair)]
         along = zip(mine, spec.patterns[0].group, queries.view.axes, strict=True)
@@ -265,7 +269,7 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
             kernel.load_queries(Whole(tile), is_global, wg, 0, 0, *q_views, None, loaded)
             kernel.store_output(Whole(tile), is_global, wg, 0, 0, *o_views, stored)
             ((view, (_, *at, _)),) = stored
-            assert all(x >= 0 for x in at), "the copy engine refuses to write a box that begins outside"
+            assert all(x >= 0 for x in at), "TMA refuses to write a box that begins outside"
             rows = tokens_of_box(view, at)
             ((view, (_, *at, _)),) = loaded
             assert torch.equal(tokens_of_box(view, at), rows)
@@ -279,7 +283,7 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
                 assert bool(outside) == (len(tokens) == 0)
             if is_global or not program.coords or not len(tokens):
                 continue
-            coords = as_tuple(kernel.group_of(Whole(tile)))
+            coords = as_tuple(kernel.group_coords(Whole(tile)))
             places = torch.unravel_index(tokens - program.queries.view.origin, layout.grid.sizes)
             for place, c, g, missing in zip(places, coords, group, front_pad, strict=True):
                 assert ((place + missing) // g == int(c)).all()
@@ -287,40 +291,55 @@ def test_queries_come_from_where_their_output_goes_each_once_and_no_box_begins_o
 
 
 @given(specs())
-def test_parts_of_a_row_are_counted_and_placed_apart(spec):
+def test_partials_of_a_row_are_counted_and_placed_apart(spec):
     kernel, program = functions(emit(spec)), spec.program
     if not program.global_runs:
         return
-    bundles = spec.heads * sum(program.row_blocks) // kernel.TEAM
-    if not hasattr(kernel, "team_of"):
-        begins = [kernel.first_unit(team) for team in range(spec.num_sms // kernel.TEAM + 1)]
-        assert all(begin % kernel.UNITS == 0 for begin in begins)
-        assert (begins[0], begins[-1]) == (0, bundles * kernel.UNITS)
+    row_groups = spec.heads * sum(program.row_blocks) // kernel.CTA_GROUP
+    if not hasattr(kernel, "group_of_iteration"):
+        begins = [kernel.first_iteration(group) for group in range(spec.num_sms // kernel.CTA_GROUP + 1)]
+        assert all(begin % kernel.ITERATIONS == 0 for begin in begins)
+        assert (begins[0], begins[-1]) == (0, row_groups * kernel.ITERATIONS)
         return
-    for bundle in range(bundles):
-        teams = [kernel.team_of(bundle * kernel.UNITS + unit) for unit in range(kernel.UNITS)]
-        assert teams == sorted(teams)
-        assert len(set(teams)) == teams[-1] - teams[0] + 1 <= kernel.MAX_PARTS
-        for team in set(teams):
-            mine = [bundle * kernel.UNITS + unit for unit, owner in enumerate(teams) if owner == team]
-            first, last = kernel.first_unit(team), kernel.first_unit(team + 1)
+    for row_group in range(row_groups):
+        groups = [
+            kernel.group_of_iteration(row_group * kernel.ITERATIONS + iteration)
+            for iteration in range(kernel.ITERATIONS)
+        ]
+        assert groups == sorted(groups)
+        assert len(set(groups)) == groups[-1] - groups[0] + 1 <= kernel.MAX_PARTIALS
+        for group in set(groups):
+            mine = [
+                row_group * kernel.ITERATIONS + iteration for iteration, owner in enumerate(groups) if owner == group
+            ]
+            first, last = kernel.first_iteration(group), kernel.first_iteration(group + 1)
             assert first <= mine[0] <= mine[-1] < last
 
 
 @settings(max_examples=30)
 @given(has_head_table())
-def test_parts_of_a_tabled_row_are_placed_within_its_workspace(drawn):
+def test_partials_of_a_tabled_row_are_placed_within_its_workspace(drawn):
     spec, routed = drawn
     table = HeadRouting((), (tuple(routed),)).table(spec)
     share, kernel = table.rows[0][:HEADER], functions(emit(spec))
     if not spec.program.global_runs:
         return
-    bundles = len(routed) * kernel.BUNDLES_PER_HEAD
-    for bundle in range(bundles):
-        teams = [kernel.team_of(bundle * kernel.UNITS + unit, 0, share) for unit in range(kernel.UNITS)]
-        assert teams == sorted(teams)
-        assert len(set(teams)) == teams[-1] - teams[0] + 1 <= share[-1]
-        for team in set(teams):
-            mine = [bundle * kernel.UNITS + unit for unit, owner in enumerate(teams) if owner == team]
-            assert kernel.first_unit(team, 0, share) <= mine[0] <= mine[-1] < kernel.first_unit(team + 1, 0, share)
-    assert table.part_rows >= bundles * kernel.TEAM * share[-1] * spec.config.block_m
+    row_groups = len(routed) * kernel.ROW_GROUPS_PER_HEAD
+    for row_group in range(row_groups):
+        groups = [
+            kernel.group_of_iteration(row_group * kernel.ITERATIONS + iteration, 0, share)
+            for iteration in range(kernel.ITERATIONS)
+        ]
+        assert groups == sorted(groups)
+        assert len(set(groups)) == groups[-1] - groups[0] + 1 <= share[-1]
+        for group in set(groups):
+            mine = [
+                row_group * kernel.ITERATIONS + iteration for iteration, owner in enumerate(groups) if owner == group
+            ]
+            assert (
+                kernel.first_iteration(group, 0, share)
+                <= mine[0]
+                <= mine[-1]
+                < kernel.first_iteration(group + 1, 0, share)
+            )
+    assert table.partial_rows >= row_groups * kernel.CTA_GROUP * share[-1] * spec.config.block_m

@@ -16,8 +16,9 @@ from strategies import grids
 from planner.codegen.emit.bodies import emit
 from planner.codegen.spec.config import KernelConfig, why_not
 from planner.codegen.spec.launch_plan import HeadRouting
+from planner.codegen.tiling.group_means import kind_of_groups
+from planner.codegen.tiling.query_tiles import pair_axis
 from planner.codegen.tiling.stream_k import make_schedule
-from planner.codegen.tiling.tiles import kind_of_groups, pair_axis
 from planner.patterns.base import CrissCross, Neighborhood
 from planner.patterns.layout import GlobalTokens, TokenLayout
 
@@ -58,20 +59,20 @@ def run(spec, routed=None, seed=0, steep=1.0, queries=1.0):
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
     }
     given |= {"lse": torch.full((slots, spec.queries), math.nan), "arrivals": torch.zeros(emitted.arrivals + 1).int()}
-    given |= {"dealt": torch.zeros(1 + emitted.marks).int()}
-    part_rows = emitted.part_rows
+    given |= {"work_counter": torch.zeros(1 + emitted.retry_flags).int()}
+    partial_rows = emitted.partial_rows
     if routed is not None:
         table = HeadRouting((), (tuple(routed.items()),)).table(spec)
-        part_rows = table.part_rows
+        partial_rows = table.partial_rows
         given |= routing_args(table, [0.0])
     given |= {
-        "parts": torch.full((part_rows * spec.head_dim + 1,), math.nan),
-        "part_lse": torch.full((part_rows + 1,), math.nan),
+        "partials": torch.full((partial_rows * spec.head_dim + 1,), math.nan),
+        "partial_lse": torch.full((partial_rows + 1,), math.nan),
     }
     for again in range(2):
         hopper.launch(emitted, given, seed + again)
     assert not given["arrivals"].any()
-    assert not given["dealt"].any()
+    assert not given["work_counter"].any()
     out, lse = of_heads(spec, q, k, v, mask, routed)
     # Float32 scores are as far off as they are great.
     great = steep * float(torch.as_tensor(queries).max())
@@ -154,7 +155,7 @@ def test_pairs_that_read_an_even_or_an_odd_number_of_boxes(text):
 def test_more_key_tiles_than_are_found_at_once(config, group):
     asked = problem("a:130 | h:48 w:48", f"crisscross{{axes=lines,group={group}}}", heads=2, head_dim=64)
     spec = replace(asked, num_sms=2).with_config(KernelConfig.parse(config))
-    assert spec.program.units * spec.program.boxes > 32
+    assert spec.program.iterations * spec.program.boxes > 32
     run(spec)
 
 
@@ -172,7 +173,7 @@ def test_one_half_of_a_pair_is_done_again(half):
 @pytest.mark.parametrize("num_sms", [1, 3])
 @pytest.mark.parametrize("half", [0, 1])
 def test_one_half_of_a_run_of_text_is_done_again(half, num_sms):
-    """Of rows of text one warpgroup fails, the other has announced its part before or written its rows."""
+    """Of rows of text one warpgroup fails, the other has signalled its partial before or written its rows."""
     asked = problem("a:256 | h:32 w:32", "crisscross{axes=lines,group=8x16}", heads=1, head_dim=64, returns_lse=True)
     spec = replace(asked, num_sms=num_sms).with_config(KernelConfig("sm90", 128, 128, 4, 4))
     rows = torch.ones(256 + 32 * 32)
@@ -180,14 +181,16 @@ def test_one_half_of_a_run_of_text_is_done_again(half, num_sms):
     run(spec, steep=3.0, queries=rows[:, None])
 
 
-def test_a_program_that_has_row_blocks_to_merge_and_nothing_else():
-    """It waits for the launch before too, whose counters of parts are the same."""
+def test_a_cta_that_has_row_blocks_to_fix_up_and_nothing_else():
+    """It waits for the launch before too, whose counters of partials are the same."""
     asked = problem("a:256 | h:40 w:16", "neighborhood{radius=0,edge=clamp,group=8x16}", heads=1, head_dim=64)
     spec = replace(asked, num_sms=24).with_config(KernelConfig("sm90", 128, 128, 4, 4))
-    schedule = make_schedule(spec.program, 1, 24, spec.program.units)
+    schedule = make_schedule(spec.program, 1, 24, spec.program.iterations)
     first = schedule.grid_tiles
-    assert schedule.first_unit(first // schedule.team) == schedule.first_unit(first // schedule.team + 1)
-    assert schedule.max_parts > 1
+    assert schedule.first_iteration(first // schedule.cta_group) == schedule.first_iteration(
+        first // schedule.cta_group + 1
+    )
+    assert schedule.max_partials > 1
     run(spec)
 
 

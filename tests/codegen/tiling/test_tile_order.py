@@ -10,7 +10,7 @@ from kernel_specs import problem
 from strategies import group_grids, readings
 
 from planner.codegen.spec.config import choose_config
-from planner.codegen.tiling.tile_order import _read_together, patch
+from planner.codegen.tiling.tile_order import _read_together, wave_sides
 from planner.patterns.base import parse_pattern
 
 LINES, AROUND = "crisscross{{axes=lines,group={}}}", "neighborhood{{radius=1,edge=clamp,group={}}}"
@@ -34,12 +34,12 @@ def test_what_groups_read_together_is_what_any_of_them_attends_to(drawn):
 
 
 def sides(layout, pattern):
-    """Sides of patches in tokens, None where a grid is walked in rows."""
+    """Sides of waves in tokens, None where tiles are ordered by rows."""
     asked = problem(layout, pattern)
     queries = asked.with_config(choose_config(asked)).program.queries
-    if queries.patch == queries.counts:
+    if queries.wave == queries.counts:
         return None
-    return tuple(side * b for side, b in zip(queries.patch, queries.box, strict=True))
+    return tuple(side * b for side, b in zip(queries.wave, queries.box, strict=True))
 
 
 CASES = [
@@ -53,13 +53,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("layout", "pattern", "group", "expected"), CASES)
-def test_grids_whose_rows_would_read_everything_again_and_again_are_walked_in_patches(layout, pattern, group, expected):
+def test_grids_whose_rows_would_read_everything_again_and_again_are_ordered_by_waves(layout, pattern, group, expected):
     assert sides(layout, pattern.format(group)) == expected
 
 
-def test_a_patch_divides_the_grid_but_for_its_first_axis():
-    tall = patch(
-        parse_pattern(LINES.format("4x8x8")), (9, 6, 10), (17, 6, 10), (Fraction(1, 2), Fraction(1), Fraction(1))
+def test_a_wave_divides_the_grid_but_for_its_first_axis():
+    tall = wave_sides(
+        parse_pattern(LINES.format("4x8x8")), (9, 6, 10), (17, 6, 10), (Fraction(1, 2), Fraction(1), Fraction(1)), 132
     )
     assert 17 % tall[0]
     assert 6 % tall[1] == 10 % tall[2] == 0

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from strategies import layouts, patterns, problems
 from whole import Whole
 
+import planner.codegen.tiling.program
 import planner.codegen.tiling.tile_order
-import planner.codegen.tiling.tiles
-from planner.codegen.tiling.stream_k import MERGE, PART_ENDS, TILE_ENDS, Schedule, make_schedule
+from planner.codegen.tiling.boxes import View
+from planner.codegen.tiling.program import tile_programs
+from planner.codegen.tiling.query_tiles import QueryTiles, pair_axis
+from planner.codegen.tiling.stream_k import FIX_UP, SPLIT_ENDS, TILE_ENDS, Schedule, make_schedule
 from planner.codegen.tiling.sympy_source import quotient, source_of
-from planner.codegen.tiling.tiles import QueryTiles, View, pair_axis, tile_programs
 from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
 
@@ -42,13 +44,12 @@ def names(coords):
 
 
 @contextmanager
-def small_patches(tiles):
-    """Grids are walked in patches of so many tiles, where there are any, whatever it saves."""
+def small_waves():
+    """Tiles are ordered by waves, where there are any, whatever it saves."""
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr("planner.codegen.tiling.tile_order.TOGETHER", tiles)
-        changed.setattr("planner.codegen.tiling.tile_order.OFTEN", 0.0)
-        changed.setattr("planner.codegen.tiling.tile_order.LESS", math.inf)
-        caches = planner.codegen.tiling.tile_order.patch, planner.codegen.tiling.tiles._tile_program
+        changed.setattr("planner.codegen.tiling.tile_order.ROW_READINGS", 0.0)
+        changed.setattr("planner.codegen.tiling.tile_order.WAVE_SHARE", math.inf)
+        caches = planner.codegen.tiling.tile_order.wave_sides, planner.codegen.tiling.program._tile_program
         for cache in caches:
             cache.cache_clear()
         yield
@@ -57,14 +58,14 @@ def small_patches(tiles):
 
 
 @given(problems(), blocks, blocks, st.sampled_from([1, 2, 4, 6, 9]))
-def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block_m, block_n, together):
-    with small_patches(together):
-        check_query_tiles(problem, block_m, block_n)
+def test_query_tiles_hold_each_grid_token_once_with_its_own_group(problem, block_m, block_n, num_sms):
+    with small_waves():
+        check_query_tiles(problem, block_m, block_n, num_sms)
 
 
-def check_query_tiles(problem, block_m, block_n):
+def check_query_tiles(problem, block_m, block_n, num_sms):
     layout, grid, pattern = problem
-    (program,) = tile_programs(layout, [pattern], layout.tokens, block_m, block_n)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, block_m, block_n, num_sms)
     queries, order, found = program.queries, grid.order(), Counter()
     for number in range(queries.count):
         coords = [evaluate(c, i=number) for c in queries.coords(INDEX)]
@@ -83,7 +84,7 @@ def check_query_tiles(problem, block_m, block_n):
 @given(problems(), blocks)
 def test_key_tiles_hold_exactly_what_the_mask_attends(problem, block_n):
     layout, grid, pattern = problem
-    (program,) = tile_programs(layout, [pattern], layout.tokens, 64, block_n)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 64, block_n, 132)
     attends, every, order = pattern.mask_mod(layout), torch.arange(layout.tokens), grid.order()
     for coords in itertools.islice(grid.coords(), 12):
         read = Counter()
@@ -113,10 +114,10 @@ def paired(draw):
 @given(paired(), st.sampled_from([64, 128]))
 def test_each_group_of_a_pair_reads_what_both_do_and_what_it_does_alone(problem, block_n):
     layout, pattern = problem
-    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, block_n, paired=True)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, block_n, 132, paired=True)
     axis, queries = pair_axis(layout, pattern, 128), program.queries
     attends, every, grid = pattern.mask_mod(layout), torch.arange(layout.tokens), pattern.grid(layout.grid.sizes)
-    first, second = program.lone
+    first, second = program.exclusive
     both = program.keys[: len(program.keys) - len(first) - len(second)]
     assert program.keys == (*both, *first, *second)
     for number in range(min(queries.count, 12)):
@@ -143,73 +144,75 @@ def test_each_group_of_a_pair_reads_what_both_do_and_what_it_does_alone(problem,
 
 
 @given(problems(), st.integers(1, 140), st.integers(1, 8))
-def test_the_schedule_hands_out_every_unit_and_tile_once(problem, num_sms, heads):
+def test_the_schedule_hands_out_every_iteration_and_tile_once(problem, num_sms, heads):
     layout, _, pattern = problem
-    (program,) = tile_programs(layout, [pattern], layout.tokens, 64, 64)
-    units = program.units
-    schedule = make_schedule(program, heads, num_sms, units)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 64, 64, 132)
+    iterations = program.iterations
+    schedule = make_schedule(program, heads, num_sms, iterations)
     assert schedule.row_blocks == heads * sum(-(-size // 64) for _, size in program.global_runs)
-    owners = [schedule.team_of(unit) for unit in range(schedule.bundles * units)]
+    owners = [schedule.group_of(iteration) for iteration in range(schedule.row_groups * iterations)]
     assert owners == sorted(owners)
-    assert all(team < num_sms // schedule.team for team in owners)
-    for bundle in range(schedule.bundles):
-        assert len(set(owners[bundle * units : (bundle + 1) * units])) <= schedule.max_parts
+    assert all(group < num_sms // schedule.cta_group for group in owners)
+    for row_group in range(schedule.row_groups):
+        assert len(set(owners[row_group * iterations : (row_group + 1) * iterations])) <= schedule.max_partials
 
 
 @pytest.mark.parametrize("extra", [0, 1, 60, 127, 128, 129, 130, 131])
 @pytest.mark.parametrize("text", [128, 256, 512, 700])
-def test_no_unit_is_left_over_however_the_tiles_divide(extra, text):
+def test_no_iteration_is_left_over_however_the_tiles_divide(extra, text):
     layout, pattern = (
         TokenLayout.parse(f"text:{text} | h:{132 + extra} w:128"),
         parse_pattern("crisscross{group=1x128}"),
     )
-    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128)
-    units = program.units
-    schedule = make_schedule(program, 1, 132, units)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128, 132)
+    iterations = program.iterations
+    schedule = make_schedule(program, 1, 132, iterations)
     assert schedule.grid_tiles % 132 == extra
-    assert schedule.team_of(schedule.bundles * units - 1) < 132 // schedule.team
+    assert schedule.group_of(schedule.row_groups * iterations - 1) < 132 // schedule.cta_group
 
 
 def test_rows_of_global_queries_fill_what_is_uneven_in_the_tiles():
     layout, pattern = TokenLayout.parse("text:512 | h:64 w:64"), parse_pattern("crisscross{group=16x16}")
-    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128)
+    (program,) = tile_programs(layout, [pattern], layout.tokens, 128, 128, 132)
     schedule = make_schedule(program, 24, 132, 36)
     work = [math.ceil((schedule.grid_tiles - cta) / 132) * (18 + TILE_ENDS) for cta in range(132)]
-    parts = {(schedule.team_of(unit), unit // 36) for unit in range(schedule.bundles * 36)}
-    for member in range(schedule.team):
-        for unit in range(schedule.bundles * 36):
-            work[schedule.team_of(unit) * schedule.team + member] += 1
-        for team, _ in parts:
-            work[team * schedule.team + member] += PART_ENDS
+    splits = {(schedule.group_of(iteration), iteration // 36) for iteration in range(schedule.row_groups * 36)}
+    for member in range(schedule.cta_group):
+        for iteration in range(schedule.row_groups * 36):
+            work[schedule.group_of(iteration) * schedule.cta_group + member] += 1
+        for group, _ in splits:
+            work[group * schedule.cta_group + member] += SPLIT_ENDS
     assert max(work) <= 1.01 * sum(work) / 132
 
 
 def test_row_blocks_are_read_whole_where_the_tiles_fill_what_that_leaves_uneven():
     layout = TokenLayout.parse("text:512 | h:64 w:64")
-    (program,) = tile_programs(layout, [parse_pattern("crisscross{group=8x8}")], layout.tokens, 128, 128, paired=True)
+    (program,) = tile_programs(
+        layout, [parse_pattern("crisscross{group=8x8}")], layout.tokens, 128, 128, 132, paired=True
+    )
     schedule = make_schedule(program, 24, 132, 36)
-    assert schedule.max_parts == 1
-    assert [schedule.first_unit(team) for team in range(34)] == [36 * min(team, 24) for team in range(34)]
-    assert make_schedule(program, 24, 92, 36).max_parts > 1  # 23 teams of four for 24 bundles
+    assert schedule.max_partials == 1
+    assert [schedule.first_iteration(group) for group in range(34)] == [36 * min(group, 24) for group in range(34)]
+    assert make_schedule(program, 24, 92, 36).max_partials > 1  # 23 groups of four for 24 row_groups
 
 
 @given(st.integers(1, 300), st.floats(0.5, 40), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40))
-def test_when_a_schedule_ends_is_when_dealing_does(grid_tiles, tile, bundles, units, run):
-    long_run = run + 3
-    schedule = Schedule(40, grid_tiles, 2 * bundles, 2, units, 2, 3, long_run, run)
-    assume(3 * long_run + 17 * run >= bundles * (units + 2))
-    loads, parts = [0.0] * 40, Counter(schedule.team_of(unit) for unit in range(bundles * units))
+def test_a_schedule_finishes_when_handing_out_its_tiles_does(grid_tiles, tile, row_groups, iterations, run):
+    long_iterations = run + 3
+    schedule = Schedule(40, grid_tiles, 2 * row_groups, 2, iterations, 2, 3, long_iterations, run)
+    assume(3 * long_iterations + 17 * run >= row_groups * (iterations + 2))
+    loads, splits = [0.0] * 40, Counter(schedule.group_of(iteration) for iteration in range(row_groups * iterations))
     shared = False
-    for team in parts:
-        blocks = Counter(u // units for u in range(bundles * units) if schedule.team_of(u) == team)
-        shared |= any(count < units for count in blocks.values())
+    for group in splits:
+        blocks = Counter(u // iterations for u in range(row_groups * iterations) if schedule.group_of(u) == group)
+        shared |= any(count < iterations for count in blocks.values())
         for member in range(2):
-            loads[2 * team + member] = sum(n + (2 if n < units else 0.5) for n in blocks.values())
+            loads[2 * group + member] = sum(n + (2 if n < iterations else 0.5) for n in blocks.values())
     heapq.heapify(loads)
     for _ in range(grid_tiles):
         heapq.heapreplace(loads, loads[0] + tile)
-    expected = max(loads) + (MERGE * 0.5 / TILE_ENDS if shared else 0)
-    assert schedule.ends(tile, 0.5 / TILE_ENDS) == pytest.approx(expected, abs=0.11)
+    expected = max(loads) + (FIX_UP * 0.5 / TILE_ENDS if shared else 0)
+    assert schedule.finish_time(tile, 0.5 / TILE_ENDS) == pytest.approx(expected, abs=0.11)
 
 
 def test_two_warpgroups_cut_a_box_along_its_slowest_side_and_a_pair_between_its_groups():

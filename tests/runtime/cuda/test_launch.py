@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernel_specs import SPECS
 
-from planner.codegen.tiling.tiles import View
+from planner.codegen.tiling.boxes import View
 from planner.errors import BadAttentionInput
 from planner.runtime.attention.cpu import grouped_sdpa
 from planner.runtime.attention.dispatch import attend

@@ -1,0 +1,1 @@
+"""Emission for Hopper: facts of a warp-specialised kernel, lines printed from closed forms, source and arguments."""
