@@ -117,6 +117,14 @@ SPECS = {
         head_dim=72,
         arch=80,
     ),
+    "triton_scaled": _spec(
+        NARROW,
+        "text:9 | h:20 w:30",
+        "crisscross{axes=lines,group=8x8}",
+        arch=80,
+        dtype="bfloat16{out=float32}",
+        scales="kv",
+    ),
     "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),
 }
 

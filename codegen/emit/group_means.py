@@ -18,11 +18,12 @@ from planner.codegen.emit.kernel_source import (
     box_tokens,
     header,
     indented,
-    pointer_to,
+    pointer_argument,
     render,
+    stride_argument,
 )
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.kernel_spec import DTYPES, KernelSpec
+from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.sympy_source import source_of
 
@@ -47,11 +48,10 @@ def emit_means(spec: KernelSpec) -> Emitted:
         group_lines=indented(f"c{axis} = {source_of(digit)}" for axis, digit in enumerate(means.digits(_GROUP))),
         token_lines=indented(indented(_token_lines(spec, means))),
     )
-    element = pointer_to(spec.dtype)
-    arguments = [Argument(name, element, 16) for name in ("k", "v", "k_means", "v_means")]
+    arguments = [pointer_argument(name, spec.dtypes) for name in ("k", "v", "k_means", "v_means")]
     arguments += [Argument("mean_bias", "*fp32")] + [Argument("key_mask", "*i1")] * spec.key_mask
     arguments += TABLE * spec.has_head_table
-    arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
+    arguments += [stride_argument(stride, spec.dtypes) for stride in strides]
     arguments += [Argument("bias_batch", "i64"), Argument("scale_log2", "fp32")]
     return Emitted(
         spec=spec,

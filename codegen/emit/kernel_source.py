@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy
 
+from planner.codegen.spec.dtypes import Dtypes
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.group_means import MeanTiles
@@ -43,6 +44,16 @@ WORKSPACE = [Argument("partials", "*fp32", 16), Argument("partial_lse", "*fp32")
 WORK_COUNTER = Argument("work_counter", "*i32")
 """Argument of a kernel whose CTAs take work tiles as they come: a counter of those that are taken, and after it a flag
 for each query tile of the grid that has to be done again."""
+
+
+def pointer_argument(name: str, dtypes: Dtypes) -> Argument:
+    """Return the argument for a tensor, which begins at a multiple of 16 bytes."""
+    return Argument(name, dtypes.of(name).pointer, 16)
+
+
+def stride_argument(name: str, dtypes: Dtypes) -> Argument:
+    """Return the argument for a stride (``q_head``), in elements, which is a multiple of 16 bytes."""
+    return Argument(name, "i64", 16 // dtypes.of(name).bytes)
 
 
 @dataclass(frozen=True)
@@ -169,11 +180,6 @@ def box_tokens(
         yield f"{letter}{axis} = {start} + {digit}"
         places.append(f"{letter}{axis}" if stride == 1 else f"{letter}{axis} * {stride}")
     yield f"{name} = {' + '.join([str(origin)] * bool(origin) + places)}"
-
-
-def pointer_to(dtype: str) -> str:
-    """Return the type of a pointer to elements, as Triton spells it."""
-    return {"bfloat16": "*bf16", "float16": "*fp16"}.get(dtype, "*fp32")
 
 
 def indented(lines: Iterable[str]) -> list[str]:

@@ -74,7 +74,7 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
         return f"nothing is known of compute capability {problem.arch}"
     if problem.only_means != (config.body == "means"):
         return f"a kernel with the body {config.body} computes {'attention' if problem.only_means else 'means'}"
-    reason = _why_not_sm90(config, problem) if config.body in HOPPER else _why_not_together(config, problem)
+    reason = _why_not_sm90(config, problem) if config.body in HOPPER else _why_not_pointers(config, problem)
     needed, given = _shared_bytes(config, problem), SHARED_KIB[problem.arch] * 1024
     if reason is None and needed > given:
         return f"it needs {needed} bytes of shared memory and SM{problem.arch} has {given}"
@@ -84,7 +84,7 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
 def candidates(problem: Problem) -> Iterator[KernelConfig]:
     """The configs worth trying for a problem on its target, the one that should be fastest first.
 
-    The order: the Hopper bodies, four warpgroups before two, then the largest tile. A warp holds at most 64 numbers of
+    The order: the Hopper bodies, four warpgroups before two, then the largest tile. A warp holds at most 64 elements of
     the output a thread, half of that where float32 is split into three products: more spill (bench/RESULTS.md, kernels
     on other targets).
     """
@@ -95,7 +95,7 @@ def candidates(problem: Problem) -> Iterator[KernelConfig]:
     tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
     two = [KernelConfig("sm90", 128, 128, 4, 4 if wide else 8), KernelConfig("sm90", 128, 64, 4, 8)]
     found = [KernelConfig("sm90", 256, 64, 4, 16), *two, KernelConfig("pairs", 128, 128, 4, 5 if wide else 8)]
-    held = 1024 if problem.dtype == "float32" else 2048  # numbers of the output that a warp holds
+    held = 1024 if problem.dtypes.q.products > 1 else 2048  # elements of the output that a warp holds
     rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
     for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
         warps = max(4, block_m * problem.head_block // held)
@@ -114,6 +114,17 @@ def choose_config(problem: Problem) -> KernelConfig:
     return found
 
 
+def _why_not_pointers(config: KernelConfig, problem: Problem) -> str | None:
+    """Why a body that reads rows by pointers cannot serve a problem."""
+    q = problem.dtypes.q
+    for name, dtype in (("keys", problem.dtypes.k), ("values", problem.dtypes.v)):
+        if not q.holds(dtype) and not problem.only_means:
+            return f"{name} of {dtype.name} would be rounded to {q.name}, which queries are multiplied as"
+    if problem.scales and problem.mean_rows:
+        return "means of groups have no scales"
+    return _why_not_together(config, problem)
+
+
 def _why_not_together(config: KernelConfig, problem: Problem) -> str | None:
     """Why the patterns cannot have the same query tiles: a border of one's groups would cut another's."""
     groups = {pattern.group for pattern in problem.grouped}
@@ -130,19 +141,23 @@ def _shared_bytes(config: KernelConfig, problem: Problem) -> int:
     """
     if problem.only_means:
         return 0
-    width = 4 if problem.dtype in ("float32", "tf32") else 2
+    q, k, v = problem.dtypes.q, problem.dtypes.k, problem.dtypes.v
     if config.body in HOPPER:
-        rows = config.stages * config.block_n + 2 * config.block_m
+        channel = (config.stages * config.block_n + 2 * config.block_m) * q.bytes
     else:
-        rows = 2 * config.stages * config.block_n + config.block_m
-    return rows * problem.head_block * width * (3 if problem.dtype == "float32" else 2) // 2 + 2048
+        channel = config.stages * config.block_n * (k.bytes + v.bytes) + config.block_m * q.bytes
+    return channel * problem.head_block * (3 if q.products > 1 else 2) // 2 + 2048
 
 
 def _why_not_sm90(config: KernelConfig, problem: Problem) -> str | None:
     if problem.arch != 90:
         return f"its instructions are those of SM90, not of SM{problem.arch}"
-    if problem.dtype in ("float32", "tf32"):
+    if not problem.dtypes.is_uniform:
+        return "its queries, keys, values and output are of one type"
+    if problem.dtypes.q.is_split:
         return "it multiplies bfloat16 and float16"
+    if problem.scales:
+        return "it takes no scales"
     if problem.head_block not in (64, 128):
         return f"heads of {problem.head_dim} channels do not make tiles of 64 or 128"
     four = config.body == "sm90" and problem.head_block == 64 and config.block_n == 64

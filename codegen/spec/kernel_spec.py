@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Self
 
 from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.dtypes import Dtypes
 from planner.codegen.tiling.group_means import kind_of_groups
 from planner.codegen.tiling.program import TileProgram, tile_programs
 from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
@@ -17,11 +18,6 @@ from planner.errors import MalformedValue
 from planner.patterns.base import Dense, Neighborhood, Pattern, parse_pattern
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import SEPARATOR
-
-DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
-"""Element types that kernels take, with their bytes. Float32 tensors are multiplied on tensor cores: as float32 in
-three products each (relative error about 1e-6), as tf32 in one (about 5e-4).
-"""
 
 MAX_PATTERNS, SLOT_BITS = 64, 24
 """Patterns of one kernel, and bits of a table's entry that name a head; those above them name its pattern."""
@@ -36,10 +32,12 @@ class Problem:
 
     layout, pattern: spellings. Several patterns are separated by semicolons; a table in device memory says which of
     them a head follows. keys: length of the key sequence, which differs from the layout's only for dense patterns.
-    key_mask: whether keys can be masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether
-    the log-sum-exp of every query is an output. arch: compute capability, 80 to 121. num_sms: multiprocessors.
-    has_head_table: whether a table says which heads the kernel serves, and by which pattern, at the noise level that
-    it finds in device memory. only_means: whether not attention is asked for but the means of the pattern's groups.
+    dtype: the spelling of the tensors' element types (planner.codegen.spec.dtypes). key_mask: whether keys can be
+    masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether the log-sum-exp of every query is an
+    output. arch: compute capability, 80 to 121. num_sms: multiprocessors. has_head_table: whether a table says which
+    heads the kernel serves, and by which pattern, at the noise level that it finds in device memory. only_means:
+    whether not attention is asked for but the means of the pattern's groups. scales: which of q, k and v are multiplied
+    by a scale of their own, one float32 in device memory: ``kv``.
     """
 
     layout: str
@@ -56,6 +54,12 @@ class Problem:
     returns_lse: bool = False
     has_head_table: bool = False
     only_means: bool = False
+    scales: str = ""
+
+    @cached_property
+    def dtypes(self) -> Dtypes:
+        """The element types as values."""
+        return Dtypes.parse(self.dtype)
 
     @cached_property
     def token_layout(self) -> TokenLayout:
@@ -111,7 +115,9 @@ class Problem:
 
     def _means_of(self, pattern: Pattern) -> Problem:
         one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, pooled=True)
-        changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True}
+        k, v = self.dtypes.k, self.dtypes.v
+        changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True, "scales": ""}
+        changes["dtype"] = str(Dtypes(q=k, k=k, v=v, out=k))
         return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
 
     def query_tiles(self, block_m: int) -> tuple[QueryTiles, ...]:
@@ -123,8 +129,10 @@ class Problem:
         return KernelSpec(**self._fields(), config=config)  # pyright: ignore[reportArgumentType]
 
     def verify(self) -> Self:
-        """Return the value itself; raises MalformedValue, or what its layout and pattern raise."""
-        self._require(self.dtype in DTYPES, f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        """Return the value itself; raises MalformedValue, or what its layout, pattern and dtype raise."""
+        self._require(self.dtype == str(self.dtypes), f"dtype {self.dtype!r} is spelled {str(self.dtypes)!r}")
+        in_order = "".join(tensor for tensor in "qkv" if tensor in self.scales)
+        self._require(self.scales == in_order, f"scales {self.scales!r} are not some of q, k and v, in this order")
         self._require(self.head_dim in HEAD_DIMS, f"head_dim {self.head_dim} is no multiple of 8 up to 256")
         self._require(min(self.batch, self.heads, self.kv_heads, self.keys, self.num_sms) >= 1, "a size is below 1")
         self._require(self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide among {self.kv_heads}")

@@ -200,7 +200,7 @@ def _parameters(
         if isinstance(argument, ViewArgument):
             swizzle, box = next(maps)
             sizes, strides, address = _view(tensors[argument.tensor], argument.view, spec.head_dim)
-            yield encode_tensor_map(address, spec.dtype, sizes, strides, box, swizzle), "b8"
+            yield encode_tensor_map(address, spec.dtypes.of(argument.tensor), sizes, strides, box, swizzle), "b8"
             yield from ((ctypes.c_uint32(size), "u32") for size in sizes)
             yield from ((ctypes.c_uint64(stride), "u64") for stride in strides)
         elif name.endswith("_last"):

@@ -74,19 +74,22 @@ def _launch(spec: KernelSpec, device: torch.device) -> Any:
 
     made = build(spec)
     kernel = Kernel(made.emitted, made.binary, device)
-    dtype = torch.float32 if spec.dtype == "tf32" else getattr(torch, spec.dtype)
-    query = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim, dtype=dtype, device=device)
-    key, value = (
-        torch.randn(spec.batch, spec.kv_heads, spec.keys, spec.head_dim, dtype=dtype, device=device) for _ in range(2)
-    )
+
+    def randn(name: str, heads: int, tokens: int) -> torch.Tensor:
+        made = torch.randn(spec.batch, heads, tokens, spec.head_dim, device=device)
+        return made.to(spec.dtypes.of(name).of_tensors)
+
+    query = randn("q", spec.heads, spec.queries)
+    key, value = (randn(letter, spec.kv_heads, spec.keys) for letter in "kv")
     lse = torch.empty(query.shape[:3], device=device)
     mask = torch.ones(spec.batch, spec.keys, dtype=torch.bool, device=device)
-    tensors = {"q": query, "k": key, "v": value, "o": torch.empty_like(query), "lse": lse, "key_mask": mask}
+    out = torch.empty_like(query, dtype=spec.dtypes.out.of_tensors)
+    tensors = {"q": query, "k": key, "v": value, "o": out, "lse": lse, "key_mask": mask}
+    tensors |= {f"{letter}_scale": torch.ones((), device=device) for letter in spec.scales}
     for kind, rows in spec.mean_rows.items():
         for letter in "kv":
-            tensors[f"{letter}_means" if spec.only_means else f"{letter}_means_{kind}"] = torch.randn(
-                spec.batch, spec.kv_heads, rows, spec.head_dim, dtype=dtype, device=device
-            )
+            name = f"{letter}_means" if spec.only_means else f"{letter}_means_{kind}"
+            tensors[name] = randn(letter, spec.kv_heads, rows)
     tensors["mean_bias"] = torch.zeros(spec.batch * sum(spec.mean_rows.values()) + spec.config.block_n, device=device)
     routing_args = (
         RoutingArguments(HeadRouting.in_turn(spec), torch.zeros((), device=device)) if spec.has_head_table else None

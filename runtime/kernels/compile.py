@@ -19,6 +19,7 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 
 from planner.codegen.emit.kernel_source import Emitted, ViewArgument
 from planner.codegen.spec.config import HOPPER
+from planner.codegen.spec.dtypes import DTYPES
 from planner.runtime.cuda.binary import Binary
 
 
@@ -73,6 +74,6 @@ def _signature(argument: Any, is_gluon: bool) -> str:
         return argument.signature
     element = re.match(r"tensordesc<(\w+)\[", argument.signature)
     assert element is not None
-    dtype = {"bf16": gl.bfloat16, "fp16": gl.float16}[element[1]]
+    dtype = getattr(gl, next(each.torch_name for each in DTYPES.values() if each.triton == element[1]))
     shape = [int(x) for x in re.findall(r"\d+", argument.signature.split("[")[1])]
     return argument.signature[:-1] + f",{NVMMASharedLayout.get_default_for(shape, dtype)!r}>"

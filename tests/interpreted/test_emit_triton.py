@@ -28,6 +28,10 @@ pytestmark = [
 ]
 
 
+TOLERANCES = {"float32": (1e-4, 1e-5), "float16": (1e-3, 4e-3), "bfloat16": (8e-3, 3e-2)}
+"""(relative, absolute) distance of an output from the exact one where something on the way is rounded to a type."""
+
+
 def launch(spec, folder, given):
     """Run a spec's kernel in the interpreter with what it takes of the given arguments."""
     from planner.runtime.kernels.compile import load_module
@@ -43,22 +47,31 @@ def launch(spec, folder, given):
 
 def run(spec, folder, mask, routing=None, noise=0.5):
     """Launch a spec's kernel twice in the interpreter and compare; what it does not serve must stay as it was."""
-    emitted, dtype = emit(spec), getattr(torch, spec.dtype)
-    q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim).to(dtype)
-    k, v = (torch.randn(spec.batch, spec.keys, spec.kv_heads, spec.head_dim).to(dtype).transpose(1, 2) for _ in "kv")
-    given = {"q": q, "k": k, "v": v, "o": torch.full_like(q, math.nan), "key_mask": mask} | {
+    emitted, dtypes = emit(spec), spec.dtypes
+    q = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim).to(dtypes.q.of_tensors)
+    k, v = (
+        torch.randn(spec.batch, spec.keys, spec.kv_heads, spec.head_dim)
+        .to(dtypes.of(letter).of_tensors)
+        .transpose(1, 2)
+        for letter in "kv"
+    )
+    scales = {letter: torch.rand(()) + 0.5 for letter in spec.scales}
+    out = torch.full_like(q, math.nan, dtype=dtypes.out.of_tensors)
+    given = {"q": q, "k": k, "v": v, "o": out, "key_mask": mask} | {
         "lse": torch.full(q.shape[:3], math.nan),
         "partials": torch.full((max(1, emitted.partial_rows * spec.head_block),), math.nan),
         "partial_lse": torch.full((max(1, emitted.partial_rows),), math.nan),
         "arrivals": torch.zeros(max(1, emitted.arrivals), dtype=torch.int32),
         "scale_log2": spec.head_dim**-0.5 / math.log(2),
     }
+    given |= {f"{letter}_scale": scale for letter, scale in scales.items()}
     rows = sum(spec.mean_rows.values())
     given["mean_bias"] = torch.full((spec.batch, rows), math.nan)
     for kind, problem in spec.problem.means_read.items():
         shape = (spec.batch, spec.kv_heads, spec.mean_rows[kind], spec.head_dim)
         means = problem.with_config(MEANS)
-        here = given | {f"{letter}_means": torch.full(shape, math.nan, dtype=dtype) for letter in "kv"}
+        empty = {letter: torch.full(shape, math.nan, dtype=dtypes.of(letter).of_tensors) for letter in "kv"}
+        here = given | {f"{letter}_means": empty[letter] for letter in "kv"}
         here |= {"mean_bias": given["mean_bias"][:, spec.first_mean(kind) :], "bias_batch": rows}
         here |= {} if routing is None else routing_args(routing.means(spec, kind).table(means), noise)
         launch(means, folder, here)
@@ -68,9 +81,11 @@ def run(spec, folder, mask, routing=None, noise=0.5):
         launch(spec, folder, given)
     assert not given["arrivals"].any()
     routed = None if routing is None else dict(routing.routed[sum(noise > level for level in routing.levels)])
-    out, lse = of_heads(spec, q, k, v, mask if spec.key_mask else None, routed)
-    tolerance = {"rtol": 1e-3, "atol": 4e-3} if spec.dtype == "float16" else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(given["o"].double(), out, equal_nan=True, **tolerance)
+    exact = [x.double() * scales.get(letter, 1.0) for letter, x in (("q", q), ("k", k), ("v", v))]
+    out, lse = of_heads(spec, *exact, mask if spec.key_mask else None, routed)
+    rounded = [dtypes.q, dtypes.out, *[dtypes.k, dtypes.v] * bool(spec.mean_rows)]
+    rtol, atol = max(TOLERANCES[dtype.torch_name] for dtype in rounded)
+    torch.testing.assert_close(given["o"].double(), out, equal_nan=True, rtol=rtol, atol=atol)
     if spec.returns_lse:
         torch.testing.assert_close(given["lse"].double(), lse, rtol=1e-4, atol=1e-4, equal_nan=True)
 
@@ -109,6 +124,37 @@ def test_a_row_of_global_queries_in_many_splits(tmp_path):
     spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
     assert "SPLITS = tl.constexpr(6)" in emit(spec).source
     run(spec, tmp_path, torch.ones(1, 383, dtype=torch.bool))
+
+
+MIXED = [  # the interpreter multiplies no bfloat16
+    ("float16{out=float32}", ""),
+    ("float16{out=float32}", "kv"),
+    ("float32{k=float16,v=bfloat16,out=bfloat16}", "k"),
+    ("float32{k=bfloat16}", "v"),
+    ("float16{out=bfloat16}", "qkv"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "scales"), MIXED)
+def test_tensors_of_types_of_their_own_with_scales(tmp_path, dtype, scales):
+    """Global queries read their keys in several splits, whose partials are float32 whatever the tensors are."""
+    asked = kernel_specs.problem(
+        "text:5 | h:9 w:12", "neighborhood{radius=0,edge=clip,group=3x4}", heads=2, kv_heads=1, head_dim=16,
+        dtype=dtype, scales=scales, key_mask=True, returns_lse=True, arch=80,
+    )  # fmt: skip
+    spec = asked.with_config(KernelConfig("triton", 16, 16, 4, 2))
+    assert "SPLITS = tl.constexpr(4)" in emit(spec).source
+    run(spec, tmp_path, torch.rand(1, 113) < 0.6)
+
+
+def test_means_of_keys_and_values_of_different_types(tmp_path):
+    asked = kernel_specs.problem(
+        "text:5 | h:9 w:12", "neighborhood{radius=0,edge=clip,group=3x4,pooled=mean}", heads=2, head_dim=16,
+        dtype="float32{k=bfloat16,v=float16}", arch=80,
+    )  # fmt: skip
+    (means,) = asked.means_read.values()
+    assert means.dtype == "bfloat16{v=float16}"
+    run(asked.with_config(KernelConfig("triton", 16, 16, 4, 2)), tmp_path, torch.ones(1, 113, dtype=torch.bool))
 
 
 GROUPS = {(3, 4): (16, 16), (4, 4): (16, 16), (8, 2): (16, 32), (7, 5): (32, 16)}

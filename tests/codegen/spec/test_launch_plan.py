@@ -20,8 +20,8 @@ SITE = replace(problem("n:4608", "dense", heads=6, kv_heads=3, batch=2), layout=
 SIDES = ((16, 16), (8, 16), (32, 32), (8, 8), (7, 5))
 drawn = st.one_of(
     st.just(Dense()),
-    st.builds(Neighborhood, st.sampled_from(SIDES), st.just((1, 1)), st.just("clamp"), far=st.booleans()),
-    st.builds(CrissCross, st.sampled_from(SIDES), far=st.booleans()),
+    st.builds(Neighborhood, st.sampled_from(SIDES), st.just((1, 1)), st.just("clamp"), pooled=st.booleans()),
+    st.builds(CrissCross, st.sampled_from(SIDES), pooled=st.booleans()),
 )
 
 
@@ -96,8 +96,8 @@ def test_how_many_launches_rules_take(asked, count):
 
 
 def test_means_are_made_for_the_heads_of_keys_that_are_read_and_no_others():
-    far = NEAR.format("16x16").replace("group", "pooled=mean,group")
-    (launch,) = launches(SITE, rules(f"{far}[heads=0,3]", f"{LINES.format('8x16')}[heads=1-2,4-5]"))
+    pooled = NEAR.format("16x16").replace("group", "pooled=mean,group")
+    (launch,) = launches(SITE, rules(f"{pooled}[heads=0,3]", f"{LINES.format('8x16')}[heads=1-2,4-5]"))
     assert [each.only_means for each in launch.problems] == [True, False]
     assert launch.problem.mean_rows == {"16x16": 16}
     assert launch.routing is not None
