@@ -3,7 +3,7 @@
     python -m bench.attention emoji-flux
     python -m bench.attention emoji-hunyuan
 
-Looks at noised pictures of held-out emoji with their prompts. Draws bench/results/attention-MODEL.png and writes the
+Looks at noised images of held-out emoji with their prompts. Draws bench/results/attention-MODEL.png and writes the
 mass that uniform GRAT-B and GRAT-X keep.
 """
 
@@ -23,7 +23,7 @@ from bench.quality import GROUPS, held_out
 from planner.models.emoji.reference import SHIPPED, load
 from planner.models.emoji.sampling import VELOCITIES
 from planner.models.emoji.text import TextEncoder
-from planner.patterns.base import parse_request
+from planner.patterns.spelling import parse_request
 from planner.runtime.evidence.locality import RecordLocality, SiteLocality
 
 matplotlib.use("Agg")
@@ -41,7 +41,7 @@ PATTERNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(SHIPPED))
-    parser.add_argument("--count", type=int, default=4, help="pictures or clips")
+    parser.add_argument("--count", type=int, default=4, help="images or clips")
     parser.add_argument("--weights", type=Path, help="weights of a training run, in place of those shipped")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -57,15 +57,15 @@ def main() -> None:
     plan = _plan(model, velocity, x[:1], text)
     by_sigma = dict[float, list[SiteLocality]]()
     for sigma in SIGMAS:
-        with RecordLocality(plan, patterns) as record:
+        with RecordLocality(plan, patterns) as mode:
             velocity(model, (1 - sigma) * x + sigma * noise, torch.full((len(x),), sigma, device=device), text)
-        by_sigma[sigma] = record.found
+        by_sigma[sigma] = mode.records
     _draw(options.out / f"attention-{options.model}.png", by_sigma)
-    publish(f"attention-{options.model}", _rows(by_sigma, patterns), options.out, pictures=len(x))
+    publish(f"attention-{options.model}", _rows(by_sigma, patterns), options.out, images=len(x))
 
 
 def _plan(model: torch.nn.Module, velocity: Any, x: torch.Tensor, text: Any) -> planner.Plan:
-    """The dense plan of a call, for its layouts."""
+    """Make the dense plan of a call, for its layouts."""
     compiled = planner.compile(model, pattern="dense")
     first = type(text)(text.tokens[:1], text.pooled[:1])
     velocity(compiled, x, torch.full((1,), 0.5, device=x.device), first)
@@ -76,17 +76,17 @@ def _rows(by_sigma: dict[float, list[SiteLocality]], patterns: list[str]) -> lis
     """For each pattern and noise level: the mass kept, mean over layers and heads, and by the worst of them."""
     rows = list[dict[str, Any]]()
     for pattern in patterns:
-        for sigma, found in by_sigma.items():
-            kept = torch.stack([locality.recall[pattern] for locality in found])
+        for sigma, localities in by_sigma.items():
+            kept = torch.stack([locality.recall[pattern] for locality in localities])
             rows.append({"pattern": pattern, "sigma": sigma, "mean": float(kept.mean()), "worst": float(kept.min())})
     return rows
 
 
 def _draw(path: Path, by_sigma: dict[float, list[SiteLocality]]) -> None:
-    """A panel a layer: cumulative mass within a distance, a line a head and noise level, dashed if mass were even."""
+    """Draw a panel a layer: cumulative mass by distance, a line a head and noise level, dashed for uniform mass."""
     sites = defaultdict[str, list[tuple[float, SiteLocality]]](list)
-    for sigma, found in by_sigma.items():
-        for locality in found:
+    for sigma, localities in by_sigma.items():
+        for locality in localities:
             sites[locality.site].append((sigma, locality))
     columns = 5 if len(sites) > 6 else 3
     rows = -(-len(sites) // columns)
@@ -94,12 +94,14 @@ def _draw(path: Path, by_sigma: dict[float, list[SiteLocality]]) -> None:
         rows, columns, figsize=(3.2 * columns, 2.6 * rows), sharex=True, sharey=True, squeeze=False
     )
     colours = matplotlib.colormaps["viridis"]
-    for panel, (site, found) in zip(axes.flat, sites.items(), strict=False):
-        for order, (sigma, locality) in enumerate(found):
+    for panel, (site, localities) in zip(axes.flat, sites.items(), strict=False):
+        for order, (sigma, locality) in enumerate(localities):
             for head, mass in enumerate(locality.by_distance):
                 label = f"noise {sigma:g}" if head == 0 else None
-                panel.plot(mass.cumsum(0), color=colours(order / max(1, len(found) - 1)), linewidth=0.7, label=label)
-        panel.plot(found[0][1].uniform.cumsum(0), color="black", linestyle="--", linewidth=1, label="even")
+                panel.plot(
+                    mass.cumsum(0), color=colours(order / max(1, len(localities) - 1)), linewidth=0.7, label=label
+                )
+        panel.plot(localities[0][1].uniform.cumsum(0), color="black", linestyle="--", linewidth=1, label="even")
         panel.set_title(site, fontsize=7)
         panel.set_xscale("symlog", linthresh=1)
         panel.grid(visible=True, alpha=0.3)

@@ -35,7 +35,7 @@ from planner.models.catalogue import build, load_config
 from planner.models.inputs import example_inputs
 from planner.plan.plan import Plan
 
-ASKED: dict[str, dict[str, dict[str, Any]]] = {
+PLANS: dict[str, dict[str, dict[str, Any]]] = {
     "flux.1-dev": {
         "GRAT-B": {"pattern": "neighborhood{radius=1,edge=clamp}", "group": "16x16", "min_speedup": 0.0},
         "GRAT-X": {"pattern": "crisscross", "group": "16x16", "min_speedup": 0.0},
@@ -65,42 +65,42 @@ Step = Callable[[], Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("model", choices=ASKED)
+    parser.add_argument("model", choices=PLANS)
     parser.add_argument("--sizes", nargs="+", default=["1024x1024"])
-    parser.add_argument("--asked", nargs="+")
+    parser.add_argument("--plans", nargs="+")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--startup", action="store_true")
     parser.add_argument("--blocks", type=int, help="keep so many blocks of each kind")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds of rest before each measured step")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    config = load_config(given.model)
+    arguments = parser.parse_args()
+    config = load_config(arguments.model)
     start = time.perf_counter()
     model = build(config, device="cuda", dtype=torch.bfloat16)
     torch.cuda.synchronize()
     print(f"built in {time.perf_counter() - start:.0f} s", flush=True)
-    asked = {name: ASKED[given.model][name] for name in given.asked or ASKED[given.model]}
-    rows, name = list[dict[str, Any]](), given.model
-    if given.blocks is not None:
-        cut(model, given.blocks)
-        name += f"-{given.blocks}-blocks"
-    for size in given.sizes:
+    options_by_name = {name: PLANS[arguments.model][name] for name in arguments.plans or PLANS[arguments.model]}
+    rows, name = list[dict[str, Any]](), arguments.model
+    if arguments.blocks is not None:
+        cut(model, arguments.blocks)
+        name += f"-{arguments.blocks}-blocks"
+    for size in arguments.sizes:
         width, height, *frames = map(int, size.split("x"))
         inputs = example_inputs(config, (width, height), *frames, device="cuda")
         inputs = pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, inputs) | {"return_dict": False}
-        if given.startup:
-            rows += startup(model, inputs, size, asked)
+        if arguments.startup:
+            rows += startup(model, inputs, size, options_by_name)
         else:
-            rows += compare(model, inputs, size, asked, given.steps, given.pause)
-            publish(f"end_to_end-{name}", rows, given.output, steps=given.steps, pause=given.pause)
-    if given.startup:
-        publish(f"startup-{name}", rows, given.output)
+            rows += compare(model, inputs, size, options_by_name, arguments.steps, arguments.pause)
+            publish(f"end_to_end-{name}", rows, arguments.output, steps=arguments.steps, pause=arguments.pause)
+    if arguments.startup:
+        publish(f"startup-{name}", rows, arguments.output)
 
 
 def compare(
-    model: torch.nn.Module, inputs: dict[str, Any], size: str, asked: dict[str, Any], steps: int, pause: float
+    model: torch.nn.Module, inputs: dict[str, Any], size: str, options_by_name: dict[str, Any], steps: int, pause: float
 ) -> list[dict[str, Any]]:
-    """A row for each way to run a step, dense first."""
+    """Time each way to run a step, dense first: a row each."""
 
     def dense() -> None:
         with dense_blocks(model):
@@ -113,7 +113,7 @@ def compare(
     opening = once(dense, profile=True)
     runs["dense"], first["dense"], slow = dense, opening.seconds, opening.seconds > SLOW
     compiled, same = dict[str, torch.nn.Module](), dict[str, str]()
-    for name, options in asked.items():
+    for name, options in options_by_name.items():
         plan = planner.make_plan(model, kwargs=inputs, **options)
         twin = next((other for other, known in plans.items() if patterns(known) == patterns(plan)), None)
         if twin is not None:
@@ -236,7 +236,7 @@ def shallow(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dense_blocks(model: Any) -> Iterator[None]:
-    """While open, the model's repeated blocks run as torch.compile made them."""
+    """While open, the model's repeated blocks run as torch.compile compiled them."""
     blocks = [module for module in model.modules() if type(module).__name__ in model._repeated_blocks]
     for block in blocks:
         if not hasattr(block, "_planner_bench_compiled"):
@@ -251,16 +251,16 @@ def dense_blocks(model: Any) -> Iterator[None]:
 
 
 def kind_of(kernel: str) -> str:
-    """What a kernel does, by its name."""
+    """Classify a kernel by its name."""
     name = kernel.lower()
     return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
 
 
 def startup(
-    model: torch.nn.Module, inputs: dict[str, Any], size: str, asked: dict[str, Any]
+    model: torch.nn.Module, inputs: dict[str, Any], size: str, options_by_name: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """From planner.compile to the end of the first step, and again after a second call."""
-    for name, options in asked.items():
+    for name, options in options_by_name.items():
         start = time.perf_counter()
         compiled = planner.compile(model, backend="inductor", **options)
         compiled(**inputs)

@@ -35,9 +35,9 @@ def main() -> None:
             load_config(name), size, frames, device="cpu", dtype=torch.float32, scale=scale_of(name)
         )
         steps, reports = dict[str, Callable[[], Any]](), dict[str, planner.Report]()
-        for kind, stays in (("at every site", True), ("hoisted", False)):
+        for kind, has_kernels in (("at every site", True), ("hoisted", False)):
             planned = planner.compile(model, pattern=pattern, min_speedup=0.0)
-            with patch.object(compiled, "has_kernels", return_value=stays):
+            with patch.object(compiled, "has_kernels", return_value=has_kernels):
                 planned(**inputs)
             steps[kind], reports[kind] = partial(planned, **inputs), planner.report(planned)
         seconds = interleaved(steps, repeats=7)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def gathering(step: Callable[[], Any]) -> float:
-    """Share of a step's time on the CPU that goes to gathering rows."""
+    """Return the share of a step's time on the CPU that is spent on gathering rows."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         step()
     events = profiler.key_averages()

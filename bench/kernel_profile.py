@@ -49,17 +49,17 @@ def launch_all() -> None:
 
 
 def rows_of(report: str) -> list[dict[str, Any]]:
-    """The table from what ncu and the launches print."""
+    """Read the table out of the lines that ncu and the launches print."""
     lines = report.splitlines()
     named = {case.name: case for case in cases()}
     order = [named[line.split()[1]] for line in lines if line.startswith("CASE")]
     launches = dict[str, dict[str, str]]()
     for entry in csv.DictReader(line for line in lines if line.startswith('"')):
         launches.setdefault(entry["ID"], {})[entry["Metric Name"]] = entry["Metric Value"]
-    return [_row(case, found) for case, found in zip(order, launches.values(), strict=True)]
+    return [_row(case, metrics) for case, metrics in zip(order, launches.values(), strict=True)]
 
 
-def _row(case: Case, counted: dict[str, str]) -> dict[str, Any]:
+def _row(case: Case, metrics: dict[str, str]) -> dict[str, Any]:
     wanted = (
         "SM Frequency",
         "Duration",
@@ -68,21 +68,21 @@ def _row(case: Case, counted: dict[str, str]) -> dict[str, Any]:
         "L2 Hit Rate",
         "DRAM Throughput",
     )
-    found = {name: float(counted[name].replace(",", "")) for name in wanted}
-    ceiling = FLOPS_PER_CLOCK * found["SM Frequency"] / 1e12
-    busy = found["Compute (SM) Throughput"] / 100
-    rate = case.flops() / found["Duration"] / 1e3
+    values = {name: float(metrics[name].replace(",", "")) for name in wanted}
+    ceiling = FLOPS_PER_CLOCK * values["SM Frequency"] / 1e12
+    busy = values["Compute (SM) Throughput"] / 100
+    rate = case.flops() / values["Duration"] / 1e3
     return {
         "case": case.name,
-        "ms": found["Duration"] / 1e6,
+        "ms": values["Duration"] / 1e6,
         "TFLOP/s": rate,
-        "clock GHz": found["SM Frequency"] / 1e9,
+        "clock GHz": values["SM Frequency"] / 1e9,
         "ceiling TFLOP/s": ceiling,
         "busy": busy,
         "useful": rate / (ceiling * busy),
-        "L2": found["L2 Cache Throughput"] / 100,
-        "L2 hits": found["L2 Hit Rate"] / 100,
-        "memory": found["DRAM Throughput"] / 100,
+        "L2": values["L2 Cache Throughput"] / 100,
+        "L2 hits": values["L2 Hit Rate"] / 100,
+        "memory": values["DRAM Throughput"] / 100,
     }
 
 
@@ -103,8 +103,8 @@ def main() -> None:
             raise MissingDependency("ncu", "profiling kernels", "Install Nsight Compute.") from None
     else:
         report = options.read.read_text()
-    made_by = next(line for line in report.splitlines() if line.startswith("PROVENANCE"))
-    settings = json.loads(made_by.removeprefix("PROVENANCE"))
+    provenance = next(line for line in report.splitlines() if line.startswith("PROVENANCE"))
+    settings = json.loads(provenance.removeprefix("PROVENANCE"))
     publish("kernel_profile", rows_of(report), options.output, **settings)
 
 

@@ -36,7 +36,7 @@ TOLERANCE = 0.02
 
 
 def build_into(folder: Path, config: KernelConfig | None, case: Case) -> Path:
-    """Compile a case's kernel, in the config chosen for it if none is given, into a file named after the case."""
+    """Compile a case's kernel, in its own config if config is None, into a file named after the case."""
     path, problem = folder / f"{case.name}{SUFFIX}", case.problem
     spec = configured(problem) if config is None else problem.with_config(config)
     path.write_bytes(build(spec).to_bytes())
@@ -44,13 +44,13 @@ def build_into(folder: Path, config: KernelConfig | None, case: Case) -> Path:
 
 
 def compare(case: Case, folders: Sequence[Path], rounds: int) -> dict[str, Any]:
-    """A row of rates and ratios; raises SystemExit where a version's output differs from the first one's."""
+    """Measure rates and ratios: a row; raises SystemExit where a version's output differs from the first one's."""
     q, k, v = heads_last(case, case.tokens)
     names, runs, outs = [folder.name for folder in folders], dict[str, Run](), list[torch.Tensor]()
     for folder, name in zip(folders, names, strict=True):
-        made = KernelFile.from_bytes((folder / f"{case.name}{SUFFIX}").read_bytes())
+        kernel = KernelFile.from_bytes((folder / f"{case.name}{SUFFIX}").read_bytes())
         outs.append(torch.full_like(q, torch.nan))
-        runs[name] = partial(Kernel(made.emitted, made.binary, q.device), q, k, v, outs[-1], case.head_dim**-0.5)
+        runs[name] = partial(Kernel(kernel.emitted, kernel.binary, q.device), q, k, v, outs[-1], case.head_dim**-0.5)
         runs[name]()
         error = (outs[-1] - outs[0]).abs().max().item()
         if not error < TOLERANCE:

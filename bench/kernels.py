@@ -6,7 +6,7 @@
 
 Peers: cuDNN's dense attention, FlexAttention with a prebuilt block mask, FlashAttention 4 with block-sparse lists
 (`flash-attn-4`), and the dense pattern in our own kernel. Ours reads the model's own order, heads beside channels, and
-counts its launch. FlexAttention and FlashAttention 4 are given tokens in group order, for nothing, and grids rounded up
+counts its launch. FlexAttention and FlashAttention 4 get tokens in grouped order, not timed, and grids rounded up
 to whole groups: padded tokens are computed as if they were real, which only makes them faster than a right answer.
 Rates count the pairs that the pattern attends to. Hot: all peers in random order, each for 0.5 s after 0.5 s of itself.
 Cool: up to 10 launches of 50 ms in all after 0.4 s of rest and, of runs below 5 ms, up to three that are not timed.
@@ -33,9 +33,10 @@ import torch.nn.functional as F
 from bench.protocol import RESULTS, publish
 from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.kernel_spec import Problem
-from planner.patterns.base import Pattern, parse_pattern
+from planner.patterns.base import Pattern
 from planner.patterns.density import attended_pairs
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.target import TARGETS
 from planner.runtime.cuda.launch import Kernel
 from planner.runtime.kernels.cache import build
@@ -89,13 +90,13 @@ class Case:
 
 
 def cases(only: str = "") -> list[Case]:
-    """Those whose names contain one of a few parts, with commas between."""
-    found = list[Case]()
+    """List the cases whose names contain one of the parts in ``only``, which are separated by commas."""
+    every = list[Case]()
     for group, pixels in itertools.product(("16x16", "8x8"), (1024, 2048, 4096, 8192)):
         layout = f"text:512 | h:{pixels // 16} w:{pixels // 16}"
-        found.append(Case(f"flux{pixels}-{group}-X", layout, f"crisscross{{axes=lines,group={group}}}"))
-        found.append(Case(f"flux{pixels}-{group}-B", layout, f"neighborhood{{radius=1,edge=clamp,group={group}}}"))
-    found += [
+        every.append(Case(f"flux{pixels}-{group}-X", layout, f"crisscross{{axes=lines,group={group}}}"))
+        every.append(Case(f"flux{pixels}-{group}-B", layout, f"neighborhood{{radius=1,edge=clamp,group={group}}}"))
+    every += [
         Case("flux2048-16x16-X-64", "text:512 | h:128 w:128", "crisscross{axes=lines,group=16x16}", head_dim=64),
         Case("flux2048-16x16-B-64", "text:512 | h:128 w:128", "neighborhood{radius=1,group=16x16}", head_dim=64),
     ]
@@ -105,17 +106,17 @@ def cases(only: str = "") -> list[Case]:
         ("wan21", "t:21 h:45 w:80", 40),
     ]
     for name, layout, heads in videos:
-        found.append(Case(f"{name}-B", layout, "neighborhood{radius=1,edge=clamp,group=4x8x8}", heads))
-        found.append(Case(f"{name}-lines", layout, "crisscross{axes=lines,group=4x8x8}", heads))
-        found.append(Case(f"{name}-planes", layout, "crisscross{axes=planes,group=4x8x8}", heads))
-        found.append(Case(f"{name}-2x4x8-B", layout, "neighborhood{radius=1,edge=clamp,group=2x4x8}", heads))
-        found.append(Case(f"{name}-2x4x8-lines", layout, "crisscross{axes=lines,group=2x4x8}", heads))
-    found += [
+        every.append(Case(f"{name}-B", layout, "neighborhood{radius=1,edge=clamp,group=4x8x8}", heads))
+        every.append(Case(f"{name}-lines", layout, "crisscross{axes=lines,group=4x8x8}", heads))
+        every.append(Case(f"{name}-planes", layout, "crisscross{axes=planes,group=4x8x8}", heads))
+        every.append(Case(f"{name}-2x4x8-B", layout, "neighborhood{radius=1,edge=clamp,group=2x4x8}", heads))
+        every.append(Case(f"{name}-2x4x8-lines", layout, "crisscross{axes=lines,group=2x4x8}", heads))
+    every += [
         Case("flux2048-16x16-X-shifted", "text:512 | h:128 w:128", "crisscross{axes=lines,group=16x16,offset=8x8}"),
         Case("flux2048-16x16-B-shifted", "text:512 | h:128 w:128", "neighborhood{radius=1,group=16x16,offset=8x8}"),
         Case("hunyuan30-B-shifted", videos[1][1], "neighborhood{radius=1,group=4x8x8,offset=2x4x4}"),
     ]
-    chosen = (case for case in found if any(part in case.name for part in only.split(",")))
+    chosen = (case for case in every if any(part in case.name for part in only.split(",")))
     return sorted(chosen, key=lambda case: "8x8-" in case.name)
 
 
@@ -132,8 +133,8 @@ def ours(case: Case) -> Run:
 def ours_as(case: Case, config: KernelConfig) -> Run:
     q, k, v = heads_last(case, case.tokens)
     problem = kernel_for(q, k, v, case.layout, case.pattern).emitted.spec.problem
-    made = build(problem.with_config(config))
-    kernel, out = Kernel(made.emitted, made.binary, q.device), torch.empty_like(q)
+    kernel_file = build(problem.with_config(config))
+    kernel, out = Kernel(kernel_file.emitted, kernel_file.binary, q.device), torch.empty_like(q)
     return lambda: kernel(q, k, v, out, case.head_dim**-0.5)
 
 
@@ -237,7 +238,7 @@ def measure(
     case: Case, runs: dict[str, Run], rounds: int, cool: Collection[str], cool_rounds: int = 3
 ) -> dict[str, Any]:
     """Median milliseconds of each run, hot and, of some, cool; and rates over the pairs that it attends to."""
-    launches, taken = dict[str, int](), {name: list[float]() for name in runs}
+    launches, samples = dict[str, int](), {name: list[float]() for name in runs}
     for name, run in runs.items():
         milliseconds(run, 1)
         launches[name] = int(HOT_MILLISECONDS / milliseconds(run, 1))
@@ -246,9 +247,9 @@ def measure(
         for name in random.sample(list(runs), len(runs)):
             if name not in slow:
                 milliseconds(runs[name], launches[name])
-                taken[name].append(milliseconds(runs[name], launches[name]))
+                samples[name].append(milliseconds(runs[name], launches[name]))
             elif number < 2:
-                taken[name].append(milliseconds(runs[name], 1))
+                samples[name].append(milliseconds(runs[name], 1))
     rested = {name: list[float]() for name in runs if name in cool and name not in slow}
     for _ in range(cool_rounds):
         for name in random.sample(list(rested), len(rested)):
@@ -256,7 +257,7 @@ def measure(
     row: dict[str, Any] = {"case": case.name}
     for name in runs:
         flops = case.flops(name in DENSE) / 1e9
-        row[f"{name} ms"] = statistics.median(taken[name])
+        row[f"{name} ms"] = statistics.median(samples[name])
         row[f"{name} TFLOP/s"] = flops / row[f"{name} ms"]
         if name in rested:
             row[f"{name} cool TFLOP/s"] = flops / statistics.median(rested[name])
@@ -276,7 +277,7 @@ def _after_rest(run: Run, launches: int) -> float:
 
 
 def host_microseconds(case: Case) -> dict[str, Any]:
-    """What one call costs the host: the kernel alone, the function, the operator; and replayed in a CUDA graph."""
+    """Time one call on the host: the kernel alone, the function, the operator; and replayed in a CUDA graph."""
     from planner.runtime.attention.operator import grouped_attention
 
     q, k, v = heads_last(case, case.tokens)
@@ -291,14 +292,14 @@ def host_microseconds(case: Case) -> dict[str, Any]:
     for name, call in calls.items():
         for _ in range(20):
             call()
-        taken = list[float]()
+        samples = list[float]()
         for _ in range(5):
             torch.cuda.synchronize()
             start = time.perf_counter()
             for _ in range(100):
                 call()
-            taken.append((time.perf_counter() - start) / 100)
-        row[f"{name} µs"] = statistics.median(taken) * 1e6
+            samples.append((time.perf_counter() - start) / 100)
+        row[f"{name} µs"] = statistics.median(samples) * 1e6
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         attention(q, k, v, case.layout, case.pattern)
@@ -324,13 +325,13 @@ def build_peers(case: Case, wanted: list[str], configs: list[str]) -> dict[str, 
         if name in ("flex", "ours dense") and (case.tokens > 70_000 or "8x8" in case.name):
             continue
         try:
-            made = PEERS[name](case)
-            made()
+            run = PEERS[name](case)
+            run()
             torch.cuda.synchronize()
         except Exception as error:  # a peer that cannot do a shape is reported, and the others go on
             print(f"{case.name}: {name} cannot: {type(error).__name__}: {str(error)[:200]}", flush=True)
             continue
-        runs[name] = made
+        runs[name] = run
     return runs
 
 

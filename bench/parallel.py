@@ -24,12 +24,12 @@ import torch.utils._pytree as pytree
 from diffusers import ContextParallelConfig
 
 import planner
-from bench.end_to_end import ASKED
+from bench.end_to_end import PLANS
 from bench.protocol import RESULTS, publish
 from planner.models.catalogue import build, load_config
 from planner.models.inputs import example_inputs
 
-GRAT_VIDEO = ASKED["hunyuanvideo"]
+GRAT_VIDEO = PLANS["hunyuanvideo"]
 
 
 def main() -> None:
@@ -40,24 +40,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, torch.cuda.device_count()])
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     rows = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
-        for devices in given.devices:
+        for devices in arguments.devices:
             store = Path(folder) / f"{devices}"
-            mp.spawn(measure, (devices, store, given.model, given.size, given.blocks, given.steps), nprocs=devices)
+            mp.spawn(
+                measure,
+                (devices, store, arguments.model, arguments.size, arguments.blocks, arguments.steps),
+                nprocs=devices,
+            )
             rows += torch.load(f"{store}.rows")
         for row in rows:
             one, here = (
-                torch.load(Path(folder) / f"{n}.{row['attention']}") for n in (given.devices[0], row["devices"])
+                torch.load(Path(folder) / f"{n}.{row['attention']}") for n in (arguments.devices[0], row["devices"])
             )
             row["error"] = float((here - one).norm() / one.norm())
             row["speedup"] = rows[0]["milliseconds"] / row["milliseconds"]
-    publish(f"parallel-{given.model}", rows, given.output, size=given.size, blocks=given.blocks, steps=given.steps)
+    publish(
+        f"parallel-{arguments.model}",
+        rows,
+        arguments.output,
+        size=arguments.size,
+        blocks=arguments.blocks,
+        steps=arguments.steps,
+    )
 
 
 def measure(rank: int, devices: int, store: Path, name: str, size: str, blocks: int, steps: int) -> None:
-    """One process: the calls of one device."""
+    """Time the calls of one device, in a process of its own."""
     torch.cuda.set_device(rank)
     dist.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=devices)
     torch.manual_seed(0)
@@ -73,15 +84,15 @@ def measure(rank: int, devices: int, store: Path, name: str, size: str, blocks: 
     if devices > 1:
         model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=devices))
     runs: dict[str, Any] = {"dense": model}
-    for asked, options in ASKED.get(name, GRAT_VIDEO).items():
-        if asked != "auto":
-            runs[asked] = planner.compile(model, **options)
+    for attention, options in PLANS.get(name, GRAT_VIDEO).items():
+        if attention != "auto":
+            runs[attention] = planner.compile(model, **options)
     with torch.no_grad():
         times: dict[str, list[float]] = {run: [] for run in runs}
         for run, each in runs.items():
-            made = each(**inputs)[0]
+            output = each(**inputs)[0]
             if rank == 0:
-                torch.save(made.float().cpu(), f"{store}.{run}")
+                torch.save(output.float().cpu(), f"{store}.{run}")
         for _ in range(steps):
             for run, each in runs.items():
                 dist.barrier()
@@ -94,8 +105,8 @@ def measure(rank: int, devices: int, store: Path, name: str, size: str, blocks: 
                 times[run].append(float(slowest))
     if rank == 0:
         rows = [
-            {"devices": devices, "attention": run, "milliseconds": 1e3 * statistics.median(taken)}
-            for run, taken in times.items()
+            {"devices": devices, "attention": run, "milliseconds": 1e3 * statistics.median(seconds)}
+            for run, seconds in times.items()
         ]
         torch.save(rows, f"{store}.rows")
     dist.barrier()

@@ -1,4 +1,4 @@
-"""Plans from evidence against uniform ones: quality at equal attention cost, budgets asked and delivered, what helps.
+"""Plans from evidence against uniform ones: quality at equal attention cost, budgets and what they deliver, what helps.
 
     python -m bench.pareto emoji-flux --book prompts.safetensors
     python -m bench.pareto emoji-hunyuan --book prompts.safetensors --parts baselines,match
@@ -33,8 +33,8 @@ from planner.models.emoji.data.naming import is_held_out, toneless
 from planner.models.emoji.data.sprites import Sprites, clips, pictures
 from planner.models.emoji.reference import SHIPPED, load
 from planner.models.emoji.text import PromptBook, TextEncoder, save_prompts
-from planner.patterns.base import parse_pattern
 from planner.patterns.rules import Rules
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence
 from planner.plan.plan import Decision, Plan
 from planner.plan.quality import Quality, psnr
@@ -49,18 +49,20 @@ UNIFORM = {
         "GRAT-X 8x8": "crisscross{axes=lines,group=8x8}",
         "GRAT-B 8x8": "neighborhood{radius=1,edge=clamp,group=8x8}",
         "GRAT-B 8x8 radius 2": "neighborhood{radius=2,edge=clamp,group=8x8}",
-        "GRAT-X 16x16 + far": "crisscross{axes=lines,group=16x16,pooled=mean}",
-        "GRAT-X 8x8 + far": "crisscross{axes=lines,group=8x8,pooled=mean}",
-        "GRAT-B 8x8 + far": "neighborhood{radius=1,edge=clamp,group=8x8,pooled=mean}",
+        "GRAT-X 16x16 + pooled": "crisscross{axes=lines,group=16x16,pooled=mean}",
+        "GRAT-X 8x8 + pooled": "crisscross{axes=lines,group=8x8,pooled=mean}",
+        "GRAT-B 8x8 + pooled": "neighborhood{radius=1,edge=clamp,group=8x8,pooled=mean}",
     },
     "emoji-hunyuan": {
         "GRAT-X planes": "crisscross{axes=planes,group=2x8x8}",
         "GRAT-X lines": "crisscross{axes=lines,group=2x8x8}",
         "GRAT-B 2x8x8": "neighborhood{radius=1,edge=clamp,group=2x8x8}",
-        "GRAT-X lines + far": "crisscross{axes=lines,group=2x8x8,pooled=mean}",
-        "GRAT-B 2x8x8 + far": "neighborhood{radius=1,edge=clamp,group=2x8x8,pooled=mean}",
+        "GRAT-X lines + pooled": "crisscross{axes=lines,group=2x8x8,pooled=mean}",
+        "GRAT-B 2x8x8 + pooled": "neighborhood{radius=1,edge=clamp,group=2x8x8,pooled=mean}",
     },
 }
+POOLED = ("pooled", "far")
+"""Endings of the names of runs with pooled groups; results of version 0.2 and before say far."""
 DENSITIES = (0.7, 0.35, 0.2, 0.13, 0.08)
 BUDGETS = {
     "psnr": (14.0, 16.0, 18.0, 20.0, 22.0, 24.0, 26.0, 28.0, 31.0, 35.0),
@@ -69,7 +71,7 @@ BUDGETS = {
 
 
 class Study:
-    """A model, its prompts, and everything that was measured so far."""
+    """A model, its prompts, and all rows measured so far."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,40 +95,40 @@ class Study:
         self.dense = self.sample(self.pipeline.transformer, self.held)
 
     def sample(self, model: torch.nn.Module, cases: Sequence[tuple[str, int]]) -> torch.Tensor:
-        """Samples of all cases by a model."""
-        pipeline, made = self.pipeline.using(model), list[torch.Tensor]()
+        """Sample all cases with a model, (cases, 3, [frames,] height, width) in [0, 1]."""
+        pipeline, samples = self.pipeline.using(model), list[torch.Tensor]()
         for at in range(0, len(cases), self.batch):
             prompts, seeds = zip(*cases[at : at + self.batch], strict=True)
-            made.append(pipeline(prompts, seeds=seeds))
-        return torch.cat(made)
+            samples.append(pipeline(prompts, seeds=seeds))
+        return torch.cat(samples)
 
     def calibrate(self, plan: Plan) -> torch.Tensor:
-        """Samples of the calibration cases by a plan, made once."""
+        """Sample the calibration cases under a plan, once for equal plans."""
         patterns = tuple(decision.pattern for decision in plan.decisions)
         if patterns not in self.calibrated:
             twin = masked_model(self.pipeline.transformer, plan)
             self.calibrated[patterns] = self.sample(twin, self.calibration)
         return self.calibrated[patterns]
 
-    def measure(self, name: str, found: Allocation, quality: Quality | None = None, **more: Any) -> None:
-        """PSNR of a plan on the held-out cases, and the metric that it was made for, if it is asked for; published."""
+    def measure(self, name: str, allocation: Allocation, quality: Quality | None = None, **more: Any) -> None:
+        """Measure a plan on the held-out cases, by PSNR and by the metric of its budget, if any; publish the rows."""
         if not any(part in name for part in self.only):
             return
         start = time.perf_counter()
-        made = self.sample(masked_model(self.pipeline.transformer, found.plan), self.held)
-        values = psnr(made, self.dense)
+        samples = self.sample(masked_model(self.pipeline.transformer, allocation.plan), self.held)
+        values = psnr(samples, self.dense)
         row = {
             "run": name,
-            "density": found.density,
+            "density": allocation.density,
             "psnr": float(values.mean()),
             "psnr_p5": float(values.quantile(0.05)),
-            "mse": float((made - self.dense).square().mean()),
-            "predicted_error": found.error,
-            "predicted_ms": found.seconds * 1e3,
+            "mse": float((samples - self.dense).square().mean()),
+            "predicted_error": allocation.error,
+            "predicted_ms": allocation.seconds * 1e3,
             **more,
         }
         if quality is not None:
-            delivered = torch.tensor(quality.of(made, self.dense))
+            delivered = torch.tensor(quality.of(samples, self.dense))
             row |= {
                 "metric": quality.metric,
                 "asked": quality.asked,
@@ -190,29 +192,29 @@ def main() -> None:
 
 
 def baselines(study: Study, _e: Evidence, _t: Target, _a: Allocator, uniform: dict[str, Allocation]) -> None:
-    """The uniform plans."""
-    for name, found in uniform.items():
-        study.measure(name, found)
+    """Measure the uniform plans."""
+    for name, allocation in uniform.items():
+        study.measure(name, allocation)
 
 
 def match(
     study: Study, evidence: Evidence, target: Target, allocator: Allocator, uniform: dict[str, Allocation]
 ) -> None:
-    """Ours at the density of each uniform plan, with and without means of far groups to choose from."""
+    """Measure ours at the density of each uniform plan, with and without pooled groups among the candidates."""
     near = Allocator(evidence, target, allocator.gains, patterns=near_only(allocator))
-    for name, found in uniform.items():
+    for name, allocation in uniform.items():
         if "pooled" not in name:
-            study.measure(f"ours without means at {name}", near.within(Budget(density=found.density)))
-            study.measure(f"ours at {name}", allocator.within(Budget(density=found.density)))
+            study.measure(f"ours without means at {name}", near.within(Budget(density=allocation.density)))
+            study.measure(f"ours at {name}", allocator.within(Budget(density=allocation.density)))
 
 
 def near_only(allocator: Allocator) -> list[str]:
-    """All candidates that read no means of far groups."""
+    """List all candidates without pooled groups."""
     return sorted({str(pattern) for each in allocator.patterns for pattern in each[1:] if not pattern.pooled})
 
 
 def curve(study: Study, _e: Evidence, _t: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
-    """Ours at other densities."""
+    """Measure ours at other densities."""
     for share in DENSITIES:
         study.measure(f"ours at {share:g}", allocator.within(Budget(density=share)))
 
@@ -220,9 +222,9 @@ def curve(study: Study, _e: Evidence, _t: Target, allocator: Allocator, _u: dict
 def alone(
     study: Study, evidence: Evidence, target: Target, allocator: Allocator, uniform: dict[str, Allocation]
 ) -> None:
-    """What each freedom of the choice adds to those before it, at the density of the first uniform plan."""
-    name, found = next(iter(uniform.items()))
-    group = found.plan.decisions[-1].rules.patterns[0].group
+    """Measure each freedom of the choice on top of those before it, at the density of the first uniform plan."""
+    name, allocation = next(iter(uniform.items()))
+    group = allocation.plan.decisions[-1].rules.patterns[0].group
     near = near_only(allocator)
     round_ones = [text for text in near if len(set(getattr(parse_pattern(text), "radius", ()))) < 2]
     of_group = [text for text in round_ones if parse_pattern(text).group == group]
@@ -231,16 +233,16 @@ def alone(
         "+ one a head": Allocator(evidence, target, ranges=1, patterns=of_group),
         "+ any group": Allocator(evidence, target, ranges=1, patterns=round_ones),
         "+ radius per axis": Allocator(evidence, target, ranges=1, patterns=near),
-        "+ means of far groups": Allocator(evidence, target, ranges=1),
+        "+ pooled groups": Allocator(evidence, target, ranges=1),
         "+ ranges of noise, errors counted alike": Allocator(evidence, target),
     }
     for way, each in ways.items():
-        study.measure(f"{way}, at {name}", allocator.predicted(each.within(Budget(density=found.density)).plan))
-    study.measure(f"{name}, every second site shifted", allocator.predicted(shifted(found.plan)))
+        study.measure(f"{way}, at {name}", allocator.predicted(each.within(Budget(density=allocation.density)).plan))
+    study.measure(f"{name}, every second site shifted", allocator.predicted(shifted(allocation.plan)))
 
 
 def shifted(plan: Plan) -> Plan:
-    """The plan with the groups of every second sparse site shifted by half a group."""
+    """Shift the groups of every second sparse site by half a group."""
     decisions, sparse = list[Decision](), 0
     for decision in plan.decisions:
         sparse += decision.is_sparse
@@ -252,17 +254,17 @@ def shifted(plan: Plan) -> Plan:
 
 
 def budgets(study: Study, evidence: Evidence, target: Target, allocator: Allocator, _u: dict[str, Allocation]) -> None:
-    """Budgets asked and delivered: tuned on the calibration cases, counted on the held-out ones."""
+    """Measure budgets: tuned on the calibration cases, counted on the held-out ones."""
     cases = [f"{prompt}, seed {seed}" for prompt, seed in study.calibration]
     for quality in study.budgets:
         start = time.perf_counter()
         plan = certify(
             evidence, target, quality, cases, study.dense_calibration, study.calibrate, "bench", "", progress=print
         )
-        taken = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         assert plan.certificate is not None
-        found = allocator.predicted(plan)
-        study.measure(f"asked {quality}", found, quality, promised=plan.certificate.bound, tuning_s=taken)
+        allocation = allocator.predicted(plan)
+        study.measure(f"asked {quality}", allocation, quality, promised=plan.certificate.bound, tuning_s=seconds)
 
 
 PARTS: dict[str, Callable[..., None]] = {
@@ -275,36 +277,36 @@ PARTS: dict[str, Callable[..., None]] = {
 
 
 def draw(model: str, folder: Path) -> None:
-    """PSNR over density, uniform and ours, and budgets asked and delivered, as a PNG beside the results."""
+    """Draw PSNR over density, uniform and ours, and budgets over what they deliver, as a PNG beside the results."""
     from matplotlib.figure import Figure
 
     paths = sorted(folder.glob(f"pareto-{model}*.json"))
     rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
-    asked = {metric: [row for row in rows if row.get("metric") == metric] for metric in BUDGETS}
-    asked = {metric: sorted(found, key=lambda row: row["asked"]) for metric, found in asked.items() if found}
+    by_metric = {metric: [row for row in rows if row.get("metric") == metric] for metric in BUDGETS}
+    by_metric = {metric: sorted(own, key=lambda row: row["asked"]) for metric, own in by_metric.items() if own}
     ours = [row for row in rows if row["run"].startswith("ours at")]
     kinds = {
         "ours": sorted(ours, key=lambda row: row["density"]),
-        "ours without means of far groups": [row for row in rows if row["run"].startswith("ours without")],
+        "ours without pooled groups": [row for row in rows if row["run"].startswith("ours without")],
         "uniform": [
-            row for row in rows if row["run"].startswith("GRAT") and not row["run"].endswith(("pooled", "shifted"))
+            row for row in rows if row["run"].startswith("GRAT") and not row["run"].endswith((*POOLED, "shifted"))
         ],
-        "uniform with means of far groups": [row for row in rows if row["run"].endswith("pooled")],
+        "uniform with pooled groups": [row for row in rows if row["run"].endswith(POOLED)],
     }
-    figure = Figure(figsize=(7 + 5 * len(asked), 5), layout="constrained")
-    plot, *budgets = np.atleast_1d(figure.subplots(1, 1 + len(asked)))
+    figure = Figure(figsize=(7 + 5 * len(by_metric), 5), layout="constrained")
+    plot, *budgets = np.atleast_1d(figure.subplots(1, 1 + len(by_metric)))
     for (label, points), marker in zip(kinds.items(), "oDs^", strict=True):
         line = "solid" if label == "ours" else "none"
         plot.plot(
             [row["density"] for row in points], [row["psnr"] for row in points], marker=marker, ls=line, label=label
         )
     plot.set(xlabel="density of attention", ylabel="PSNR against dense, dB, mean of held-out cases", title=model)
-    for axes, (metric, found) in zip(budgets, asked.items(), strict=True):
-        levels = [row["asked"] for row in found]
+    for axes, (metric, own) in zip(budgets, by_metric.items(), strict=True):
+        levels = [row["asked"] for row in own]
         axes.plot(levels, levels, color="gray", label="asked")
-        axes.plot(levels, [row["delivered_p5"] for row in found], "o-", label="5th percentile of held-out cases")
-        axes.plot(levels, [row["delivered"] for row in found], "s-", label="mean of held-out cases")
-        axes.plot(levels, [row["promised"] for row in found], "x", label="promised: 95 % of cases keep it")
+        axes.plot(levels, [row["delivered_p5"] for row in own], "o-", label="5th percentile of held-out cases")
+        axes.plot(levels, [row["delivered"] for row in own], "s-", label="mean of held-out cases")
+        axes.plot(levels, [row["promised"] for row in own], "x", label="promised: 95 % of cases keep it")
         name = f"{metric.upper()}{', dB' if metric == 'psnr' else ''}"
         axes.set(xlabel=f"{name} asked", ylabel=f"{name} delivered", title="budgets")
     for axes in (plot, *budgets):

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from bench.protocol import publish
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.models.catalogue import build, load_config
 from planner.models.inputs import example_inputs
 from planner.patterns.catalogue import catalogue
@@ -54,11 +55,11 @@ def commands() -> list[dict[str, Any]]:
         return lambda: subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
 
     seconds = interleaved({name: process(arguments) for name, arguments in runs.items()}, repeats=3)
-    return [{"command": name, "seconds": taken} for name, taken in seconds.items()]
+    return [{"command": name, "seconds": median} for name, median in seconds.items()]
 
 
 def sites() -> list[dict[str, Any]]:
-    """Deciding for one site, all candidates of a budget included."""
+    """Time deciding for one site, all candidates of a budget included."""
     options, h100 = Options(density=0.9), Target.named("h100")
 
     def site(side: int) -> AttentionSite:
@@ -86,14 +87,14 @@ def captures() -> list[dict[str, Any]]:
         call, start = Call.of(model, (), inputs), time.perf_counter()
         capture = capture_module(model, (), inputs)
         captured = time.perf_counter()
-        found = find_sites(capture, trace_provenance(capture, call), call)
-        seen = time.perf_counter()
+        sites = find_sites(capture, trace_provenance(capture, call), call)
+        traced = time.perf_counter()
         rows.append(
             {
                 "image_tokens": side * side,
-                "sites": len(found),
+                "sites": len(sites),
                 "capture_s": captured - start,
-                "provenance_s": seen - captured,
+                "provenance_s": traced - captured,
                 "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             }
         )
@@ -114,15 +115,15 @@ def allocations() -> list[dict[str, Any]]:
     h100, dense = Target.named("h100"), Options(pattern="dense")
     plan = Plan("Flux", "", "h100", dense, decide(sites, dense, h100), "timestep", 0, 0.0).verify()
     shares = torch.tensor([density(pattern, layout) for pattern in patterns])[None, :, None]
-    found = dict[str, SiteEvidence]()
+    by_site = dict[str, SiteEvidence]()
     for site in sites:
         recall = shares ** torch.rand(calls, len(patterns), heads, generator=draw)
         error, power = (1 - recall) ** 2, torch.ones(calls, heads)
-        found[site.name] = SiteEvidence(
+        by_site[site.name] = SiteEvidence(
             tuple(map(str, patterns)), recall, error, power, torch.rand(calls, generator=draw)
         )
     steps = tuple(1 - n / 28 for n in range(28))
-    evidence = Evidence(plan, steps, tuple(range(0, 28, 5)), found, {}).verify()
+    evidence = Evidence(plan, steps, tuple(range(0, 28, 5)), by_site, {}).verify()
     start = time.perf_counter()
     allocator, rows = Allocator(evidence, h100), list[dict[str, Any]]()
     ready = time.perf_counter() - start
@@ -130,12 +131,12 @@ def allocations() -> list[dict[str, Any]]:
         start = time.perf_counter()
         plan = allocator.within(budget).plan
         planned, sparse = time.perf_counter(), [decision for decision in plan.decisions if decision.is_sparse]
-        asked = [problem for decision in sparse for problem in problems_of(plan, decision, h100)]
+        problems = [problem for decision in sparse for problem in problems_of(plan, decision, h100)]
         row = {"budget": str(budget), "choices": len(allocator.choices), "candidates": len(patterns)}
         row |= {"ready_s": ready, "plan_s": planned - start, "launches_s": time.perf_counter() - planned}
         row |= {"rules": sum(len(decision.rules.rules) for decision in sparse) / len(sparse)}
-        row |= {"launches": sum(not problem.only_means for problem in asked) / len(sparse)}
-        rows.append(row | {"kernels": len(set(asked))})
+        row |= {"launches": sum(not problem.only_means for problem in problems) / len(sparse)}
+        rows.append(row | {"kernels": len(set(problems))})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark ends with: a printed table, and a file that says where its numbers come from."""
+"""The end of every benchmark: a printed table, and a file of its rows with their provenance."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def provenance() -> dict[str, Any]:
-    """Command, device, versions, commit and date."""
+    """Return command, device, versions, commit and date."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     cpu = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
-    program = Path(sys.argv[0])
+    script = Path(sys.argv[0])
     return {
-        "command": shlex.join(["python", "-m", f"{program.parent.name}.{program.stem}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"{script.parent.name}.{script.stem}", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "planner": planner.__version__,

@@ -4,7 +4,7 @@
     python -m bench.quality emoji-hunyuan
     python -m bench.quality emoji-flux --size 256
 
-Dense and planned run the same weights, seeds and prompts through planner.compile. The picture shows six prompts: a row
+Dense and planned run the same weights, seeds and prompts through planner.compile. The image shows six prompts: a row
 of dense samples, then a row for each row of the table. Needs the text encoder, the emoji
 pictures (fetched if need be), and hours on a CPU; minutes on a GPU.
 """
@@ -58,16 +58,16 @@ def main() -> None:
     encoder, scorer = TextEncoder(device), load_scorer(device, options.scorer)
     prompts, painted = held_out(shape, options.count, device)
     pooled, real = encoder(prompts).pooled, (as_pictures(painted) + 1) / 2
-    asked = Pipeline(pipeline.transformer, pipeline.scheduler, encoder, shape, pipeline.guidance, options.steps)
+    sampler = Pipeline(pipeline.transformer, pipeline.scheduler, encoder, shape, pipeline.guidance, options.steps)
 
-    dense, dense_seconds, _, _ = _sample(asked, prompts, options.batch, {"pattern": "dense"})
+    dense, dense_seconds, _, _ = _sample(sampler, prompts, options.batch, {"pattern": "dense"})
     rows, shown = list[dict[str, Any]](), [dense[:SHOWN]]
     axes = len(shape) - 1
     for pattern in options.pattern or (*CRISSCROSS[axes], "neighborhood{radius=1}", "neighborhood{radius=2}"):
         for group in options.group or GROUPS[axes]:
             try:
                 planned, seconds, spelling, density = _sample(
-                    asked, prompts, options.batch, {"pattern": pattern, "group": group}
+                    sampler, prompts, options.batch, {"pattern": pattern, "group": group}
                 )
             except PatternCoversAll:
                 print(f"{pattern} with groups of {group} reads everything at this size: dense", flush=True)
@@ -101,7 +101,7 @@ def held_out(shape: Sequence[int], count: int, device: str) -> tuple[list[str], 
 
 
 def _one_of_each(sprites: Sprites, count: int) -> list[int]:
-    """Indices of so many sprites, one of each emoji whatever its skin tones, in the order of their digests."""
+    """Choose so many sprites, one of each emoji whatever its skin tones, in the order of their digests: indices."""
     first = {toneless(code): index for index, code in reversed(list(enumerate(sprites.codes)))}
     return sorted(first.values(), key=lambda index: hashlib.sha256(sprites.codes[index].encode()).digest())[:count]
 
@@ -109,18 +109,18 @@ def _one_of_each(sprites: Sprites, count: int) -> list[int]:
 def _sample(
     pipeline: Pipeline, prompts: Sequence[str], batch: int, options: dict[str, Any]
 ) -> tuple[torch.Tensor, float, str, float]:
-    """Samples of all prompts, the seconds they took after the first batch, pattern and density of the planned sites."""
+    """Sample all prompts: (samples, seconds after the first batch, pattern and density of the planned sites)."""
     compiled = planner.compile(pipeline.transformer, min_speedup=0.0, target="h100", **options)
-    ours, made, taken = pipeline.using(compiled), list[torch.Tensor](), list[float]()
+    planned, samples, seconds = pipeline.using(compiled), list[torch.Tensor](), list[float]()
     for first in range(0, len(prompts), batch):
         start, seeds = time.perf_counter(), range(first, first + len(prompts[first : first + batch]))
-        made.append(ours(prompts[first : first + batch], seeds=seeds))
-        if made[-1].is_cuda:
+        samples.append(planned(prompts[first : first + batch], seeds=seeds))
+        if samples[-1].is_cuda:
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - start)
     decisions = planner.report(compiled).plans[0].decisions
     pattern, density = next(((d.pattern, d.density) for d in decisions if d.is_sparse), ("dense", 1.0))
-    return torch.cat(made), sum(taken[1:] or taken), pattern, density
+    return torch.cat(samples), sum(seconds[1:] or seconds), pattern, density
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What recording evidence takes on a full-size transformer with random weights: time against sampling, and memory.
+"""Recording evidence of a full-size transformer with random weights: time against sampling, and memory.
 
     python -m bench.recording flux.1-dev --size 1024x1024
     python -m bench.recording flux.1-dev --size 4096x4096 --steps 2 --scores-only      memory; not the probes
 
 Sampling is a loop of the model's own calls at falling noise levels, dense, by diffusers' eager code. Recording is
-planner.record, told how many calls there will be, around the same loop; twice with --again. The model is called once
-before, so that libraries have chosen their kernels. Memory is the most that PyTorch has held.
+planner.record around the same loop, with the number of calls as sampler_calls; twice with --again. The model is called
+once before, so that libraries have chosen their kernels. Memory is the peak of what PyTorch allocates.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from planner.models.inputs import example_inputs
 from planner.plan.evidence import Evidence
 
 
-class _BrokenOff(Exception):
-    """The sampler stopped: the calls made so far are recorded, and no site is probed."""
+class _Interrupted(Exception):
+    """The sampler stopped: its calls are recorded, and no site is probed."""
 
 
 def main() -> None:
@@ -38,35 +38,35 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--size", default="1024x1024")
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--scores-only", action="store_true", help="break off before sites are probed")
+    parser.add_argument("--scores-only", action="store_true", help="stop before sites are probed")
     parser.add_argument("--again", action="store_true", help="record twice")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    config = load_config(given.model)
+    options = parser.parse_args()
+    config = load_config(options.model)
     model = build(config, device="cuda", dtype=torch.bfloat16)
-    width, height, *frames = map(int, given.size.split("x"))
+    width, height, *frames = map(int, options.size.split("x"))
     inputs = example_inputs(config, (width, height), *frames, device="cuda")
     inputs = pytree.tree_map_only(torch.Tensor, torch.Tensor.cuda, inputs) | {"return_dict": False}
 
-    def sample(twin: torch.nn.Module, breaks: bool = False) -> None:
-        for step in range(given.steps):
-            level = torch.full_like(inputs["timestep"], 1 - step / given.steps)
+    def sample(twin: torch.nn.Module, interrupted: bool = False) -> None:
+        for step in range(options.steps):
+            level = torch.full_like(inputs["timestep"], 1 - step / options.steps)
             with torch.no_grad():
                 twin(**inputs | {"timestep": level})
-        if breaks:
-            raise _BrokenOff
+        if interrupted:
+            raise _Interrupted
 
     def record() -> None:
-        with contextlib.suppress(_BrokenOff):
-            watched = partial(sample, breaks=given.scores_only)
-            planner.record(model, watched, path=path, sampler_calls=given.steps)
+        with contextlib.suppress(_Interrupted):
+            watched = partial(sample, interrupted=options.scores_only)
+            planner.record(model, watched, path=path, sampler_calls=options.steps)
 
     with torch.no_grad():
         model(**inputs)
-    row = {"model": given.model, "size": given.size, "steps": given.steps, "scores_only": given.scores_only}
+    row = {"model": options.model, "size": options.size, "steps": options.steps, "scores_only": options.scores_only}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "evidence.safetensors"
-        runs = [("sampling", lambda: sample(model)), ("recording", record), *[("again", record)] * given.again]
+        runs = [("sampling", lambda: sample(model)), ("recording", record), *[("again", record)] * options.again]
         for name, run in runs:
             path.unlink(missing_ok=True)
             seconds, peak = measured(run)
@@ -74,7 +74,7 @@ def main() -> None:
         evidence = Evidence.load(path)
         row |= {"runs": row["recording_s"] / row["sampling_s"], "MiB_on_disk": path.stat().st_size / 2**20}
     scored, probed = (
-        sum(int((~found.isnan()).sum()) for found in tables)
+        sum(int((~table.isnan()).sum()) for table in tables)
         for tables in (
             [site.power[:, 0] for site in evidence.sites.values()],
             [site.sensitivity for site in evidence.sites.values()],
@@ -82,11 +82,11 @@ def main() -> None:
     )
     candidates = max(len(site.candidates) for site in evidence.sites.values())
     row |= {"sites": len(evidence.sites), "candidates": candidates, "sites_scored": scored, "sites_probed": probed}
-    publish(f"recording-{given.model}-{given.size}-{given.steps}", [row], given.output)
+    publish(f"recording-{options.model}-{options.size}-{options.steps}", [row], options.output)
 
 
 def measured(run: Callable[[], Any]) -> tuple[float, int]:
-    """(seconds, peak bytes on the device)"""
+    """Return the seconds of a run, and the peak bytes on the device."""
     torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     run()

@@ -1,10 +1,10 @@
-"""What rules cost on a GPU beyond the patterns they are made of: heads that differ, noise levels, means of far groups.
+"""The cost of rules on a GPU beyond that of their patterns: heads that differ, noise levels, pooled groups.
 
     python -m bench.rules
 
 One attention of FLUX, 24 heads of 128 channels in bf16 on random data, as a planned model runs it
-(planner.runtime.attention.dispatch). Launches in turn, medians. ``parts`` is what the patterns take alone, each for its
-share of the heads."""
+(planner.runtime.attention.dispatch). Launches in turn, medians. ``parts`` is the time of the patterns alone, each times
+its share of the heads."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ LAYOUTS = {
     "FLUX 4096²": "text:512 | h:256 w:256",
 }
 NEAR, CROSS = "neighborhood{edge=clamp,group=16x16,radius=1}", "crisscross{axes=lines,group=16x16}"
-FAR_NEAR, FAR_CROSS = (pattern.replace("group", "pooled=mean,group") for pattern in (NEAR, CROSS))
+POOLED_NEAR, POOLED_CROSS = (pattern.replace("group", "pooled=mean,group") for pattern in (NEAR, CROSS))
 SMALL = "neighborhood{edge=clamp,group=8x8,radius=1}"
 HEADS = 24
 
-ASKED = {
+RULES = {
     "GRAT-B": (NEAR, {NEAR: 1.0}),
     "GRAT-X": (CROSS, {CROSS: 1.0}),
     "dense": ("dense", {"dense": 1.0}),
@@ -44,17 +44,17 @@ ASKED = {
         {NEAR: 0.5, CROSS: 0.5},
     ),
     "by head and noise, with means": (
-        f"{FAR_NEAR}[heads=0,3,4,7,8,9,13,14,17,20,noise=0:0.6]; {CROSS}[heads=1-2,5-6,10-12,15-16,18-19]; "
-        f"dense[heads=21-23]; {FAR_CROSS}[heads=0,3,4,7,8,9,13,14,17,20,noise=0.6:1]",
-        {FAR_NEAR: 10 / 24, CROSS: 11 / 24, "dense": 3 / 24},
+        f"{POOLED_NEAR}[heads=0,3,4,7,8,9,13,14,17,20,noise=0:0.6]; {CROSS}[heads=1-2,5-6,10-12,15-16,18-19]; "
+        f"dense[heads=21-23]; {POOLED_CROSS}[heads=0,3,4,7,8,9,13,14,17,20,noise=0.6:1]",
+        {POOLED_NEAR: 10 / 24, CROSS: 11 / 24, "dense": 3 / 24},
     ),
     "GRAT-B in groups of 8x8": (SMALL, {SMALL: 1.0}),
     "two patterns of 8x8 and 16x16": (f"{SMALL}[heads=0-11]; {CROSS}[heads=12-23]", {SMALL: 0.5, CROSS: 0.5}),
     "GRAT-X below 0.8": (f"{CROSS}[noise=0:0.8]; dense[noise=0.8:1]", {CROSS: 1.0}),
-    "GRAT-B with means": (FAR_NEAR, {NEAR: 1.0}),
-    "GRAT-X with means": (FAR_CROSS, {CROSS: 1.0}),
+    "GRAT-B with means": (POOLED_NEAR, {NEAR: 1.0}),
+    "GRAT-X with means": (POOLED_CROSS, {CROSS: 1.0}),
 }
-"""Rules, and the patterns they are made of by their shares of the heads."""
+"""Rules, and the share of the heads of each of their patterns, by name."""
 
 
 def main() -> None:
@@ -62,26 +62,26 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    rows = [row for name in given.layouts for row in measure(name, LAYOUTS[name], given.repeats)]
-    publish("rules", rows, given.output, repeats=given.repeats)
+    options = parser.parse_args()
+    rows = [row for name in options.layouts for row in measure(name, LAYOUTS[name], options.repeats)]
+    publish("rules", rows, options.output, repeats=options.repeats)
 
 
 def measure(name: str, layout: str, repeats: int) -> list[dict[str, Any]]:
-    """A row for each of the rules on one layout."""
+    """Measure each of the rules on one layout: a row each."""
     tokens = TokenLayout.parse(layout).tokens
     query, key, value = (torch.randn(1, HEADS, tokens, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     noise = torch.tensor(0.5, device="cuda")
     runs = {
-        asked: partial(attend, query, key, value, layout, rules, noise=noise if "noise" in rules else None)
-        for asked, (rules, _) in ASKED.items()
+        label: partial(attend, query, key, value, layout, rules, noise=noise if "noise" in rules else None)
+        for label, (rules, _) in RULES.items()
     }
-    taken = {asked: 1e3 * seconds for asked, seconds in interleaved(runs, repeats, device_seconds).items()}
-    alone = {rules: taken[asked] for asked, (rules, _) in ASKED.items()}
+    milliseconds = {label: 1e3 * seconds for label, seconds in interleaved(runs, repeats, device_seconds).items()}
+    alone = {rules: milliseconds[label] for label, (rules, _) in RULES.items()}
     rows = list[dict[str, Any]]()
-    for asked, (_, shares) in ASKED.items():
+    for label, (_, shares) in RULES.items():
         parts = sum(alone[pattern] * share for pattern, share in shares.items())
-        rows.append({"layout": name, "rules": asked, "milliseconds": taken[asked], "parts": parts})
+        rows.append({"layout": name, "rules": label, "milliseconds": milliseconds[label], "parts": parts})
     return rows
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from planner.api import transfer as transfer
     from planner.api import tune as tune
     from planner.errors import PlannerError as PlannerError
-    from planner.patterns.base import CrissCross as CrissCross
-    from planner.patterns.base import Dense as Dense
-    from planner.patterns.base import Neighborhood as Neighborhood
     from planner.patterns.base import Pattern as Pattern
-    from planner.patterns.base import parse_pattern as parse_pattern
+    from planner.patterns.crisscross import CrissCross as CrissCross
+    from planner.patterns.dense import Dense as Dense
     from planner.patterns.layout import TokenLayout as TokenLayout
+    from planner.patterns.neighborhood import Neighborhood as Neighborhood
     from planner.patterns.rules import Rules as Rules
+    from planner.patterns.spelling import parse_pattern as parse_pattern
     from planner.plan.evidence import Evidence as Evidence
     from planner.plan.options import Options as Options
     from planner.plan.plan import Decision as Decision
@@ -45,11 +45,11 @@ _HOMES = {
     "PlannerError": "planner.errors",
     "Evidence": "planner.plan.evidence",
     "TokenLayout": "planner.patterns.layout",
-    "CrissCross": "planner.patterns.base",
-    "Dense": "planner.patterns.base",
-    "Neighborhood": "planner.patterns.base",
+    "CrissCross": "planner.patterns.crisscross",
+    "Dense": "planner.patterns.dense",
+    "Neighborhood": "planner.patterns.neighborhood",
     "Pattern": "planner.patterns.base",
-    "parse_pattern": "planner.patterns.base",
+    "parse_pattern": "planner.patterns.spelling",
     "Decision": "planner.plan.plan",
     "Plan": "planner.plan.plan",
     "Certificate": "planner.plan.quality",

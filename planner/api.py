@@ -13,7 +13,8 @@ from typing import Any, TypeVar, Unpack
 import torch
 
 from planner._version import __version__
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.errors import BadOption, NotAModule, PlanMismatch
 from planner.patterns.catalogue import catalogue
 from planner.plan.evidence import Evidence

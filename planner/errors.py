@@ -197,6 +197,19 @@ class PlanMismatch(PlannerError, ValueError):
         )
 
 
+class PlanDiverged(PlannerError, RuntimeError):
+    """A call whose attention, intercepted as the model runs, is not what was planned of it."""
+
+    def __init__(self, site: str, planned: str, found: str) -> None:
+        super().__init__(
+            "attention diverges from the plan.",
+            found=f"Planned was {planned}; the model made {found}.",
+            remedy="A compiled model plans such a call anew. Where that does not help, attention differs between runs "
+            "with the same inputs: use the original model.",
+            where=site,
+        )
+
+
 class CannotCapture(PlannerError, RuntimeError):
     """A model whose graph cannot be captured."""
 

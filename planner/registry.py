@@ -7,11 +7,13 @@ looked into, and adds what it has by ``REGISTRY.register``.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
+from threading import RLock
 from types import ModuleType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from planner.errors import BadPlugin, UnknownName
 
@@ -19,33 +21,44 @@ GROUP = "planner.plugins"
 """The group of entry points that name plug-ins."""
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 class Registry(Mapping[str, T]):
-    """Entries of one kind by name, the project's own first, then those of plug-ins.
+    """Entries of one kind by name, in the order of their names: the project's own and those of plug-ins.
 
-    kind: what an entry is, for messages: ``pattern``. builtin: modules that register the project's own entries,
-    imported when the registry is first looked into.
+    kind: what an entry is, for messages: ``pattern``. builtin: modules that register the project's own entries, and
+    packages, each of whose modules may; they are imported when the registry is first looked into.
     """
 
     def __init__(self, kind: str, builtin: Sequence[str] = ()) -> None:
         self.kind = kind
         self._builtin = tuple(builtin)
         self._entries = dict[str, T]()
-        self._is_loaded = False
+        self._is_loaded = self._is_being_filled = False
+        self._loading = RLock()
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that adds an entry under a name and returns it; raises BadPlugin where the name is
-        taken."""
+    def register(self, name: str) -> Callable[[E], E]:
+        """Return a decorator that adds an entry under a name and returns it as it is.
 
-        def add(entry: T) -> T:
+        Raises BadPlugin where another entry has the name.
+        """
+
+        def add(entry: E) -> E:
             taken = self._entries.get(name)
-            if taken is not None and taken is not entry:
+            if taken is not None and _identity(taken) != _identity(entry):
                 raise BadPlugin(_origin(entry), f"it registers the {self.kind} {name!r}, which {_origin(taken)} has")
-            self._entries[name] = entry
+            self._entries[name] = cast(T, entry)
             return entry
 
         return add
+
+    def name_of(self, entry: T) -> str:
+        """Return the name of an entry; raises UnknownName for what is not registered."""
+        for name, each in self._entries.items():
+            if each is entry:
+                return name
+        raise UnknownName(self.kind, str(getattr(entry, "__name__", entry)), self._entries)
 
     def __getitem__(self, name: str) -> T:
         """Return an entry; raises UnknownName, which is a KeyError, with the nearest name."""
@@ -54,9 +67,13 @@ class Registry(Mapping[str, T]):
             raise UnknownName(self.kind, name, self._entries)
         return self._entries[name]
 
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         self._load()
-        return iter(tuple(self._entries))
+        return iter(sorted(self._entries))
 
     def __len__(self) -> int:
         self._load()
@@ -65,10 +82,19 @@ class Registry(Mapping[str, T]):
     def _load(self) -> None:
         if self._is_loaded:
             return
-        self._is_loaded = True  # a module that registers may look things up
-        for module in self._builtin:
-            importlib.import_module(module)
-        plugins()
+        with self._loading:
+            if self._is_loaded or self._is_being_filled:
+                return  # a module that registers may look things up
+            self._is_being_filled = True
+            try:
+                for name in self._builtin:
+                    module = importlib.import_module(name)
+                    for each in pkgutil.iter_modules(getattr(module, "__path__", ())):
+                        importlib.import_module(f"{name}.{each.name}")
+                plugins()
+                self._is_loaded = True
+            finally:
+                self._is_being_filled = False
 
 
 @lru_cache(maxsize=1)
@@ -86,6 +112,12 @@ def plugins() -> Mapping[str, ModuleType]:
             raise BadPlugin(entry.name, f"{entry.value} is no module")
         found[entry.name] = loaded
     return found
+
+
+def _identity(entry: object) -> object:
+    """Tell entries apart; a class or function of a module that is imported again is the one that it was."""
+    name = getattr(entry, "__qualname__", None)
+    return id(entry) if name is None else (_origin(entry), name)
 
 
 def _origin(entry: object) -> str:

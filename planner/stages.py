@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from planner.capture.trace import Call, Capture
+from planner.capture.call import Call
+from planner.capture.trace import Capture
 from planner.errors import PlanMismatch
 from planner.plan.options import Options
 from planner.plan.plan import Decision, Plan
@@ -16,7 +17,7 @@ from planner.plan.target import Target
 from planner.provenance.find_noise_level import find_noise_level
 from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import Memory, Provenance, trace_provenance
-from planner.provenance.rules import Shadow
+from planner.provenance.rules.base import Shadow
 from planner.search.cost import rest_of_step
 from planner.search.decide import decide
 

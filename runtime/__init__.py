@@ -1,1 +1,1 @@
-"""Executing plans: recipes, grouped attention, the operator, graph rewriting, the compiled model."""
+"""Execution of plans: attention on tensors, eager interception, rewritten graphs, evidence, the compiled model."""

@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 from hypothesis import strategies as st
 
-from planner.patterns.base import Dense, Neighborhood
+from planner.patterns.dense import Dense
 from planner.patterns.density import rules_density
 from planner.patterns.layout import TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.rules import Rules
 from planner.plan.site import AttentionSite
 from planner.plan.target import TARGETS, Target

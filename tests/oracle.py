@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 
 ROWS = 1024
 """Query rows to work out at once: their scores are what takes memory."""
@@ -22,7 +22,7 @@ def means_of(tokens, layout, pattern):
 def masked_dense(q, k, v, layout, pattern, rows=None, mask=None, scale=None):
     """(output, log-sum-exp) for some query rows or all; a query that reads nothing gives zeros and -inf.
 
-    mask: (batch, keys) boolean. With means of far groups each counts as often as its group has visible tokens. Key
+    mask: (batch, keys) boolean. With pooled groups each mean counts as often as its group has visible tokens. Key
     heads are shared out among query heads in order.
     """
     rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows

@@ -8,7 +8,10 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from planner.patterns.base import CrissCross, Neighborhood
+from planner.errors import MalformedValue
+from planner.patterns.base import PATTERNS
+from planner.patterns.dense import Dense
+from planner.patterns.fields import Flag, Numbers, Word
 from planner.patterns.groups import GroupGrid
 from planner.patterns.layout import GlobalTokens, Grid, TokenLayout
 from planner.plan.options import Options
@@ -58,21 +61,38 @@ def layouts(draw, extents=None):
     return TokenLayout((*before, draw(grids(extents)), *after)).verify()
 
 
-@st.composite
-def neighborhoods(draw, group, offset=()):
-    """A neighbourhood, also one that covers everything."""
-    radius = tuple(draw(st.integers(0, 3)) for _ in group)
-    return Neighborhood(group, radius, draw(st.sampled_from(["clamp", "clip"])), offset).verify()
+def values(field, axes):
+    """Small values of a field of a pattern, as its type says."""
+    numbers = st.integers(field.least, field.least + 3)
+    if isinstance(field, Word):
+        return st.sampled_from(field.words)
+    if isinstance(field, Numbers):
+        return st.tuples(*[numbers] * axes)
+    return st.booleans() if isinstance(field, Flag) else numbers
+
+
+def is_well_formed(pattern):
+    try:
+        return pattern == pattern.verify()
+    except MalformedValue:
+        return False
+
+
+def of_kind(kind, group, offset=()):
+    """Any pattern of a registered kind with a given group and offset."""
+    given = {name: values(field, len(group)) for name, field in kind.fields().items()}
+    given |= {"group": st.just(group), "offset": st.just(offset), "pooled": st.just(False)}
+    return st.builds(kind, **given).filter(is_well_formed)
 
 
 def patterns(group, offset=()):
-    """Any pattern with a given group and offset."""
-    crisscross = st.builds(CrissCross, st.just(group), st.sampled_from(["lines", "planes"]), st.just(offset))
-    return st.one_of(neighborhoods(group, offset), crisscross)
+    """Any registered pattern with a given group and offset."""
+    kinds = [kind for kind in PATTERNS.values() if kind is not Dense]
+    return st.sampled_from(kinds).flatmap(lambda kind: of_kind(kind, group, offset))
 
 
 def readings(group, offset=()):
-    """Any pattern with a given group and offset, with or without means of far groups."""
+    """Any pattern with a given group and offset, with or without pooled groups."""
     return st.builds(replace, patterns(group, offset), pooled=st.booleans())
 
 

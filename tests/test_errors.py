@@ -130,6 +130,13 @@ TEXTS = [
         "  Plan again for this model and these inputs, or drop plan= and let compile() plan.",
     ),
     (
+        errors.PlanDiverged("blocks.3.attn", "no attention", "a call of scaled_dot_product_attention"),
+        "PlanDiverged at blocks.3.attn: attention diverges from the plan.\n"
+        "  Planned was no attention; the model made a call of scaled_dot_product_attention.\n"
+        "  A compiled model plans such a call anew. Where that does not help, attention differs between runs with the "
+        "same inputs: use the original model.",
+    ),
+    (
         errors.CannotCapture("Flux", "RuntimeError: no"),
         "CannotCapture: cannot capture the graph of Flux.\n"
         "  Tracing stopped with: RuntimeError: no.\n"

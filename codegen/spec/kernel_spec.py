@@ -15,9 +15,12 @@ from planner.codegen.tiling.group_means import kind_of_groups
 from planner.codegen.tiling.program import TileProgram, tile_programs
 from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
 from planner.errors import MalformedValue
-from planner.patterns.base import Dense, Neighborhood, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.rules import SEPARATOR
+from planner.patterns.spelling import parse_pattern
 
 MAX_PATTERNS, SLOT_BITS = 64, 24
 """Patterns of one kernel, and bits of a table's entry that name a head; those above them name its pattern."""
@@ -114,7 +117,7 @@ class Problem:
         return {kind_of_groups(pattern): self._means_of(pattern) for pattern in pooled}
 
     def _means_of(self, pattern: Pattern) -> Problem:
-        one = Neighborhood(pattern.group, (0,) * len(pattern.group), "clip", pattern.offset, pooled=True)
+        one = Neighborhood(pattern.group, (0,), "clip", offset=pattern.offset, pooled=True)
         k, v = self.dtypes.k, self.dtypes.v
         changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True, "scales": ""}
         changes["dtype"] = str(Dtypes(q=k, k=k, v=v, out=k))

@@ -15,8 +15,10 @@ from planner.codegen.spec.config import choose_config, why_not
 from planner.codegen.spec.head_table import HeadTable, RoutedHeads, make_head_table, of_batch
 from planner.codegen.spec.kernel_spec import MAX_PATTERNS, KernelSpec, Problem
 from planner.codegen.tiling.group_means import kind_of_groups
-from planner.patterns.base import Dense, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.rules import SEPARATOR, Rules
+from planner.patterns.spelling import parse_pattern
 
 
 @dataclass(frozen=True, eq=False)

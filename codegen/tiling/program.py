@@ -21,7 +21,8 @@ from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
 from planner.codegen.tiling.regions import Region, Span, global_regions, regions, shared_by_pair, whole
 from planner.codegen.tiling.sympy_source import quotient
 from planner.patterns.arithmetic import SYMBOLS
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 
 

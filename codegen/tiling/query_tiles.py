@@ -15,7 +15,8 @@ import sympy
 from planner.codegen.tiling.boxes import View, mixed_radix, power_boxes, with_side
 from planner.codegen.tiling.sympy_source import quotient
 from planner.codegen.tiling.tile_order import wave_sides
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 
 SHARE = 64

@@ -17,7 +17,8 @@ from functools import partial
 import sympy
 
 from planner.patterns.arithmetic import INTS, Arithmetic, Number
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 
 

@@ -1,4 +1,4 @@
-"""Forwards: something stands in for the forward of some modules for a while."""
+"""Another forward, for a while, for some modules."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Capture: from a module or a Dynamo graph to one ATen graph, in which each attention is one node.
 
-Tensors that carry weights or pictures are replaced by fakes, so nothing is computed and no weights are needed.
+Tensors that carry weights or images are replaced by fakes, so nothing is computed and no weights are needed.
 When a module is traced, whole-number tensors (masks, position ids) stay real, so that code which branches on them is
 traced as it would run. A graph of Dynamo's will run again with other values and is traced without them.
 """
@@ -8,18 +8,12 @@ traced as it would run. A graph of Dynamo's will run again with other values and
 from __future__ import annotations
 
 import contextlib
-import copy
-import enum
-import gc
-import inspect
 import logging
 import re
-import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
@@ -29,91 +23,43 @@ from torch._guards import tracing
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from planner.capture.specialization import KnownValues, digest, is_known, is_whole_number
-from planner.capture.trace_reuse import CopiedBlocks
-from planner.errors import CannotCapture, times
-
-Model = TypeVar("Model", bound=torch.nn.Module)
+from planner.capture.call import with_copied_caches
+from planner.capture.hooks import execution_device, is_hooked, uncompiled, without_hooks
+from planner.capture.specialization import SpecializedValues, is_known, is_whole_number
+from planner.capture.trace_reuse import TraceReuse
+from planner.errors import CannotCapture
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 """The node of an attention site."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """The arguments of one call of a model, by name, in the order of its signature."""
-
-    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    @staticmethod
-    def of(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """Bind arguments to the names of ``model.forward``."""
-        bound = inspect.signature(model.forward).bind_partial(*args, **kwargs)
-        named = dict[str, Any]()
-        for name, value in bound.arguments.items():
-            kind = bound.signature.parameters[name].kind
-            named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-        return Call(named)
-
-    @cached_property
-    def tensors(self) -> list[tuple[str, torch.Tensor]]:
-        """Every tensor of the call with the name of its argument: ``hidden_states``, ``image_embeds.1``."""
-        found = list[tuple[str, torch.Tensor]]()
-        for name, value in self.arguments.items():
-            for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-                if isinstance(leaf, torch.Tensor):
-                    found.append((name + "".join(_spell(key) for key in path), leaf))
-        return found
-
-    def signature(self) -> str:
-        """Shapes and dtypes of the tensors and the whole numbers: ``hidden_states=1x96x64 bfloat16, height=8``."""
-        tensors = [
-            f"{name}={times(tensor.shape) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
-            for name, tensor in self.tensors
-        ]
-        numbers = [f"{name}={value}" for name, value in self.arguments.items() if _is_whole(value)]
-        return ", ".join(tensors + numbers)
-
-    def devices(self) -> tuple[str, ...]:
-        """Where the tensors of the call live, each device once, sorted."""
-        return tuple(sorted({str(tensor.device) for _, tensor in self.tensors}))
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """Return the tensor of the call that has this name; raises KeyError."""
-        return dict(self.tensors)[name]
-
-    def digest(self, name: str) -> bytes:
-        """Return a digest of the values of one tensor of the call; raises KeyError."""
-        return digest(self.tensor(name))
-
-
-@dataclass(frozen=True)
 class Capture:
     """An ATen graph and, for each of its placeholders, the tensor it stands for (None for what is no tensor).
 
-    device: where attention runs; the CPU for a graph without any. read: inputs on whose values the graph depends.
+    device: where attention runs; the CPU for a graph without any. guards: inputs on whose values the graph depends.
     """
 
     graph: torch.fx.GraphModule
     inputs: tuple[torch.Tensor | None, ...]
     device: torch.device
-    read: tuple[torch.Tensor, ...] = ()
+    guards: tuple[torch.Tensor, ...] = ()
 
     @staticmethod
     def empty() -> Capture:
-        """A graph of nothing."""
+        """Return a capture of a graph without operations."""
         graph = torch.fx.Graph()
         graph.output(())
         return Capture.of(torch.fx.GraphModule({}, graph), ())
 
     @staticmethod
     def of(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
-        """A capture of a graph that has not been rewritten, and of all its inputs."""
+        """Return the capture of a graph that has not been rewritten, and of all its inputs."""
         device = next((node.meta["val"].device for node in graph.graph.nodes if node.target is ATTENTION), "cpu")
         return Capture(graph, tuple(x if isinstance(x, torch.Tensor) else None for x in inputs), torch.device(device))
 
     def attention_nodes(self) -> list[torch.fx.Node]:
-        """The attention sites, in execution order."""
+        """Return the nodes of attention sites, in execution order."""
         return [node for node in self.graph.graph.nodes if node.target is ATTENTION]
 
 
@@ -128,34 +74,24 @@ def capture_module(
     model = uncompiled(model)
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     leaves, spec = pytree.tree_flatten((weights, tuple(args), dict(kwargs)))
-    leaves = apart(leaves)
-    at = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-    tensors = [leaves[index] for index in at]
-    known = KnownValues([None if n < len(weights) or x.device.type == "meta" else x for n, x in enumerate(tensors)])
+    leaves = with_copied_caches(leaves)
+    positions = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaves[index] for index in positions]
+    own = len(weights)
+    values = SpecializedValues([None if n < own or x.device.type == "meta" else x for n, x in enumerate(tensors)])
 
     def run(*traced: torch.Tensor) -> Any:
-        values = list(leaves)
-        for index, value in zip(at, traced, strict=True):
-            values[index] = value
-        traced_weights, traced_args, traced_kwargs = pytree.tree_unflatten(values, spec)
-        with known:
-            return torch.func.functional_call(model, traced_weights, traced_args, traced_kwargs)
+        replaced = dict(zip(positions, traced, strict=True))
+        arguments = pytree.tree_unflatten([replaced.get(n, leaf) for n, leaf in enumerate(leaves)], spec)
+        with values:
+            return torch.func.functional_call(model, *arguments)
 
     hooked = list(filter(is_hooked, model.modules()))
-    device = _execution_device(tensors[len(weights) :]) if hooked else None
-    processors = [module.processor for module in model.modules() if hasattr(module, "processor")]
-    copied = contextlib.nullcontext() if runs else CopiedBlocks(model, known.asked).standing_in()
-    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), _without_hooks(hooked, processors), copied:
+    device = execution_device(tensors[own:]) if hooked else None
+    reuse = contextlib.nullcontext() if runs else TraceReuse(model, values.steering).patched()
+    with torch.no_grad(), _module_paths(model), _tables_on_cpu(model), without_hooks(model, hooked), reuse:
         graph = _trace(run, tensors, type(model).__name__, lambda x: runs or is_known(x), device)
-    return replace(Capture.of(graph, tensors), read=tuple(tensors[place] for place in sorted(known.read)))
-
-
-def uncompiled(model: Model) -> Model:
-    """Another object that shares everything with a model, but for what it was compiled to."""
-    plain = object.__new__(type(model))
-    vars(plain).update({name: value for name, value in vars(model).items() if not name.startswith("__")})
-    vars(plain)["_compiled_call_impl"] = None
-    return plain
+    return replace(Capture.of(graph, tensors), guards=tuple(tensors[place] for place in sorted(values.guards)))
 
 
 def capture_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture:
@@ -166,20 +102,20 @@ def capture_graph(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Capture
 
 
 def why_not_lower(graph: torch.fx.GraphModule) -> str | None:
-    """Why a graph of Dynamo's cannot be lowered to ATen, None if it can."""
+    """Return why a graph of Dynamo's cannot be lowered to ATen, None if it can."""
     if any(getattr(node.target, "__module__", "").startswith("torch._functorch") for node in graph.graph.nodes):
         return "its graph holds a vmap, such as FlexAttention's of a mask, which cannot be lowered"
     return None
 
 
 def attention_calls(graph: torch.fx.GraphModule) -> list[str]:
-    """Module paths of all attention in a graph of Dynamo's, FlexAttention too."""
+    """Return the module paths of all attention in a graph of Dynamo's, FlexAttention too."""
     called = (F.scaled_dot_product_attention, torch.ops.higher_order.flex_attention)
     return [module_path(node) or "attention" for node in graph.graph.nodes if node.target in called]
 
 
 def module_path(node: torch.fx.Node) -> str:
-    """Path of the module that a node comes from, such as ``transformer_blocks.3.attn``; empty if unknown."""
+    """Return the path of the module that a node comes from, ``transformer_blocks.3.attn``; empty if unknown."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
@@ -197,97 +133,33 @@ def _trace(
     stays_real: Callable[[torch.Tensor], bool],
     device: torch.device | None,
 ) -> torch.fx.GraphModule:
-    """device: where all tensors are taken to be, where it is not where they are."""
+    """Trace a function of tensors; raises CannotCapture.
+
+    model: its name in errors. stays_real: which inputs keep their values. device: where all tensors are taken to be;
+    None for where they are.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [x if not isinstance(x, torch.Tensor) or stays_real(x) else _fake(x, mode, device) for x in inputs]
     try:
-        # A tracing context of our own: sizes must not become symbols of Dynamo's.
+        # In a tracing context of Dynamo's, sizes would become symbols.
         with tracing(None), fx_traceback.preserve_node_meta(), _quiet():
             return make_fx(run, tracing_mode="real", pre_dispatch=True)(*fakes)
     except Exception as error:
-        raise CannotCapture(
-            model, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
-
-
-def is_hooked(module: torch.nn.Module) -> bool:
-    """Whether accelerate or diffusers do something before or after a module runs."""
-    attributes = module.__dict__
-    return "_hf_hook" in attributes or ("_diffusers_hook" in attributes and bool(attributes["_diffusers_hook"].hooks))
-
-
-def holds_caches(arguments: Any) -> bool:
-    """Whether arguments hold objects that a model may write to."""
-    return any(map(_is_cache, pytree.tree_leaves(arguments)))
-
-
-def apart(arguments: Any) -> Any:
-    """Arguments with their caches copied, so that a model may be run for a look; tensors and modules are shared."""
-    return pytree.tree_map(lambda leaf: _copied(leaf) if _is_cache(leaf) else leaf, arguments)
-
-
-def _is_cache(leaf: Any) -> bool:
-    plain = bool | int | float | complex | str | bytes | torch.dtype | torch.device | torch.Generator | enum.Enum
-    return not (leaf is None or isinstance(leaf, plain | _SHARED))
-
-
-_SHARED = torch.Tensor | torch.nn.Module | type | types.FunctionType | types.ModuleType
-
-
-def _copied(cache: Any) -> Any:
-    """A deep copy that shares tensors, modules and functions."""
-    found, seen, memo = [cache], set[int](), dict[int, Any]()
-    while found:
-        each = found.pop()
-        if isinstance(each, _SHARED):
-            memo[id(each)] = each
-        elif id(each) not in seen:
-            seen.add(id(each))
-            found += gc.get_referents(each)
-    return copy.deepcopy(cache, memo)
+        first_line, *_ = [*str(error).splitlines(), ""]
+        raise CannotCapture(model, f"{type(error).__name__}: {first_line}") from error
 
 
 def _fake(tensor: torch.Tensor, mode: FakeTensorMode, device: torch.device | None) -> torch.Tensor:
+    """Return a tensor of the same shape and dtype without values, on a device, or where the tensor is."""
     if tensor.device.type != "meta" and device in (None, tensor.device):
         return mode.from_tensor(tensor, static_shapes=True)
     fake = FakeTensor(mode, tensor.detach().to("meta"), device or torch.device("cpu"))
     return fake.requires_grad_(tensor.requires_grad)
 
 
-def _execution_device(inputs: Sequence[torch.Tensor]) -> torch.device:
-    """Where a model runs whose weights are elsewhere until they are needed."""
-    return next((x.device for x in inputs if x.device.type not in ("cpu", "meta")), torch.device("cpu"))
-
-
-@contextlib.contextmanager
-def _without_hooks(hooked: Sequence[torch.nn.Module], processors: Sequence[Any]) -> Iterator[None]:
-    """While tracing, leave out what accelerate and diffusers wrap around the forward of modules, and collectives."""
-    wrapped = {module: vars(module).pop("forward") for module in hooked if "forward" in vars(module)}
-    spread = [processor for processor in processors if getattr(processor, "_parallel_config", None) is not None]
-    configs = [processor._parallel_config for processor in spread]
-    for processor in spread:
-        processor._parallel_config = None
-    try:
-        yield
-    finally:
-        for module, forward in wrapped.items():
-            vars(module)["forward"] = forward
-        for processor, config in zip(spread, configs, strict=True):
-            processor._parallel_config = config
-
-
-def is_same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether an input of a graph is an argument of the call, perhaps by another object."""
-    if tensor is other:
-        return True
-    if tensor.device.type == "meta" or other.device.type == "meta" or isinstance(tensor, torch.nn.Parameter):
-        return False
-    return tensor.shape == other.shape and tensor.dtype == other.dtype and tensor.data_ptr() == other.data_ptr() != 0
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's own log of a failed trace from standing before our error."""
+    """While open, silence what torch logs of a failed trace: the error that is raised says it."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -301,7 +173,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _module_paths(model: torch.nn.Module) -> Iterator[None]:
-    """While tracing, give every node the path of the module that makes it."""
+    """While open, give every traced node the path of the module that it comes from."""
     paths = {module: path for path, module in model.named_modules()}
     stack = list[tuple[str, type]]()
 
@@ -332,7 +204,7 @@ def _module_paths(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tables_on_cpu(model: torch.nn.Module) -> Iterator[None]:
-    """While tracing, move tables that modules of a meta model keep as plain attributes to the CPU, without values."""
+    """While open, hold tables that modules of a meta model keep as plain attributes on the CPU, without values."""
     moved = list[tuple[dict[str, Any], str, torch.Tensor]]()
     for module in model.modules():
         for name, value in vars(module).items():
@@ -345,14 +217,3 @@ def _tables_on_cpu(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for attributes, name, value in moved:
             attributes[name] = value
-
-
-def _spell(key: Any) -> str:
-    return "." + str(getattr(key, "idx", getattr(key, "key", key)))
-
-
-def _is_whole(value: Any) -> bool:
-    """A whole number, or nested lists of nothing else."""
-    if isinstance(value, list | tuple):
-        return bool(value) and len(value) <= 64 and all(map(_is_whole, value))
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from planner.api import compile as compile_planned
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.cli import render
 from planner.models.catalogue import build, load_config
 from planner.models.emoji.drawing import save_grid

@@ -15,7 +15,10 @@ from planner.errors import BadOption, MissingDependency, UnknownName
 from planner.models.emoji.reference import load
 from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import PromptBook
-from planner.patterns.base import CrissCross, Neighborhood, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.crisscross import CrissCross
+from planner.patterns.neighborhood import Neighborhood
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence
 from planner.plan.plan import Plan
 from planner.plan.quality import Quality

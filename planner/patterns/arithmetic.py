@@ -14,11 +14,20 @@ Number = Any
 class Arithmetic(Protocol):
     """The operations beyond + - * that a closed form may use."""
 
-    def minimum(self, a: Number, b: Number) -> Number: ...
-    def maximum(self, a: Number, b: Number) -> Number: ...
-    def ceil_div(self, a: Number, b: Number) -> Number: ...
+    def minimum(self, a: Number, b: Number) -> Number:
+        """Return the lesser of two."""
+        ...
+
+    def maximum(self, a: Number, b: Number) -> Number:
+        """Return the greater of two."""
+        ...
+
+    def ceil_div(self, a: Number, b: Number) -> Number:
+        """Return a / b, rounded up."""
+        ...
+
     def at_least(self, a: Number, b: Number) -> Number:
-        """1 where a >= b, else 0."""
+        """Return 1 where a >= b, else 0."""
         ...
 
 

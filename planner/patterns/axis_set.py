@@ -25,20 +25,25 @@ Range = tuple[Number, Number]
 class AxisSet(ABC):
     """The groups along one axis that a query group at coordinate c reads."""
 
+    @property
+    def reads_evenly(self) -> bool:
+        """Whether every query group reads equally many groups."""
+        return True
+
     @abstractmethod
     def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
-        """How many groups are read."""
+        """Count the groups that are read."""
 
     @abstractmethod
     def item(self, i: Number, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
-        """Coordinate of the i-th group read, ascending in i."""
+        """Return the coordinate of the i-th group read, ascending in i."""
 
     @abstractmethod
     def ranges(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> tuple[Range, ...]:
-        """The same groups as disjoint ranges (first, stop), of which some may be empty."""
+        """Return the same groups as disjoint ranges (first, stop), of which some may be empty."""
 
     def pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS, front_pad: int = 0) -> Number:
-        """(query token, key token) pairs along the axis, summed over all query groups.
+        """Count (query token, key token) pairs along the axis, summed over all query groups.
 
         With a front pad: those of an axis longer by so many tokens, less the pairs in which one of these is the query
         or the key.
@@ -53,11 +58,11 @@ class AxisSet(ABC):
 
     @abstractmethod
     def whole_pairs(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> Number:
-        """The pairs where the first group lacks nothing."""
+        """Count the pairs where the first group lacks nothing."""
 
     @abstractmethod
     def around_first(self, n: Number, g: Number, arithmetic: Arithmetic = INTS) -> tuple[Number, Number]:
-        """(tokens that the first group reads, tokens of the groups that read it), where it lacks nothing."""
+        """Count tokens that the first group reads, and tokens of the groups that read it, where it lacks nothing."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,10 @@ class Window(AxisSet):
     radius: Number
     edge: Edge
 
+    @property
+    def reads_evenly(self) -> bool:
+        return self.edge == "clamp"
+
     def count(self, c: Number, G: Number, arithmetic: Arithmetic = INTS) -> Number:
         if self.edge == "clamp":
             return arithmetic.minimum(2 * self.radius + 1, G)
@@ -170,6 +179,6 @@ class Window(AxisSet):
 
 
 def _full_and_last(n: Number, g: Number, arithmetic: Arithmetic) -> tuple[Number, Number]:
-    """Groups before the last one, all of g tokens, and the tokens of the last one (1 to g)."""
+    """Return the groups before the last one, all of g tokens, and the tokens of the last one (1 to g)."""
     full = arithmetic.ceil_div(n, g) - 1
     return full, n - full * g

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from planner.patterns.arithmetic import INTS, Arithmetic, Number
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
 
 
 def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic = INTS) -> Number:
-    """(query token, key token) pairs of grid tokens that a pattern attends to.
+    """Count (query token, key token) pairs of grid tokens that a pattern attends to.
 
     Boxes are disjoint, and within a box the axes are independent: a sum of products.
     """
@@ -28,7 +29,7 @@ def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic
 
 @lru_cache(maxsize=4096)
 def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
-    """Pairs attended at a site: the pattern's on the grid, and every pair with a global token.
+    """Count the pairs attended at a site: the pattern's on the grid, and every pair with a global token.
 
     With the means of far groups, also one pair for every query of the grid and every group.
     """
@@ -40,10 +41,10 @@ def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
 
 
 def density(pattern: Pattern, layout: TokenLayout) -> float:
-    """Attended pairs over all pairs, in (0, 1]."""
+    """Return attended pairs over all pairs, in (0, 1]."""
     return attended_pairs(pattern, layout) / layout.tokens**2
 
 
 def rules_density(rules: Rules, layout: TokenLayout, heads: int) -> float:
-    """The same on average over the heads and the noise levels."""
+    """Return the density of rules, on average over the heads and the noise levels."""
     return sum(share * density(rule.pattern, layout) for rule, share in rules.shares(heads))

@@ -18,12 +18,12 @@ from planner.patterns.arithmetic import INTS, TENSORS, Arithmetic, Number
 
 
 def start_along(c: Number, g: Number, front_pad: int = 0, arithmetic: Arithmetic = INTS) -> Number:
-    """First token of the c-th group along an axis of groups of g, of which the first lacks ``front_pad`` tokens."""
+    """Return the first token of the c-th group along an axis, of g tokens each; the first lacks ``front_pad``."""
     return arithmetic.maximum(c * g - front_pad, 0) if front_pad else c * g
 
 
 def extent_along(c: Number, g: Number, n: Number, arithmetic: Arithmetic = INTS, front_pad: int = 0) -> Number:
-    """Tokens of the c-th group along an axis of n tokens."""
+    """Count the tokens of the c-th group along an axis of n tokens."""
     if front_pad:
         return arithmetic.minimum((c + 1) * g - front_pad, n) - start_along(c, g, front_pad, arithmetic)
     if isinstance(n, int) and n % g == 0:
@@ -38,7 +38,7 @@ def group_start(
     arithmetic: Arithmetic = INTS,
     front_pad: Sequence[int] = (0, 0, 0),
 ) -> Number:
-    """Position in group order of a group's first token.
+    """Return the position in group order of a group's first token.
 
     Before it lie, axis by axis, all tokens of the slabs that come earlier along that axis inside the same
     slabs of the slower axes: sum over axes a of ``start_a · prod(extent_b, b < a) · prod(n_b, b > a)``.
@@ -81,20 +81,20 @@ class GroupGrid:
         return tuple(sorted(even, key=lambda axis: self.sizes[axis] % self.group[axis] > 0))
 
     def coords(self) -> Iterator[tuple[int, ...]]:
-        """Coordinates of all groups in storage order."""
+        """Yield the coordinates of all groups in storage order."""
         return itertools.product(*map(range, self.counts))
 
     def size(self, coords: Sequence[int]) -> int:
-        """Tokens of one group."""
+        """Count the tokens of one group."""
         along = zip(coords, self.group, self.sizes, self.front_pad, strict=True)
         return math.prod(extent_along(c, g, n, front_pad=front_pad) for c, g, n, front_pad in along)
 
     def start(self, coords: Sequence[int]) -> int:
-        """Position in group order of a group's first token."""
+        """Return the position in group order of a group's first token."""
         return group_start(coords, self.group, self.sizes, front_pad=self.front_pad)
 
     def positions(self) -> torch.Tensor:
-        """Position in group order of every token in raster order, shape (tokens,), int64."""
+        """Return the position in group order of every token in raster order, shape (tokens,), int64."""
         token = self._tokens()
         coords = self.group_of(token)
         local = torch.zeros((), dtype=torch.int64)
@@ -103,23 +103,26 @@ class GroupGrid:
         return (group_start(coords, self.group, self.sizes, TENSORS, self.front_pad) + local).flatten()
 
     def numbers(self) -> torch.Tensor:
-        """Number of the group of every token in raster order, counted in storage order, shape (tokens,), int64."""
+        """Return the number, in storage order, of the group of every token in raster order, shape (tokens,), int64."""
         number = torch.zeros((), dtype=torch.int64)
         for coord, count in zip(self.group_of(self._tokens()), self.counts, strict=True):
             number = number * count + coord
         return number.flatten()
 
     def _tokens(self) -> list[torch.Tensor]:
-        """Coordinates of all tokens, one broadcastable tensor an axis."""
+        """Return the coordinates of all tokens, one int64 tensor an axis, broadcastable to the sizes of the grid."""
         shape = [1] * len(self.sizes)
         return [torch.arange(n).view(*shape[:axis], n, *shape[axis + 1 :]) for axis, n in enumerate(self.sizes)]
 
     def group_of(self, token: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Coordinates of the group that tokens at such coordinates belong to."""
+        """Return the coordinates of the groups of tokens.
+
+        token: their coordinates, one int64 tensor of any shape an axis; so is the result.
+        """
         return [(x + front_pad) // g for x, g, front_pad in zip(token, self.group, self.front_pad, strict=True)]
 
     def order(self) -> torch.Tensor:
-        """Raster index of the token stored at every position in group order, shape (tokens,), int64."""
+        """Return the raster index of the token at every position in group order, shape (tokens,), int64."""
         positions = self.positions()
         order = torch.empty_like(positions)
         order[positions] = torch.arange(len(positions))
@@ -137,5 +140,5 @@ class GroupGrid:
 
 
 def front_pad_of(group: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
-    """Tokens that the first group lacks, whose size is the offset."""
+    """Return the tokens along each axis that the first group lacks, whose size is the offset."""
     return tuple((g - o) % g for g, o in zip(group, offset, strict=True)) if offset else (0,) * len(group)

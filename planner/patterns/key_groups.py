@@ -10,7 +10,7 @@ from planner.patterns.groups import GroupGrid
 
 
 def key_groups(pattern: Pattern, grid: GroupGrid, query: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Coordinates of the key groups that one query group reads, each once, box by box."""
+    """Yield the coordinates of the key groups that one query group reads, each once, box by box."""
     for box in pattern.boxes():
         yield from itertools.product(
             *(

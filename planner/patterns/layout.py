@@ -36,7 +36,7 @@ class GlobalTokens:
     tokens: int
 
     def verify(self) -> None:
-        """Raises MalformedValue."""
+        """Check the segment; raises MalformedValue."""
         if not _NAME.fullmatch(self.name) or self.name in AXIS_NAMES:
             raise MalformedValue(str(self), f"{self.name!r} is no segment name", f"Write it like {EXAMPLE!r}.")
         _check_extent(str(self), self.tokens)
@@ -63,7 +63,7 @@ class Grid:
         return math.prod(self.sizes)
 
     def verify(self) -> None:
-        """Raises MalformedValue."""
+        """Check the segment; raises MalformedValue."""
         names = [name for name, _ in self.axes]
         if not 1 <= len(names) <= 3 or len(set(names)) != len(names) or not set(names) <= set(AXIS_NAMES):
             fault = f"a grid has one to three different axes out of {', '.join(AXIS_NAMES)}"
@@ -120,7 +120,10 @@ class TokenLayout:
         return sum(segment.tokens for segment in self.segments if isinstance(segment, GlobalTokens))
 
     def coordinates(self, index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Grid coordinates of sequence indices, one tensor an axis; meaningless where the token is global."""
+        """Return the grid coordinates of sequence indices, meaningless where the token is global.
+
+        index: int64 of any shape; so are the coordinates, one tensor an axis.
+        """
         rest, coordinates = index - self.grid_start, list[torch.Tensor]()
         for extent in reversed(self.grid.sizes):
             coordinates.append(rest % extent)
@@ -128,7 +131,7 @@ class TokenLayout:
         return tuple(reversed(coordinates))
 
     def is_global(self, index: torch.Tensor) -> torch.Tensor:
-        """Whether the tokens at these sequence indices are global."""
+        """Tell whether tokens are global; index: int64 sequence indices of any shape, which the result has."""
         return (index < self.grid_start) | (index >= self.grid_start + self.grid.tokens)
 
     def verify(self) -> TokenLayout:

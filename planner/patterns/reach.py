@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import networkx as nx
 import torch
 
-from planner.patterns.base import Dense, Pattern
+from planner.patterns.base import Pattern
 from planner.patterns.groups import GroupGrid
 
 Node = tuple[int, ...]
@@ -19,7 +19,7 @@ Node = tuple[int, ...]
 
 
 def group_graph(pattern: Pattern, grid: GroupGrid) -> nx.DiGraph[Node]:
-    """The graph of influence in one layer: an edge from each key group to every query group that reads it.
+    """Return the graph of influence in one layer: an edge from each key group to every query group that reads it.
 
     Nodes are group coordinates; O(groups²), for grids of a few thousand groups.
     """
@@ -33,7 +33,7 @@ def group_graph(pattern: Pattern, grid: GroupGrid) -> nx.DiGraph[Node]:
 
 
 def graph_reach(graph: nx.DiGraph[Node]) -> int | None:
-    """Greatest distance between two groups, at least 1; None if some group never influences another."""
+    """Return the greatest distance between two groups, at least 1; None if some group never influences another."""
     if not nx.is_strongly_connected(graph):
         return None
     distances = nx.all_pairs_shortest_path_length(graph)
@@ -41,7 +41,7 @@ def graph_reach(graph: nx.DiGraph[Node]) -> int | None:
 
 
 def plan_reach(layers: Sequence[tuple[Pattern, Sequence[int]]]) -> int | None:
-    """Upper bound on the layers until all tokens mix, for layers in order with their group counts; None if never.
+    """Bound from above the layers until all tokens mix, for layers in order with their group counts; None if never.
 
     A pattern that reaches in r layers has mixed everything once r of the layers use it, whatever the others do,
     because every query reads its own group. Global tokens are left out: through them any model mixes in two layers.
@@ -50,7 +50,7 @@ def plan_reach(layers: Sequence[tuple[Pattern, Sequence[int]]]) -> int | None:
     for depth, (pattern, counts) in enumerate(layers, start=1):
         key = f"{pattern} {tuple(counts)}"
         used[key] = used.get(key, 0) + 1
-        reach = 1 if isinstance(pattern, Dense) else pattern.reach(counts)
+        reach = pattern.reach(counts)
         if reach is not None and used[key] >= reach:
             return depth
     return None

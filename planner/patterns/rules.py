@@ -16,7 +16,9 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from planner.errors import BadSpelling, MalformedValue
-from planner.patterns.base import Dense, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
+from planner.patterns.spelling import parse_pattern
 
 EXAMPLE = "crisscross{axes=lines,group=16x16}[heads=0-2,5,noise=0:0.8]; dense[heads=3-4]; …"
 SEPARATOR = "; "
@@ -37,7 +39,7 @@ class Rule:
     up_to: float = 1.0
 
     def holds_at(self, level: float) -> bool:
-        """Whether the rule applies at a noise level; levels beyond 0 and 1 count as these."""
+        """Tell whether the rule applies at a noise level; levels beyond 0 and 1 count as these."""
         return (self.above < level or self.above == 0) and (level <= self.up_to or self.up_to == 1)
 
     def __str__(self) -> str:
@@ -54,7 +56,7 @@ class Rules:
 
     @staticmethod
     def uniform(pattern: Pattern, sparse_below: float = 1.0) -> Rules:
-        """One pattern for all heads at noise levels up to one, dense attention above it."""
+        """Return rules of one pattern for all heads at noise levels up to one, and dense attention above it."""
         level = max(round(sparse_below, DIGITS), 10**-DIGITS)
         if level == 1 or isinstance(pattern, Dense):
             return Rules((Rule(pattern),))
@@ -62,7 +64,7 @@ class Rules:
 
     @staticmethod
     def of(chosen: Sequence[Sequence[Pattern]], levels: Sequence[float]) -> Rules:
-        """Rules from a pattern for each range of noise levels and each head.
+        """Return the rules of a pattern for each range of noise levels and each head.
 
         levels: the ends of the ranges, ascending, the last of them 1. Neighbouring ranges in which a head keeps its
         pattern are one, and heads that follow a pattern over the same levels share a rule.
@@ -85,7 +87,7 @@ class Rules:
     @staticmethod
     @lru_cache(maxsize=4096)
     def parse(text: str) -> Rules:
-        """Read a spelling; raises BadSpelling and MalformedValue."""
+        """Read a spelling; raises BadSpelling, MalformedValue and UnknownName."""
         return Rules(tuple(_parse_rule(part, text) for part in text.split(";")))
 
     @property
@@ -104,11 +106,11 @@ class Rules:
         return tuple(sorted({rule.up_to for rule in self.rules} - {1.0}))
 
     def at(self, level: float) -> list[Rule]:
-        """The rules that apply at a noise level."""
+        """Return the rules that apply at a noise level."""
         return [rule for rule in self.rules if rule.holds_at(level)]
 
     def shares(self, heads: int) -> list[tuple[Rule, float]]:
-        """Each rule with its share of the heads times its share of the noise levels."""
+        """Return each rule with its share of the heads times its share of the noise levels."""
         return [(rule, len(rule.heads or range(heads)) / heads * (rule.up_to - rule.above)) for rule in self.rules]
 
     def verify(self, heads: int) -> Rules:
@@ -161,7 +163,7 @@ def _parse_heads(spelling: str, text: str) -> tuple[int, ...]:
 
 
 def _spell_heads(heads: Sequence[int]) -> str:
-    """``0-2,5`` for 0, 1, 2 and 5."""
+    """Return ``0-2,5`` for 0, 1, 2 and 5."""
     runs = list[list[int]]()
     for head in heads:
         if runs and runs[-1][-1] + 1 == head:

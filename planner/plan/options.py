@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from planner.errors import BadOption, times
-from planner.patterns.base import PatternRequest, parse_group, parse_request
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import PatternRequest, parse_group, parse_request
 from planner.plan.noise_level import NoiseLevel
 
 

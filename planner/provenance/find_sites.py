@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
-from planner.capture.trace import Call, Capture, module_path
+from planner.capture.call import Call
+from planner.capture.trace import Capture, module_path
 from planner.errors import LayoutMismatch
 from planner.patterns.layout import GlobalTokens, Grid, Segment, TokenLayout
 from planner.plan.site import AttentionSite, Unreadable
 from planner.provenance.coordinates import segments_of
 from planner.provenance.mask_structure import kind_of
 from planner.provenance.propagate import Provenance, Source
-from planner.provenance.rules import SOURCE_STRIDE, compress, contract
+from planner.provenance.rules.base import SOURCE_STRIDE, compress, contract
 
 
 def find_sites(capture: Capture, provenance: Provenance, call: Call, layout: str | None = None) -> list[AttentionSite]:
-    """All attention sites of a captured graph in execution order; raises LayoutMismatch.
+    """Return all attention sites of a captured graph in execution order; raises LayoutMismatch.
 
     layout: a layout from the caller, for the self-attention sites of that length.
     """
@@ -64,16 +65,16 @@ class _Reader:
 
     def __init__(self, provenance: Provenance, call: Call) -> None:
         self.sources = provenance.sources
-        self.ordered = {provenance.sources[place] for place in provenance.ordered if place >= 0}
+        self.ordered = {provenance.sources[index] for index in provenance.ordered if index >= 0}
         self.call = call
         self.unhandled = provenance.unhandled
         self.guards = provenance.guards
         self.memo = dict[Any, TokenLayout | Unreadable]()
 
     def read(self, shadow: Any, value: torch.Tensor) -> TokenLayout | Unreadable:
-        """Layout of the sequence of a (batch, heads, tokens, channels) tensor."""
+        """Return the layout of the sequence of a (batch, heads, tokens, channels) tensor, or why it has none."""
         if not isinstance(shadow, torch.Tensor):
-            return Unreadable(self._lost())
+            return Unreadable(self._why_unknown())
         if not value.shape[2]:
             return Unreadable("it is empty")
         rows = compress(contract(shadow, [3])[:, 0, :, 0])
@@ -83,26 +84,27 @@ class _Reader:
         return self.memo[key]
 
     def _rows(self, rows: torch.Tensor) -> TokenLayout | Unreadable:
+        """Return the layout of (batch, tokens) ids, or why they have none."""
         if bool((rows < 0).any()):
-            return Unreadable(self._lost())
+            return Unreadable(self._why_unknown())
         ids = rows[0]
         source, lengths = torch.unique_consecutive(ids // SOURCE_STRIDE, return_counts=True)
         bounds = [0, *itertools.accumulate(lengths.tolist())]
         segments = list[Segment]()
         for index, (start, stop) in zip(source.tolist(), itertools.pairwise(bounds), strict=True):
-            segment = self._segment(self.sources[index], ids[start:stop] % SOURCE_STRIDE, start, rows.shape[1])
-            if isinstance(segment, Unreadable):
-                return segment
+            read = self._segments(self.sources[index], ids[start:stop] % SOURCE_STRIDE, start, rows.shape[1])
+            if isinstance(read, Unreadable):
+                return read
             steps = rows[:, start:stop].diff(dim=1)
-            if any(isinstance(part, Grid) for part in segment) and not bool((steps == steps[:1]).all()):
+            if any(isinstance(segment, Grid) for segment in read) and not bool((steps == steps[:1]).all()):
                 return Unreadable("the rows of the batch are laid out differently")
-            segments.extend(segment)
+            segments.extend(read)
         return TokenLayout(_with_one_grid(segments)).verify()
 
-    def _segment(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
-        """The tokens of one source, which begin at ``start`` of a sequence of ``total``."""
-        places = enumerate(torch.unravel_index(ids, source.id_shape) if source.shape else ())
-        coordinates = {dim: along for dim, along in places if bool((along != along[0]).any())}
+    def _segments(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
+        """Return the segments of one source's tokens, which begin at ``start`` of a sequence of ``total``."""
+        along_dims = enumerate(torch.unravel_index(ids, source.id_shape) if source.shape else ())
+        coordinates = {dim: along for dim, along in along_dims if bool((along != along[0]).any())}
         name, tokens = source.name.replace("-", "_"), len(ids)
         if not coordinates:
             return [GlobalTokens(name, tokens)]
@@ -119,30 +121,30 @@ class _Reader:
         return [Grid(tuple((names[dim], extent) for dim, extent in axes), name)]
 
     def _twice(self, source: Source, ids: torch.Tensor, start: int, total: int) -> list[Segment] | Unreadable:
-        """The segments of tokens that are followed by as many of the same places."""
-        once = self._segment(source, ids, start, total)
+        """Return the segments of tokens that occur twice, one time behind the other."""
+        once = self._segments(source, ids, start, total)
         return once if isinstance(once, Unreadable) else [*once, *once]
 
     def _sequence(
-        self, source: Source, name: str, places: torch.Tensor, start: int, total: int
+        self, source: Source, name: str, positions: torch.Tensor, start: int, total: int
     ) -> list[Segment] | Unreadable:
-        """Tokens of a (batch, tokens, …) input."""
-        tokens, steps = len(places), places.diff()
+        """Return the segments of a (batch, tokens, …) input, of whose tokens these positions are in the sequence."""
+        tokens, steps = len(positions), positions.diff()
         if source in self.ordered and bool((steps == steps[0]).all()) and steps[0] > 0:
             return [Grid((("n", tokens),), name)]
         if tokens != source.shape[0] or bool((steps <= 0).any()) or not self._is_first(source):
             return [GlobalTokens(name, tokens)]
-        found, read = segments_of(self.call, name, tokens, start, total)
-        self.guards.update(read)
-        return found
+        segments, guards = segments_of(self.call, name, tokens, start, total)
+        self.guards.update(guards)
+        return segments
 
     def _is_first(self, source: Source) -> bool:
-        """Of several inputs of one length the first of the call is the picture."""
+        """Tell whether a source is the first of the call's inputs of its length: that is taken for the image."""
         same = [other for other in self.sources if other.shape[:1] == source.shape[:1]]
         order = [name for name, _ in self.call.tensors]
         return source.name == min((other.name for other in same), key=order.index)
 
-    def _lost(self) -> str:
+    def _why_unknown(self) -> str:
         if not self.unhandled:
             return "its tokens do not come from an input"
         (name, _), *_ = Counter(self.unhandled).most_common(1)
@@ -150,7 +152,10 @@ class _Reader:
 
 
 def raster_axes(coordinates: dict[int, torch.Tensor], tokens: int) -> list[tuple[int, int]] | None:
-    """(dimension, extent) of a raster from slow to fast, whatever the order of its axes; None if it is no raster."""
+    """Return (dimension, extent) of a raster from slow to fast; None if it is no raster.
+
+    coordinates: for each dimension of an input along which its tokens differ, a (tokens,) tensor of where they lie.
+    """
     extents = {dim: len(along.unique()) for dim, along in coordinates.items()}
     for dims in itertools.permutations(sorted(coordinates)):
         shape = [extents[dim] for dim in dims]
@@ -162,13 +167,13 @@ def raster_axes(coordinates: dict[int, torch.Tensor], tokens: int) -> list[tuple
 
 
 def _is_line(raster: torch.Tensor, axis: int) -> bool:
-    """Whether a coordinate changes along one axis only, and always ascends."""
+    """Tell whether a coordinate changes along one axis only, and always ascends."""
     line = raster[tuple(slice(None) if a == axis else slice(0, 1) for a in range(raster.dim()))]
     return bool((line.diff(dim=axis) > 0).all()) and torch.equal(raster, line.expand(raster.shape))
 
 
 def _axis_names(shape: Sequence[int], coordinates: Container[int]) -> dict[int, str]:
-    """Names of the dimensions of a picture or video; its channels may stand before, behind or within the grid."""
+    """Name the dimensions of an image or video; its channels may stand before, behind or within the grid."""
     fixed = [dim for dim in range(len(shape)) if dim not in coordinates]
     channels = next((dim for dim in fixed if shape[dim] > 1), fixed[0] if fixed else None)
     grid = [dim for dim in range(len(shape)) if dim != channels]
@@ -176,12 +181,12 @@ def _axis_names(shape: Sequence[int], coordinates: Container[int]) -> dict[int, 
 
 
 def _with_one_grid(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """Of several grids, a picture and those it is edited from, the first of the largest; the others' are global."""
-    grids = [place for place, segment in enumerate(segments) if isinstance(segment, Grid)]
-    kept = max(grids, key=lambda place: segments[place].tokens, default=None)
+    """Keep one of several grids, an image and those it is edited from: the first of the largest; others are global."""
+    grids = [index for index, segment in enumerate(segments) if isinstance(segment, Grid)]
+    kept = max(grids, key=lambda index: segments[index].tokens, default=None)
     return tuple(
-        GlobalTokens(segment.name or "others", segment.tokens) if place in grids and place != kept else segment
-        for place, segment in enumerate(segments)
+        GlobalTokens(segment.name or "others", segment.tokens) if index in grids and index != kept else segment
+        for index, segment in enumerate(segments)
     )
 
 
@@ -196,25 +201,25 @@ def _apply_layout(sites: Sequence[AttentionSite], layout: TokenLayout) -> list[A
         longest = max(sites, key=lambda site: site.queries)
         raise LayoutMismatch(longest.name, str(layout), layout.tokens, longest.queries, str(longest.layout))
     for site, new in zip(sites, applied, strict=True):
-        if new is not site and isinstance(site.layout, TokenLayout) and not _agree(site.layout, layout):
+        if new is not site and isinstance(site.layout, TokenLayout) and not _refines(layout, site.layout):
             raise LayoutMismatch(site.name, str(layout), layout.tokens, site.queries, str(site.layout))
     return applied
 
 
-def _agree(inferred: TokenLayout, given: TokenLayout) -> bool:
-    """Whether a given layout may refine an inferred one: every inferred border is a border."""
+def _refines(layout: TokenLayout, inferred: TokenLayout) -> bool:
+    """Tell whether a layout refines an inferred one: every inferred border is one of its borders."""
 
-    def borders(layout: TokenLayout) -> set[int]:
-        return set(itertools.accumulate(segment.tokens for segment in layout.segments))
+    def borders(of: TokenLayout) -> set[int]:
+        return set(itertools.accumulate(segment.tokens for segment in of.segments))
 
-    return borders(inferred) <= borders(given)
+    return borders(inferred) <= borders(layout)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Number the names that occur more than once: attn, attn#1, attn#2."""
-    seen = Counter[str]()
+    counts = Counter[str]()
     unique = list[str]()
     for name in names:
-        unique.append(f"{name}#{seen[name]}" if seen[name] else name)
-        seen[name] += 1
+        unique.append(f"{name}#{counts[name]}" if counts[name] else name)
+        counts[name] += 1
     return unique

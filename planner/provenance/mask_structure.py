@@ -2,7 +2,7 @@
 
 A pattern goes together with a mask of keys. Some models spell that as a mask of queries and keys: expanded to all
 queries, or as the outer product of the mask of a padded sequence with itself. Whether one is such a product follows
-from how it is made, whatever its values.
+from how it is computed, whatever its values.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Node
 
-from planner.capture.ops import op_name
+from planner.capture.ops import Kind, info, is_overwritten, is_pure, op_name
 from planner.plan.site import MaskKind
-
-_SAME = frozenset("to _to_copy clone contiguous alias detach logical_not bitwise_not eq ne gt ge lt le".split())
-_BOTH = frozenset("mul bitwise_and logical_and __and__".split())
 
 
 def kind_of(mask: Node) -> MaskKind | None:
-    """The kind of a boolean mask (…, queries, keys) that is alike for all heads, None for any other mask."""
+    """Return the kind of a boolean mask (…, queries, keys) that is alike for all heads, None for any other mask."""
     value = mask.meta["val"]
     if value.dtype != torch.bool or value.dim() < 2:
         return None
@@ -33,31 +30,34 @@ def kind_of(mask: Node) -> MaskKind | None:
 
 
 def _is_product(mask: Node) -> bool:
-    """Whether a mask that varies along queries and keys is a product of masks that vary along one of them."""
-    rank = mask.meta["val"].dim()
+    """Tell whether a mask that varies along queries and keys is a product of masks that vary along one of them."""
+    value = mask.meta["val"]
+    rank = value.dim()
     if not {rank - 2, rank - 1} <= _varies(mask):
         return True
-    name, parents = op_name(mask.target), mask.all_input_nodes
-    if name in _BOTH:
-        return all(_is_product(parent) and parent.meta["val"].dim() == rank for parent in parents)
-    return name in ("to", "_to_copy", "clone", "contiguous", "alias", "detach") and _is_product(parents[0])
+    known, factors = info(mask.target), mask.all_input_nodes
+    if is_overwritten(mask):
+        return False
+    if known.is_conjunction and (value.dtype == torch.bool or known.name == "mul"):  # bits of whole numbers are not
+        return all(_is_product(factor) and factor.meta["val"].dim() == rank for factor in factors)
+    return known.kind is Kind.COPY and _is_product(factors[0])
 
 
 def _varies(node: Node) -> frozenset[int]:
-    """The dimensions along which a tensor's values may differ."""
+    """Return the dimensions along which a tensor's values may differ."""
     value = node.meta["val"]
-    every = frozenset(dim for dim, size in enumerate(value.shape) if size > 1)
+    every = frozenset(_long_dims(value.shape))
     parents = [parent for parent in node.all_input_nodes if isinstance(parent.meta.get("val"), torch.Tensor)]
-    name, rank = op_name(node.target), value.dim()
-    if node.op != "call_function" or not parents:
+    if node.op != "call_function" or not parents or not is_pure(node.target) or is_overwritten(node):
         return every
-    source = parents[0].meta["val"]
-    if name in _SAME | _BOTH or name in ("expand", "repeat"):
+    name, rank, source = op_name(node.target), value.dim(), parents[0].meta["val"]
+    if info(node.target).kind in (Kind.COPY, Kind.POINTWISE) or name in ("expand", "repeat"):
         return every & frozenset(_aligned(parents, rank))
-    if name in ("view", "reshape", "unsqueeze", "squeeze") and _long(source.shape) == _long(value.shape):
-        lengths = [dim for dim, size in enumerate(value.shape) if size > 1]
-        before = [dim for dim, size in enumerate(source.shape) if size > 1]
-        return frozenset(new for new, old in zip(lengths, before, strict=True) if old in _varies(parents[0]))
+    before, after = _long_dims(source.shape), _long_dims(value.shape)
+    if name in ("view", "reshape", "unsqueeze", "squeeze") and [source.shape[dim] for dim in before] == [
+        value.shape[dim] for dim in after
+    ]:
+        return frozenset(new for new, old in zip(after, before, strict=True) if old in _varies(parents[0]))
     if name in ("transpose", "permute", "mT"):
         marked = [torch.empty([2 if at == dim else 1 for at in range(rank)]) for dim in _varies(parents[0])]
         return frozenset(node.target(mark, *node.args[1:]).shape.index(2) for mark in marked)  # type: ignore[operator]
@@ -65,11 +65,12 @@ def _varies(node: Node) -> frozenset[int]:
 
 
 def _aligned(parents: Iterable[Node], rank: int) -> Iterable[int]:
-    """Dimensions of a result of this rank along which what it is made of, aligned at the end, varies."""
+    """Yield the dimensions of a result of this rank along which its parents, aligned at the end, vary."""
     for parent in parents:
         shift = rank - parent.meta["val"].dim()
         yield from (dim + shift for dim in _varies(parent))
 
 
-def _long(shape: Iterable[int]) -> list[int]:
-    return [size for size in shape if size > 1]
+def _long_dims(shape: Iterable[int]) -> list[int]:
+    """Return the dimensions that are longer than one."""
+    return [dim for dim, size in enumerate(shape) if size > 1]

@@ -1,11 +1,8 @@
 """Provenance: which input token every element of every tensor came from, and so where the tokens of a sequence sit.
 
-Beside each tensor of a captured graph we carry a *shadow*: an int64 tensor of the same shape, of stride 0 along the
-dimensions in which provenance does not vary, that holds the id of an input element, or -1 where it is lost.
-None stands for what was made of no input's tokens: weights, timesteps, masks, pooled text.
-
-Every result is remembered by what it was computed from, so a layer that repeats costs nothing: time and memory are
-those of one layer of each kind, O(tokens).
+Beside each tensor of a captured graph goes its shadow (see rules/base.py), None for weights, timesteps, masks and
+pooled text. Every shadow is memoized by what it was computed from, so a layer that repeats costs nothing: time and
+memory are those of one layer of each kind, O(tokens).
 """
 
 from __future__ import annotations
@@ -21,20 +18,32 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from planner.capture.ops import is_in_place, is_pure, is_view, op_name
+from planner.capture.call import Call, is_same
+from planner.capture.ops import Kind, find_rule, info, is_in_place, is_overwritten, is_pure, is_view, op_name
 from planner.capture.specialization import is_known
-from planner.capture.trace import Call, Capture, is_same
-from planner.provenance import rules as shadow_rules
-from planner.provenance.rules import SOURCE_STRIDE, Shadow, ShadowTree, Unsupported
+from planner.capture.trace import Capture
+from planner.errors import MalformedValue
+from planner.provenance.rules.base import (
+    CONDITIONING_ID,
+    SOURCE_STRIDE,
+    OpCall,
+    Shadow,
+    ShadowTree,
+    Unsupported,
+    compress,
+    unknown,
+)
+from planner.provenance.rules.movement import write_back
+from planner.provenance.rules.table import KIND_RULES, RULES
 
 CHANNEL_STRIDE = 2**20
-"""Elements of a (tokens, channels) input whose rows follow each other lie so far apart, however many channels it has:
-so inputs of as many tokens agree about which is which."""
+"""Ids of a (tokens, channels) input differ by so many from token to token, however many channels it has, so that inputs
+with the same number of tokens have the same ids."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An input whose elements are told apart; ``shape`` leaves out the batch dimension."""
+    """An input whose elements have ids; ``shape`` leaves out the batch dimension."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +54,7 @@ class Source:
         return (self.shape[0], CHANNEL_STRIDE) if len(self.shape) == 2 else self.shape
 
     def ids(self) -> torch.Tensor:
-        """Ids of the elements, from 0, in the source's shape."""
+        """Return the ids of the elements, from 0, in the source's shape."""
         if len(self.shape) != 2:
             return torch.arange(math.prod(self.shape)).view(self.shape)
         return torch.arange(self.shape[0])[:, None] * CHANNEL_STRIDE + torch.arange(self.shape[1])
@@ -62,8 +71,9 @@ CONDITIONING = Source("conditioning", ())
 class Provenance:
     """Shadows of all nodes of a graph, and what stood in the way of knowing more.
 
-    guards: arguments whose values, not only shapes, were read; what follows holds while they stay the same.
-    ordered: sources, by their place, over whose tokens the model convolves: neighbours in them are neighbours.
+    ordered: positions of the sources over whose tokens the model convolves, so that they lie on a line in their order.
+    unhandled: how often an operation had no rule, or a case that its rule does not know. guards: arguments of which
+    values, not only shapes, were read; the shadows hold while these stay the same.
     """
 
     sources: list[Source]
@@ -73,26 +83,25 @@ class Provenance:
     guards: set[str] = field(default_factory=set[str])
 
     def of(self, argument: Any) -> ShadowTree:
-        """Shadow of a node, or of a nest of nodes; None where there is none."""
+        """Return the shadow of a node, or of a nest of nodes; None where there is none."""
         return map_arg(argument, self.shadows.get)
 
 
 @dataclass
 class Memory:
-    """What one call of a model has shown so far; graphs after a graph break go on from the tensors of those before."""
+    """Shadows of the outputs of a call's earlier graphs, from which graphs after a graph break go on."""
 
     sources: list[Source] = field(default_factory=lambda: [LEARNED, CONDITIONING])
     shadows: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
 
 
 def trace_provenance(capture: Capture, call: Call, memory: Memory | None = None) -> Provenance:
-    """Follow the input tokens of a call through a captured graph."""
+    """Follow the input tokens of a call through a captured graph; raises MalformedValue for a faulty rule."""
     memory = memory or Memory()
     provenance = Provenance(memory.sources)
-    read = [
-        name for tensor in capture.read if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
-    ]
-    provenance.guards.update(read)
+    provenance.guards.update(
+        name for tensor in capture.guards if is_known(tensor) for name, other in call.tensors if is_same(tensor, other)
+    )
     walker = _Walker(provenance, capture, call, memory)
     for node in capture.graph.graph.nodes:
         provenance.shadows[node] = walker.shadow(node)
@@ -100,6 +109,8 @@ def trace_provenance(capture: Capture, call: Call, memory: Memory | None = None)
 
 
 class _Walker:
+    """Visits the nodes of a graph in order and finds the shadow of each."""
+
     def __init__(self, provenance: Provenance, capture: Capture, call: Call, memory: Memory) -> None:
         self.provenance = provenance
         self.capture = capture
@@ -114,7 +125,7 @@ class _Walker:
         self.views = dict[torch.fx.Node, list[torch.fx.Node]]()
 
     def shadow(self, node: torch.fx.Node) -> ShadowTree:
-        self._note_base(node)
+        self._record_base(node)
         if node.op == "placeholder":
             return self._placeholder(node)
         if node.op == "get_attr":
@@ -151,65 +162,72 @@ class _Walker:
     def _call(self, node: torch.fx.Node) -> ShadowTree:
         if not any(self.provenance.shadows[parent] is not None for parent in node.all_input_nodes):
             return None
-        rule = shadow_rules.find(node.target)
         arguments = [self._argument(node, argument) for argument in node.args]
         options = {name: self._argument(node, argument) for name, argument in node.kwargs.items()}
-        value = node.meta.get("val")
-        if op_name(node.target) == "conv1d" and isinstance(arguments[0], torch.Tensor):
-            self.provenance.ordered |= set((shadow_rules.compress(arguments[0]) // SOURCE_STRIDE).unique().tolist())
-        key = (node.target, _fingerprint([arguments, options, value]))
+        call = OpCall(node.target, arguments, options, node.meta.get("val"))
+        self._record_order(call)
+        key = (node.target, _fingerprint([arguments, options, call.value]))
         if key not in self.memo:
             # The arguments are kept with the result: while they live no other shadow can have their address.
-            self.memo[key] = self._apply(node, rule, arguments, options, value), (arguments, options)
+            self.memo[key] = self._apply(call), call
         result, _ = self.memo[key]
         if is_in_place(node.target):
             self._write_through(node, result)
         return result
 
-    def _apply(
-        self,
-        node: torch.fx.Node,
-        rule: shadow_rules.Rule | None,
-        arguments: list[Any],
-        options: dict[str, Any],
-        value: Any,
-    ) -> ShadowTree:
-        name = op_name(node.target)
+    def _record_order(self, call: OpCall) -> None:
+        """Record the sources that a convolution over (batch, channels, tokens) takes for ordered."""
+        if info(call.target).kind is Kind.CONVOLUTION and isinstance(call.arguments[0], torch.Tensor):
+            tokens = call.arguments[0]
+            if tokens.dim() == 3:
+                self.provenance.ordered.update((compress(tokens) // SOURCE_STRIDE).unique().tolist())
+
+    def _apply(self, call: OpCall) -> ShadowTree:
+        rule, name = find_rule(call.target, RULES, KIND_RULES), op_name(call.target)
         if rule is None:
             self.provenance.unhandled[name] += 1
-            return shadow_rules.lost(value)
+            return unknown(call.value)
         try:
-            return rule(arguments, options, value)
+            shadow = rule(call)
         except (Unsupported, RuntimeError, IndexError) as reason:
             self.provenance.unhandled[f"{name}: {str(reason).partition(chr(10))[0]}"] += 1
-            return shadow_rules.lost(value)
+            return unknown(call.value)
+        if isinstance(shadow, torch.Tensor) and shadow.shape != call.shape:
+            raise MalformedValue(
+                f"the shadow of a result of {name}",
+                f"The rule in {rule.__module__} returned shape {tuple(shadow.shape)} for {tuple(call.shape)}",
+                "Return shadow.expand(call.shape), of a shadow with size 1 along dimensions in which it does not vary.",
+            )
+        return shadow
 
     def _argument(self, node: torch.fx.Node, argument: Any) -> Any:
-        """What a rule sees of an argument: the shadow of a tensor, or its known values where it steers the result."""
+        """Return what a rule sees of an argument: its shadow, or its values where these steer the result."""
         if isinstance(argument, torch.fx.Node):
             shadow = self.provenance.shadows[argument]
-            if shadow is None and op_name(node.target) == "cat":
+            if shadow is None and op_name(node.target) in ("cat", "concat"):
                 return self._of_no_input(argument)
-            if shadow is None and shadow_rules.is_steered(node.target):
-                return _Lazy(lambda: self._known(argument))
-            return _Nothing(argument.meta.get("val")) if shadow is None else shadow
+            if shadow is None and info(node.target).is_steered:
+                return _SteeringValues(lambda: self._known(argument))
+            return _NoShadow(argument.meta.get("val")) if shadow is None else shadow
         if isinstance(argument, list | tuple):
             return [self._argument(node, item) for item in argument]
         return argument
 
     def _of_no_input(self, node: torch.fx.Node) -> Any:
-        """Ids of tokens that are learned, or made of no input's."""
+        """Return ids of tokens that are learned, or made of no input's."""
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor) or value.dim() < 2:
-            return _Nothing(value)
-        first = 0 if node in self.constant else shadow_rules.UNTOUCHED
+            return _NoShadow(value)
+        first = 0 if node in self.constant else CONDITIONING_ID
         ids = torch.arange(first, first + math.prod(value.shape[1:]))
         return ids.view(1, *value.shape[1:]).expand(value.shape)
 
     def _known(self, node: torch.fx.Node) -> Any:
-        """Values, on the CPU, of a tensor that follows from known values alone; raises Unsupported."""
+        """Return the values, on the CPU, of a tensor that follows from known ones; raises Unsupported."""
         if node in self.names:
             self.provenance.guards.add(self.names[node])
+        if is_overwritten(node):
+            raise Unsupported(f"the values of {node.name} are not known, as the model writes into it")
         if node not in self.known:
             if node.op != "call_function" or not is_pure(node.target):
                 raise Unsupported(f"the values of {node.name} are not known")
@@ -220,21 +238,21 @@ class _Walker:
         value = self.known[node]
         return value.cpu() if isinstance(value, torch.Tensor) else value
 
-    def _note_base(self, node: torch.fx.Node) -> None:
-        """Note whose memory a node may share, through any number of views."""
+    def _record_base(self, node: torch.fx.Node) -> None:
+        """Record whose memory a node may share, through any number of views."""
         source = node.args[0] if node.args and is_view(node.target) else None
         self.bases[node] = self.bases[source] if isinstance(source, torch.fx.Node) else node
         self.views.setdefault(self.bases[node], []).append(node)
 
     def _write_through(self, node: torch.fx.Node, written: ShadowTree) -> None:
-        """An in-place operation on a view also writes into the tensor it was cut from; other views of that are lost."""
+        """Write what was written into a view into the tensor that it is cut from; its other views are unknown."""
         target = node.args[0]
         if not isinstance(target, torch.fx.Node) or _is_same_shadow(self.provenance.shadows[target], written):
             return
         base = self.bases[target]
         for view in self.views[base]:
             if view is not base:
-                self.provenance.shadows[view] = shadow_rules.lost(view.meta.get("val"))
+                self.provenance.shadows[view] = unknown(view.meta.get("val"))
         while True:
             self.provenance.shadows[target] = written
             if target is base:
@@ -242,11 +260,11 @@ class _Walker:
             view, target = target, target.args[0]
             assert isinstance(target, torch.fx.Node)
             arguments = [self._argument(view, argument) for argument in view.args]
-            written = shadow_rules.write_back(view.target, arguments, written, target.meta["val"])
+            written = write_back(view.target, arguments, written, target.meta["val"])
 
 
 @dataclass(frozen=True)
-class _Nothing:
+class _NoShadow:
     """A tensor without a shadow; only its shape can matter."""
 
     value: Any
@@ -256,23 +274,23 @@ class _Nothing:
         return self.value.shape
 
 
-class _Lazy:
-    """A tensor whose values are worked out only if a rule asks."""
+class _SteeringValues:
+    """A tensor without a shadow whose values are computed only if a rule reads them."""
 
     def __init__(self, get: Callable[[], Any]) -> None:
         self.get = get
 
 
 def _fingerprint(tree: Any) -> Any:
-    """A key that two shadows share only if they are the same memory seen the same way."""
+    """Return a key that two shadows share only if they are the same memory, viewed the same way."""
     if isinstance(tree, torch.Tensor):
         return (tree.data_ptr() if type(tree) is torch.Tensor else 0, tuple(tree.shape), tree.stride())
     if isinstance(tree, list | tuple):
         return tuple(map(_fingerprint, tree))
     if isinstance(tree, dict):
         return tuple((name, _fingerprint(value)) for name, value in tree.items())
-    if isinstance(tree, _Nothing):
-        return ("nothing", _fingerprint(tree.value))
+    if isinstance(tree, _NoShadow):
+        return ("no shadow", _fingerprint(tree.value))
     return tree
 
 
@@ -282,6 +300,6 @@ def _is_same_shadow(a: ShadowTree, b: ShadowTree) -> bool:
 
 def _attribute(module: torch.nn.Module, path: str) -> Any:
     value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
+    for name in path.split("."):
+        value = getattr(value, name)
     return value

@@ -17,10 +17,12 @@ from typing import TypedDict
 import torch
 
 from planner.errors import BadEvidence, BadOption, UnknownName, UnreachableQuality
-from planner.patterns.base import Dense, Pattern, parse_pattern
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.density import density
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence, SiteEvidence, mean_over
 from planner.plan.plan import Decision, Plan
 from planner.plan.target import Target

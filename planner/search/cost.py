@@ -8,8 +8,9 @@ from typing import Any, TypedDict
 
 import torch
 
-from planner.capture.ops import op_name
-from planner.patterns.base import Dense, Neighborhood, Pattern
+from planner.capture.ops import Kind, info
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.density import attended_pairs, rules_density
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
@@ -124,9 +125,8 @@ def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float
     tokens = math.prod(pattern.group)
     if tokens >= SMALL_GROUP:
         return 1.0
-    is_clipped = isinstance(pattern, Neighborhood) and pattern.edge == "clip"
     goes_up = bool(pattern.grid(layout.grid.sizes).even_axes)
-    makes_pairs = tokens == TILE and goes_up and not is_clipped and not any(pattern.front_pad)
+    makes_pairs = tokens == TILE and goes_up and pattern.reads_evenly and not any(pattern.front_pad)
     return target.groups_of_64[len(pattern.group) - 1] if makes_pairs else target.small_groups
 
 
@@ -138,17 +138,11 @@ def _tile_use(pattern: Pattern) -> float:
 
 def _matrix_product(node: torch.fx.Node) -> tuple[int, int, str]:
     """(FLOPs, bytes, dtype) of a node; zero if it is no matrix product."""
-    weight_at = {"linear": 1, "mm": 1, "bmm": 1, "matmul": 1, "addmm": 2, "conv1d": 1, "conv2d": 1, "conv3d": 1}
-    name = op_name(node.target)
-    name = "conv3d" if name == "convolution" else name
-    if node.op != "call_function" or name not in weight_at:
+    known = info(node.target)
+    if node.op != "call_function" or known.factors is None or len(node.args) <= max(known.factors):
         return 0, 0, ""
-    position = weight_at[name]
-    if len(node.args) <= position:
-        return 0, 0, ""
-    left: Any = node.args[position - 1]
-    right: Any = node.args[position]
-    x, weight, out = left.meta["val"], right.meta["val"], node.meta["val"]
-    inner = weight[0].numel() if name == "linear" or name.startswith("conv") else x.shape[-1]
+    factors: list[Any] = [node.args[position] for position in known.factors]
+    x, weight, out = factors[0].meta["val"], factors[1].meta["val"], node.meta["val"]
+    inner = weight[0].numel() if known.kind is Kind.CONVOLUTION else x.shape[-1]
     moved = sum(t.numel() * t.element_size() for t in (x, weight, out))
     return 2 * out.numel() * inner, moved, str(out.dtype).removeprefix("torch.")

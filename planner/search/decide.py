@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
-from planner.patterns.base import Dense
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
 from planner.plan.options import Options

@@ -11,13 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from planner.patterns.base import (
-    Dense,
-    Neighborhood,
-    Pattern,
-)
+from planner.patterns.base import Pattern
+from planner.patterns.dense import Dense
 from planner.patterns.density import attended_pairs
-from planner.patterns.groups import GroupGrid
 from planner.patterns.layout import TokenLayout
 from planner.plan.options import Options
 from planner.plan.site import AttentionSite
@@ -57,7 +53,7 @@ def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool
     )
     if site.why_not() is not None or not isinstance(site.layout, TokenLayout):
         return [dense]
-    patterns = candidates(len(site.layout.grid.sizes), options)
+    patterns = candidates(site.layout.grid.sizes, options)
     judged = [
         _judge(site, site.layout, pattern.shifted() if is_shifted else pattern, options, target, dense)
         for pattern in patterns
@@ -101,8 +97,8 @@ def _judge(
     density, seconds = pairs / layout.tokens**2, sparse_seconds(site, pattern, target)
     speedup = dense.seconds / seconds
     rejected = None
-    if _covers(pattern, pattern.grid(grid.sizes)):
-        rejected = Rejection("covers all", "the window holds the whole grid")
+    if pattern.is_too_wide(pattern.grid(grid.sizes).counts):
+        rejected = Rejection("covers all", "it reads the whole grid")
     elif options.density is not None and density > options.density:
         rejected = Rejection("over budget", f"density {density:.3f}, asked for {options.density:g} at most")
     elif options.speedup is not None and speedup < options.speedup:
@@ -112,15 +108,6 @@ def _judge(
             "below break-even", f"predicted {speedup:.2f}x of dense, {options.min_speedup:g}x is the least"
         )
     return Candidate(pattern, density, attention_flops(site, pairs), seconds, rejected)
-
-
-def _covers(pattern: Pattern, grid: GroupGrid) -> bool:
-    """Whether a neighbourhood's window holds the whole grid of groups."""
-    counts = grid.counts
-    return isinstance(pattern, Neighborhood) and all(
-        2 * r + 1 >= count if pattern.edge == "clamp" else r >= count - 1
-        for r, count in zip(pattern.radius, counts, strict=True)
-    )
 
 
 def _lose(candidate: Candidate, detail: str) -> Candidate:

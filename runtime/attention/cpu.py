@@ -13,11 +13,12 @@ import torch.nn.functional as F
 
 from planner.errors import BadAttentionInput
 from planner.patterns.layout import TokenLayout
-from planner.runtime.attention.gather_plan import Recipe, Run, make_recipe
-from planner.runtime.attention.group_means import group_means, seen_keys
+from planner.runtime.attention.gather_plan import GatherPlan, WorkItem, make_gather_plan
+from planner.runtime.attention.group_hierarchy import Run
+from planner.runtime.attention.group_means import group_means, visible_keys
 
 ROWS = {"cpu": 1, "cuda": 2048}
-"""Query rows to attend together. With 24 heads 2048 make three waves of 128-row tiles on an H100's 132 processors."""
+"""Query rows to attend together. With 24 heads 2048 make three waves of 128-row tiles on an H100's 132 SMs."""
 
 
 def grouped_sdpa(
@@ -31,35 +32,36 @@ def grouped_sdpa(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-    stored: str = "",
+    token_order: str = "",
 ) -> torch.Tensor:
-    """Attention of a sequence under a pattern; arguments as in ``scaled_dot_product_attention``.
+    """Attend over a sequence under a pattern; arguments as in ``torch.nn.functional.scaled_dot_product_attention``.
 
-    query (B, H, N, D), key (B, H', N, D), value (B, H', N, E) in the layout's own order -> (B, H, N, E).
-    attn_mask: a mask over keys, (B or 1, H or 1, 1, N), boolean or additive. is_causal compares sequence indices.
-    With means of far groups the mask is boolean and one for all heads, and there is no causal order.
-    stored: tensors, mask and output are in the stored order of these groups (gather_plan.py) instead of
-    the layout's.
-    Raises BadAttentionInput.
+    query: (B, H, N, D), key: (B, H', N, D), value: (B, H', N, E), of one floating dtype, in the layout's own order.
+    attn_mask: a mask over keys, (B or 1, H or 1, 1, N or 1), boolean or additive; with pooled groups boolean and one
+    for all heads. is_causal: compares sequence indices; not with pooled groups. scale: of the scores, 1/√D by default.
+    token_order: spelling of the GroupHierarchy in whose grouped order tensors, mask and output are, in place of the
+    layout's order.
+
+    Returns (B, H, N, E) in the query's dtype. Raises BadAttentionInput.
     """
-    recipe = make_recipe(layout, pattern, query.device, stored)
-    _check(query, key, value, attn_mask, is_causal, len(recipe.order), layout)
-    if recipe.unread and is_causal:
-        raise BadAttentionInput("is_causal with means of far groups", "Leave out pooled=mean.")
+    plan = make_gather_plan(layout, pattern, query.device, token_order)
+    _check(query, key, value, attn_mask, is_causal, len(plan.order), layout)
+    if plan.pooled and is_causal:
+        raise BadAttentionInput("is_causal with pooled groups", "Leave out pooled=mean.")
     mask = None if attn_mask is None else _key_mask(attn_mask, query)
     q, k, v = query, key, value
-    if not stored:
-        q, k, v = (x.index_select(2, recipe.order) for x in (q, k, v))
-        mask = None if mask is None else mask.index_select(-1, recipe.order)
-    far = _Far.of(recipe, k, v, mask, layout) if recipe.unread else None
+    if not token_order:
+        q, k, v = (x.index_select(2, plan.order) for x in (q, k, v))
+        mask = None if mask is None else mask.index_select(-1, plan.order)
+    pooled = _PooledGroups.of(plan, k, v, mask, layout) if plan.pooled else None
     out = query.new_empty(*query.shape[:3], value.shape[3])
-    for batch in recipe.batches(1 if is_causal else ROWS.get(query.device.type, 1)):
-        start, stop = batch[0][0][0], batch[-1][0][1]
-        runs = tuple(run for _, keys in batch for run in keys)
-        keys, values = (_split(_take(x, runs, 2), len(batch)) for x in (k, v))
-        visible = _causal(recipe, (start, stop), runs) if is_causal else _split_mask(mask, runs, len(batch))
-        if far is not None:
-            keys, values, visible = far.beside(keys, values, visible, [recipe.unread[keys] for _, keys in batch])
+    for batch in plan.batches(1 if is_causal else ROWS.get(query.device.type, 1)):
+        start, stop = batch[0].queries[0], batch[-1].queries[1]
+        keys, values, visible = _gather_keys(k, v, mask, batch)
+        if is_causal:
+            visible = _causal(plan, (start, stop), batch[0].keys)
+        if pooled is not None:
+            keys, values, visible = pooled.beside(keys, values, visible, [plan.pooled[item.keys] for item in batch])
         attended = F.scaled_dot_product_attention(
             _split(q[:, :, start:stop], len(batch)),
             keys,
@@ -69,69 +71,81 @@ def grouped_sdpa(
             enable_gqa=enable_gqa,
         )
         out[:, :, start:stop] = attended.unflatten(0, (-1, len(batch))).transpose(1, 2).flatten(2, 3)
-    return out if stored else out.index_select(2, recipe.place)
+    return out if token_order else out.index_select(2, plan.inverse)
 
 
 @dataclass(frozen=True)
-class _Far:
-    """The means of all groups, and the logarithms of their sizes, (B or 1, groups)."""
+class _PooledGroups:
+    """Mean keys and values of all groups, (B, H', groups, D or E), and log of their sizes, (B or 1, groups) float32."""
 
     keys: torch.Tensor
     values: torch.Tensor
-    sizes: torch.Tensor
+    log_sizes: torch.Tensor
 
     @staticmethod
-    def of(recipe: Recipe, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, layout: str) -> _Far:
-        """From keys, values and mask in stored order."""
-        assert recipe.numbers is not None
+    def of(plan: GatherPlan, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, layout: str) -> _PooledGroups:
+        """Average keys, (B, H', N, D), and values, (B, H', N, E), in grouped order, as far as a mask shows them."""
+        assert plan.group_ids is not None
         start = TokenLayout.parse(layout).grid_start
-        at = slice(start, start + len(recipe.numbers))
-        seen = seen_keys(mask, len(k), k.shape[2])
-        groups = len(next(iter(recipe.unread.values())))
-        (keys, values), sizes = group_means(
-            [k[:, :, at], v[:, :, at]], recipe.numbers, groups, None if seen is None else seen[:, at]
+        grid = slice(start, start + len(plan.group_ids))
+        visible = visible_keys(mask, len(k), k.shape[2])
+        groups = len(next(iter(plan.pooled.values())))
+        (keys, values), log_sizes = group_means(
+            [k[:, :, grid], v[:, :, grid]], plan.group_ids, groups, None if visible is None else visible[:, grid]
         )
-        return _Far(keys, values, sizes)
+        return _PooledGroups(keys, values, log_sizes)
 
     def beside(
-        self, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, unread: list[torch.Tensor]
+        self, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, pooled: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Keys, values and mask of some groups' queries, with the means of what they do not read."""
+        """Append to the keys, values and mask of some work items the means of the groups that they pool.
+
+        keys, values: (B * items, H', n, D or E). mask: (B * items, 1, 1, n) bool. pooled: (groups,) bool each.
+        Returns all three with n + groups in place of n, the mask additive.
+        """
         keys, values = (
-            torch.cat([near, far.repeat_interleave(len(unread), 0)], 2)
-            for near, far in ((keys, self.keys), (values, self.values))
+            torch.cat([own, means.repeat_interleave(len(pooled), 0)], 2)
+            for own, means in ((keys, self.keys), (values, self.values))
         )
-        bias = torch.where(torch.stack(unread), self.sizes[:, None], float("-inf"))
-        bias = bias.expand(len(keys) // len(unread), -1, -1).reshape(len(keys), 1, 1, -1).to(keys.dtype)
-        near = keys.new_zeros(len(keys), 1, 1, keys.shape[2] - bias.shape[3])
+        bias = torch.where(torch.stack(pooled), self.log_sizes[:, None], float("-inf"))
+        bias = bias.expand(len(keys) // len(pooled), -1, -1).reshape(len(keys), 1, 1, -1).to(keys.dtype)
+        own = keys.new_zeros(len(keys), 1, 1, keys.shape[2] - bias.shape[3])
         if mask is not None:
-            near = near.masked_fill(~mask, float("-inf"))
-        return keys, values, torch.cat([near, bias], 3)
+            own = own.masked_fill(~mask, float("-inf"))
+        return keys, values, torch.cat([own, bias], 3)
 
 
-def _split(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """(B, H, groups * n, D) -> (B * groups, H, n, D)."""
-    return x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+def _gather_keys(
+    k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, batch: tuple[WorkItem, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Gather the keys, values and mask of a batch: (B * items, H', n, D or E) and (B * items, H or 1, 1, n)."""
+    runs = tuple(run for item in batch for run in item.keys)
+    keys, values = (_split(_take(x, runs, 2), len(batch)) for x in (k, v))
+    if mask is None:
+        return keys, values, None
+    return keys, values, _split(_take(mask, runs, -1).transpose(2, 3), len(batch)).transpose(2, 3)
 
 
-def _split_mask(mask: torch.Tensor | None, runs: tuple[Run, ...], groups: int) -> torch.Tensor | None:
-    """The mask over the keys of each group, (B * groups, H or 1, 1, n)."""
-    return None if mask is None else _split(_take(mask, runs, -1).transpose(2, 3), groups).transpose(2, 3)
+def _split(x: torch.Tensor, items: int) -> torch.Tensor:
+    """(B, H, items * n, D) -> (B * items, H, n, D)."""
+    return x.unflatten(2, (items, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _take(x: torch.Tensor, runs: tuple[Run, ...], dim: int) -> torch.Tensor:
-    pieces = [x.narrow(dim, start, stop - start) for start, stop in runs]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+    """Join some runs along a dimension, without a copy where there is one."""
+    parts = [x.narrow(dim, start, stop - start) for start, stop in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _key_mask(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """A mask over keys with all its dimensions: (B, H or 1, 1, N)."""
+    """Expand a mask over keys to all its dimensions, (B, H or 1, 1, N)."""
     mask = mask.view(*[1] * (4 - mask.dim()), *mask.shape)
     return mask.expand(query.shape[0], mask.shape[1], 1, query.shape[2])
 
 
-def _causal(recipe: Recipe, queries: Run, runs: tuple[Run, ...]) -> torch.Tensor:
-    return recipe.order[queries[0] : queries[1], None] >= _take(recipe.order, runs, 0)[None, :]
+def _causal(plan: GatherPlan, queries: Run, keys: tuple[Run, ...]) -> torch.Tensor:
+    """Compare sequence indices, (queries, keys) bool."""
+    return plan.order[queries[0] : queries[1], None] >= _take(plan.order, keys, 0)[None, :]
 
 
 def _check(

@@ -16,7 +16,7 @@ from planner.runtime.attention.dispatch import attend, empty_output
 _library = torch.library.Library("planner", "FRAGMENT")
 _library.define(
     "grouped_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, bool is_causal, float? scale, "
-    'bool enable_gqa, str layout, str rules, Tensor? noise=None, str stored="", '
+    'bool enable_gqa, str layout, str rules, Tensor? noise=None, str token_order="", '
     'str kernel_patterns="") -> Tensor',
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -33,10 +33,10 @@ def _attend(
     layout: str,
     rules: str,
     noise: torch.Tensor | None = None,
-    stored: str = "",
+    token_order: str = "",
     kernel_patterns: str = "",
 ) -> torch.Tensor:
-    """Attention under rules; shapes and arguments as in planner.runtime.attention.dispatch.attend."""
+    """Attend under rules; shapes and arguments as in planner.runtime.attention.dispatch.attend."""
     return attend(
         query,
         key,
@@ -48,21 +48,24 @@ def _attend(
         scale=scale,
         enable_gqa=enable_gqa,
         noise=noise,
-        stored=stored,
+        token_order=token_order,
         kernel_patterns=kernel_patterns,
     )
 
 
 def mask_of_keys(mask: torch.Tensor) -> torch.Tensor:
-    """What a mask (…, queries, keys), alike for all heads, says of the keys, (…, 1, keys).
+    """Return which keys any query may read: (B, H, queries, keys) bool -> (B, 1, 1, keys), or without B and H.
 
-    Which masks are alike is told by planner.provenance.mask_structure.
+    The mask must be one for all heads, and its rows equal or empty (planner.provenance.mask_structure).
     """
     return (mask[:, :1] if mask.dim() == 4 else mask).any(-2, keepdim=True)
 
 
 def mask_of_queries(mask: torch.Tensor) -> torch.Tensor:
-    """The queries that a mask (…, queries, keys), alike for all heads, lets in, (…, queries, 1)."""
+    """Return which queries may read any key: (B, H, queries, keys) bool -> (B, 1, queries, 1), or without B and H.
+
+    The mask is one for all heads.
+    """
     return (mask[:, :1] if mask.dim() == 4 else mask).any(-1, keepdim=True)
 
 
@@ -75,11 +78,11 @@ def _no_backward(ctx: Any, *gradients: torch.Tensor) -> None:
 
 
 class WithoutBackward(torch.autograd.Function):
-    """A value as it is, whose gradient is refused: what a compiler lowered for inference would drop it in silence."""
+    """The identity, whose gradient is refused: a graph that was lowered for inference would drop it in silence."""
 
     @staticmethod
     def forward(_ctx: Any, value: torch.Tensor, _anchor: torch.Tensor) -> torch.Tensor:
-        """The value, which requires a gradient because the anchor does."""
+        """Return a view of the value, which requires a gradient because the anchor does."""
         return value.view_as(value)
 
     backward = staticmethod(_no_backward)
@@ -90,7 +93,7 @@ torch.library.register_fake("planner::grouped_attention", _fake, lib=_library)
 torch.library.register_autograd("planner::grouped_attention", _no_backward, lib=_library)
 
 OPTIONS: dict[str, Any] = {"attn_mask": None, "is_causal": False, "scale": None, "enable_gqa": False}
-"""What the operator takes of scaled_dot_product_attention's options, in its order, with their defaults."""
+"""The options of scaled_dot_product_attention that the operator takes, in its order, with their defaults."""
 
 grouped_attention = torch.ops.planner.grouped_attention.default
 """The operator."""

@@ -1,1 +1,1 @@
-"""Models that run as they are written: their attention calls meet decisions."""
+"""Eager interception: models that run as they are written, their attention calls under a plan."""

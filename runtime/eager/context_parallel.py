@@ -1,8 +1,8 @@
-"""Attention under context parallelism: what each device sees of a sequence, and of a plan.
+"""Attention under context parallelism: the order of a sequence on each device, and its share of a plan.
 
 Ulysses (arXiv 2309.14509) gives each of P devices a part of every tensor's tokens, and for attention all tokens of its
-share of the heads. They come in the devices' order: where a sequence is joined of several tensors, text and picture,
-its tokens are the first parts of all of them, then the second parts, and so on.
+share of the heads. They come in the devices' order: where a sequence is joined of several tensors, text and image, its
+tokens are the first parts of all of them, then the second parts, and so on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Parallelism:
 
     @staticmethod
     def of(model: torch.nn.Module) -> Parallelism | None:
-        """What diffusers' enable_parallelism set, None where nothing; raises UnplannedParallelism."""
+        """Read what diffusers' enable_parallelism set, None without it; raises UnplannedParallelism."""
         config = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
         if config is None:
             return None
@@ -45,11 +45,11 @@ class Parallelism:
         if config.ulysses_anything:
             raise UnplannedParallelism("ulysses_anything=True", "How many tokens each device has is not known ahead")
         plans: Mapping[str, Any] = getattr(model, "_cp_plan", None) or {}
-        names = (name for plan in plans.values() if isinstance(plan, Mapping) for name in _split(plan))
+        names = (name for plan in plans.values() if isinstance(plan, Mapping) for name in _split_arguments(plan))
         return Parallelism(config.ulysses_degree, config._ulysses_local_rank, frozenset(names))
 
     def why_not(self, decision: Decision) -> str | None:
-        """Why a sparse decision cannot be followed on several devices, None if it can."""
+        """Say why a sparse decision cannot be followed on several devices, None if it can."""
         if decision.heads % self.degree or decision.kv_heads % self.degree:
             return f"{decision.heads} heads do not divide among {self.degree} devices"
         segments = TokenLayout.parse(decision.layout).segments
@@ -63,13 +63,13 @@ class Parallelism:
         return None
 
     def share(self, decision: Decision) -> Decision:
-        """What a decision says of this device's heads."""
+        """Return the part of a decision that is about this device's heads."""
         return _share(decision, self.degree, self.rank)
 
     def order(self, layout: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Where each token of a layout is among those that a device sees, and the other way round.
+        """Return the position that each token of a layout has on a device, and the inverse; (tokens,) int64 both.
 
-        None where they are in the layout's order.
+        None where the device has tokens in the layout's order.
         """
         return _order(layout, self.degree, device)
 
@@ -77,11 +77,11 @@ class Parallelism:
 @lru_cache(maxsize=4096)
 def _share(decision: Decision, degree: int, rank: int) -> Decision:
     first, heads = rank * decision.heads // degree, decision.heads // degree
-    mine = range(first, first + heads)
+    own = range(first, first + heads)
     rules = [
-        replace(rule, heads=tuple(head - first for head in rule.heads if head in mine))
+        replace(rule, heads=tuple(head - first for head in rule.heads if head in own))
         for rule in decision.rules.rules
-        if not rule.heads or not set(mine).isdisjoint(rule.heads)
+        if not rule.heads or not set(own).isdisjoint(rule.heads)
     ]
     rules = [replace(rule, heads=()) if len(rule.heads) == heads else rule for rule in rules]
     return replace(decision, heads=heads, kv_heads=decision.kv_heads // degree, pattern=str(Rules(tuple(rules))))
@@ -92,11 +92,11 @@ def _order(layout: str, degree: int, device: torch.device) -> tuple[torch.Tensor
     sizes = [segment.tokens // degree for segment in TokenLayout.parse(layout).segments]
     if len(sizes) == 1:
         return None
-    numbers = torch.arange(degree * sum(sizes)).view(degree, sum(sizes))
-    order = torch.cat([part.flatten() for part in numbers.split(sizes, dim=1)]).to(device)
+    positions = torch.arange(degree * sum(sizes)).view(degree, sum(sizes))
+    order = torch.cat([part.flatten() for part in positions.split(sizes, dim=1)]).to(device)
     return order, order.argsort()
 
 
-def _split(plan: Mapping[Any, Any]) -> Iterator[str]:
-    """The arguments of a module that a plan of diffusers splits, by name."""
-    return (name for name, each in plan.items() if isinstance(name, str) and not getattr(each, "split_output", True))
+def _split_arguments(plan: Mapping[Any, Any]) -> Iterator[str]:
+    """Name the arguments of a module that a plan of diffusers splits."""
+    return (name for name, entry in plan.items() if isinstance(name, str) and not getattr(entry, "split_output", True))

@@ -1,4 +1,4 @@
-"""Stepping into an eager model's attention: each call meets the decision that a plan made for it."""
+"""Eager interception: each attention call of a model that runs as it is written meets the decision of a plan."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from torch.overrides import TorchFunctionMode
 from planner.plan.plan import Decision
 
 ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-"""What scaled_dot_product_attention takes by position."""
+"""The arguments that scaled_dot_product_attention takes by position."""
 
 
-class AttentionCalls(TorchFunctionMode, ABC):
-    """While entered, the calls of scaled_dot_product_attention, in order, go through ``attend``, a decision each."""
+class SdpaMode(TorchFunctionMode, ABC):
+    """While entered, this thread's calls of scaled_dot_product_attention go through ``attend``, a decision each.
+
+    decisions: those of the calls, in order.
+    """
 
     def __init__(self, decisions: Iterable[Decision]) -> None:
         super().__init__()
         self._decisions = iter(decisions)
 
     def decision(self) -> Decision:
-        """The decision that the call under way meets: the next."""
+        """Return the decision that the current call meets: the next."""
         return next(self._decisions)
 
     @abstractmethod
-    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """The result of one call; given: its arguments by name."""
+    def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
+        """Return the result of one call, (B, H, N, E).
+
+        arguments: those of the call, by the names of scaled_dot_product_attention; those left out are missing.
+        """
 
     def __torch_function__(
         self,
@@ -40,7 +46,7 @@ class AttentionCalls(TorchFunctionMode, ABC):
     ) -> Any:
         options = kwargs or {}
         if func is F.multi_head_attention_forward and not options.get("need_weights", True):
-            self.decision()  # of the attention within, which is out of reach
+            self.decision()  # The attention inside is called below the level of torch functions.
         if func is not F.scaled_dot_product_attention:
             return func(*args, **options)
         return self.attend(self.decision(), {**dict(zip(ARGUMENTS, args, strict=False)), **options})

@@ -1,1 +1,1 @@
-"""What candidates do to a model's own attention, recorded while it samples."""
+"""Evidence: effects of candidate patterns on a model's own attention, recorded while it samples."""

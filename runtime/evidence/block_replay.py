@@ -1,8 +1,8 @@
-"""A call of a model taken up at one of its blocks, so that what is the same before it is not run again.
+"""Block replay: a call of a model is run again from one of its blocks on, without the blocks before it.
 
-Blocks that are passed over give back NaN of the shapes that they gave, and cost nothing; the block that is reached gets
-the arguments that it had. Where anything but that block needs what others made (a skip connection, say), the result is
-NaN, and the call is to be run whole.
+Skipped blocks return NaN of the shapes of their results, and cost nothing. The block that was reached gets the
+arguments that it had in the whole call. Where anything else needs the result of a skipped block (a skip connection,
+say), the replayed result is NaN, and the call has to be run whole.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from planner.capture.patched_forward import replaced
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 StandIn = Callable[[int, Callable[..., Any], Arguments], Any]
-"""What is called in the place of a block: its number, its own forward, its arguments."""
+"""Called in place of a block with its number, its own forward and its arguments."""
 
 
 def block_of(path: str) -> str:
-    """The outermost numbered module that a module lies in: ``blocks.3`` of ``blocks.3.attn``, itself without one."""
+    """Return the outermost numbered module that contains a module: ``blocks.3`` of ``blocks.3.attn``; else its path."""
     numbered = re.match(r".*?\.\d+(?=\.|$)", path)
     return numbered[0] if numbered else path
 
 
-class Resumed:
-    """A call that can be taken up at each of some blocks in turn, if each of them is run once, in their order."""
+class BlockReplay:
+    """A call that can be replayed from each of some blocks on, in turn, if each block runs once and in this order.
+
+    blocks: their paths; those that the model has no module for are left out.
+    """
 
     def __init__(
         self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], blocks: Iterable[str]
@@ -39,106 +42,105 @@ class Resumed:
         self._model, self._call = model, (args, kwargs)
         self._names = [name for name in dict.fromkeys(blocks) if name in modules]
         self._modules = [modules[name] for name in self._names]
-        self._made = dict[int, Any]()
+        self._results = dict[int, Any]()
         self._inputs: Arguments | None = None
-        self._at, self._is_noted = 0, False
+        self._reached, self._is_traced = 0, False
 
     def reach(self, block: str) -> bool:
-        """Go on to a block; False where the call cannot be taken up there."""
-        if not self._is_noted:
+        """Move on to a block; False where the call cannot be replayed from there, or the block is behind."""
+        if not self._is_traced:
             if block in self._names[:1]:
                 return True
-            self._note()
-        while self._inputs is not None and block in self._names[self._at + 1 :]:
+            self._trace()
+        while self._inputs is not None and block in self._names[self._reached + 1 :]:
             self._advance()
-        return self._inputs is not None and self._names[self._at] == block
+        return self._inputs is not None and self._names[self._reached] == block
 
     @property
-    def passed(self) -> frozenset[str]:
+    def skipped(self) -> frozenset[str]:
         """The blocks before the one that was reached."""
-        return frozenset(self._names[: self._at])
+        return frozenset(self._names[: self._reached])
 
     def run(self) -> Any:
-        """The call's result, from the block that was reached on; NaN where it needs a block that was passed over."""
-        if not self._is_noted:
-            return self._note()
+        """Return the call's result, from the reached block on; NaN where it needs a skipped block."""
+        if not self._is_traced:
+            return self._trace()
 
-        def resume(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
-            if number < self._at:
-                return self._stands_for(number)
-            args, kwargs = self._taken() if number == self._at else given
+        def replay(number: int, forward: Callable[..., Any], arguments: Arguments) -> Any:
+            if number < self._reached:
+                return self._skip(number)
+            args, kwargs = self._reached_inputs() if number == self._reached else arguments
             return forward(*args, **kwargs)
 
-        with self._replaced(resume):
-            return self._run()
+        return self._run(replay)
 
-    def _note(self) -> Any:
-        """The call's result, run whole; what blocks make and the first is given are noted."""
+    def _trace(self) -> Any:
+        """Run the call whole and return its result; keep shapes of blocks' results and the first one's arguments."""
         entered, inputs = list[int](), list[Arguments]()
 
-        def note(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
+        def trace(number: int, forward: Callable[..., Any], arguments: Arguments) -> Any:
             entered.append(number)
             if len(entered) == 1:
-                inputs.append(copied(given))
-            made = forward(*given[0], **given[1])
-            self._made[number] = pytree.tree_map_only(torch.Tensor, _nothing, made)
-            return made
+                inputs.append(clone_tensors(arguments))
+            result = forward(*arguments[0], **arguments[1])
+            self._results[number] = pytree.tree_map_only(torch.Tensor, _nan_like, result)
+            return result
 
-        with self._replaced(note):
-            result = self._run()
-        self._is_noted = True
+        result = self._run(trace)
+        self._is_traced = True
         self._inputs = inputs[0] if entered == list(range(len(self._names))) and entered else None
         return result
 
     def _advance(self) -> None:
-        """Run the block that was reached, and keep what the next one is given."""
-        following = self._at + 1
+        """Run the reached block alone, and keep the arguments of the next."""
+        following = self._reached + 1
         inputs = list[Arguments]()
 
-        def step(number: int, forward: Callable[..., Any], given: Arguments) -> Any:
+        def advance(number: int, forward: Callable[..., Any], arguments: Arguments) -> Any:
             if number == following:
-                inputs.append(given)
-            if number != self._at:
-                return self._stands_for(number)
-            args, kwargs = self._taken()
+                inputs.append(arguments)
+            if number != self._reached:
+                return self._skip(number)
+            args, kwargs = self._reached_inputs()
             return forward(*args, **kwargs)
 
-        with self._replaced(step):
-            self._run()
-        self._inputs, self._at = inputs[0] if len(inputs) == 1 else None, following
+        self._run(advance)
+        self._inputs, self._reached = inputs[0] if len(inputs) == 1 else None, following
 
-    def _stands_for(self, number: int) -> Any:
-        """NaN in the place of what a block makes, which others may write to."""
-        return copied(self._made[number])
+    def _skip(self, number: int) -> Any:
+        """Return NaN in place of a block's result, in memory of its own that others may write to."""
+        return clone_tensors(self._results[number])
 
-    def _taken(self) -> Arguments:
-        """The arguments of the block that was reached; a copy, in which the block may write."""
+    def _reached_inputs(self) -> Arguments:
+        """Copy the arguments of the reached block, which may write to them."""
         assert self._inputs is not None
-        return copied(self._inputs)
+        return clone_tensors(self._inputs)
 
-    def _run(self) -> Any:
+    def _run(self, stand_in: StandIn) -> Any:
+        """Call the model with something in place of its blocks."""
         args, kwargs = self._call
-        return self._model._call_impl(*args, **kwargs)
+        with self._replaced(stand_in):
+            return self._model._call_impl(*args, **kwargs)
 
     def _replaced(self, stand_in: StandIn) -> AbstractContextManager[None]:
-        """While open, something stands in for the blocks, on this thread alone."""
+        """Replace the blocks' forward while open, on this thread alone."""
         thread = threading.get_ident()
 
-        def made(number: int, own: Callable[..., Any]) -> Callable[..., Any]:
+        def replacement(number: int, own: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                is_mine = threading.get_ident() == thread
-                return stand_in(number, own, (args, kwargs)) if is_mine else own(*args, **kwargs)
+                is_own_thread = threading.get_ident() == thread
+                return stand_in(number, own, (args, kwargs)) if is_own_thread else own(*args, **kwargs)
 
             return forward
 
-        return replaced({module: made(number, module.forward) for number, module in enumerate(self._modules)})
+        return replaced({module: replacement(number, module.forward) for number, module in enumerate(self._modules)})
 
 
-def copied(values: Any) -> Any:
-    """Values with their tensors copied."""
+def clone_tensors(values: Any) -> Any:
+    """Copy nested values, their tensors cloned."""
     return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, values)
 
 
-def _nothing(tensor: torch.Tensor) -> torch.Tensor:
-    """NaN of a tensor's shape, which takes no memory; the tensor itself where its type has none."""
+def _nan_like(tensor: torch.Tensor) -> torch.Tensor:
+    """Return NaN of a tensor's shape and dtype, one element of memory; the tensor itself if its dtype has no NaN."""
     return tensor.new_full((), torch.nan).expand(tensor.shape) if tensor.is_floating_point() else tensor

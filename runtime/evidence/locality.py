@@ -1,4 +1,4 @@
-"""Locality: where the softmax mass of a model's own attention lies, by distance and under candidate patterns."""
+"""Locality: the softmax mass of a model's own attention, by distance and under candidate patterns."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.plan import Decision, Plan
-from planner.runtime.eager.sdpa_mode import AttentionCalls
+from planner.runtime.eager.sdpa_mode import SdpaMode
 
 QUERIES = 512
-"""Queries of the grid that are looked at, drawn once for each site; all of them where there are fewer."""
+"""Queries that are drawn of the grid, the same at each call; all of them where there are fewer."""
 
 
 @dataclass(frozen=True)
 class SiteLocality:
-    """The attention of one call of a site, means over batch and queries of the grid.
+    """The attention of one call of a site, means over batch and drawn queries; float32 on the CPU.
 
-    site: its name. by_distance: (heads, distances), mass on the grid's keys by Chebyshev distance in tokens; what is
-    missing from 1 lies on global tokens. uniform: (distances,), the same if every grid key had equal mass. recall: by
-    spelling of a pattern, (heads,), the mass that it keeps.
+    site: its name. by_distance: (heads, distances), mass on the grid's keys by Chebyshev distance in tokens; the rest
+    is on global tokens. uniform: (distances,), the same if every key of the grid had equal mass. recall: by spelling
+    of a pattern, (heads,), the mass that it keeps.
     """
 
     site: str
@@ -34,25 +34,26 @@ class SiteLocality:
     recall: dict[str, torch.Tensor]
 
 
-class RecordLocality(AttentionCalls):
-    """While entered, every attention call of an eager model leaves what was found; its results do not change.
+class RecordLocality(SdpaMode):
+    """While entered, the locality of every attention call of an eager model is recorded; results do not change.
 
-    plan: any plan of the model for the same inputs: it tells the layouts, in the order of the calls. patterns:
-    spellings of the patterns whose recall is wanted. Sites without a grid of their own leave nothing.
+    plan: any plan of the model for the same inputs: it has the layouts, in the order of the calls. patterns: spellings
+    of the patterns whose recall is computed. records: one for each call of a site with a grid of its own.
     """
 
     def __init__(self, plan: Plan, patterns: Sequence[str] = ()) -> None:
         super().__init__(cycle(plan.decisions))
         self.patterns = tuple(patterns)
-        self.found = list[SiteLocality]()
+        self.records = list[SiteLocality]()
 
-    def attend(self, decision: Decision, given: dict[str, Any]) -> torch.Tensor:
-        """Dense attention, as asked, with what was found put down."""
+    def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
+        """Attend as asked, (B, H, N, E), and record the locality."""
         layout = decision.own_grid
         if layout is not None:
-            query, key, mask = given["query"], given["key"], given.get("attn_mask")
-            self.found.append(site_locality(decision.site, query, key, layout, self.patterns, mask, given.get("scale")))
-        return F.scaled_dot_product_attention(**given)
+            query, key = arguments["query"], arguments["key"]
+            mask, scale = arguments.get("attn_mask"), arguments.get("scale")
+            self.records.append(site_locality(decision.site, query, key, layout, self.patterns, mask, scale))
+        return F.scaled_dot_product_attention(**arguments)
 
 
 @torch.no_grad()
@@ -65,9 +66,10 @@ def site_locality(
     attn_mask: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> SiteLocality:
-    """Evidence of query and key (batch, heads, tokens, head_dim) under a layout with one grid.
+    """Compute the locality of a site's attention under a layout with one grid; holds 512 rows of attention in float32.
 
-    attn_mask: boolean or additive, broadcast to (batch, heads, tokens, tokens). Memory: 512 rows of attention.
+    query: (B, H, N, D), key: (B, H', N, D). attn_mask: boolean or additive, broadcast to (B, H, N, N). scale: of the
+    scores, 1/√D by default. patterns: spellings.
     """
     device = query.device
     keys = torch.arange(layout.tokens, device=device)

@@ -1,11 +1,10 @@
-"""Hoisting: tokens are brought into group order once, not around every attention.
+"""Hoisting: tokens are brought into grouped order once, not around every attention.
 
-Attention by contiguous runs (planner.runtime.attention.cpu) wants its tokens stored group by group. A permutation P of
-tokens can be moved through an operation f that commutes with it, f(P x) = P f(x): one that treats tokens alike and does
-not mix them. We walk a captured graph from its planned attention on, keep values *stored* (as P x) as long as a rule
-proves that the operation commutes, and permute where one does not: what comes out of it is then as it was. Every value
-is permuted at most once each way, so what a layer needs again (position tables, a residual stream) costs nothing in the
-next layer."""
+Attention by contiguous runs (planner.runtime.attention.cpu) takes tokens in grouped order. A permutation P of tokens
+moves through an operation f that is equivariant, f(P x) = P f(x): one that treats tokens alike and does not mix them.
+The pass visits a captured graph in order, keeps values in grouped order (as P x) from planned attention on as long as a
+rule shows equivariance, and permutes back where none does. Each value is permuted at most once each way, so that values
+which several layers use (position tables, a residual stream) are permuted in the first of them only."""
 
 from __future__ import annotations
 
@@ -24,27 +23,27 @@ from planner.patterns.base import Pattern
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
 from planner.plan.plan import Plan
-from planner.runtime.attention.gather_plan import nest_of, order_of, runs_of, spell_nest
+from planner.runtime.attention.group_hierarchy import GroupHierarchy, group_runs
 from planner.runtime.attention.operator import grouped_attention
-from planner.runtime.graph.equivariance import Proof, State, Stored, attention, prove
+from planner.runtime.graph.equivariance import Equivariance, GroupedOrder, Order, attention, find_equivariance
 
 AT_A_SITE = 4
-"""Permutations at a site that is left as it was: of queries, keys, values and output."""
+"""Permutations at a site that is not hoisted: of queries, keys, values and output."""
 
 
 @dataclass(frozen=True)
 class Hoisting:
-    """What hoisting did to a graph: how often tokens are permuted in a call, and were, and where.
+    """Permutations of tokens in a call before and after hoisting.
 
-    left: for each module that something is permuted in, how often.
+    by_module: how many of the latter each module has, by path, of those that have any.
     """
 
     before: int
     after: int
-    left: Mapping[str, int]
+    by_module: Mapping[str, int]
 
     def __str__(self) -> str:
-        where = ", ".join(f"{path or 'the model'} {count}" for path, count in self.left.items())
+        where = ", ".join(f"{path or 'the model'} {count}" for path, count in self.by_module.items())
         return f"tokens are permuted {self.after} times a call instead of {self.before}: {where}"
 
 
@@ -67,38 +66,43 @@ def hoist(capture: Capture, plan: Plan) -> Hoisting | None:
         graph = walk.run()
     except _Unsafe:
         return unmoved
-    if walk.left.total() >= before:
+    if walk.by_module.total() >= before:
         return unmoved
     capture.graph.graph = graph
     capture.graph.recompile()
-    return Hoisting(before, walk.left.total(), dict(walk.left))
+    return Hoisting(before, walk.by_module.total(), dict(walk.by_module))
 
 
 def permute(x: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
-    """``x.index_select(dim, index)``, laid out in memory as x is."""
+    """Return ``x.index_select(dim, index)`` with the strides of x.
+
+    x: any shape and dtype. index: (x.shape[dim],) int64, a permutation.
+    """
     by_stride = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
     permuted = x.permute(by_stride).index_select(by_stride.index(dim), index)
     return permuted.permute([by_stride.index(axis) for axis in range(x.dim())])
 
 
 class _Unsafe(Exception):
-    """A value would be changed in place where a permuted copy of it would have to change too."""
+    """A value is changed in place whose permuted copy would have to change too."""
 
 
 class _Walk:
-    """Copies a graph, node by node in order, each value in the order that it can be had in."""
+    """Copies a graph node by node, keeping each value in grouped order where it can."""
 
     def __init__(self, module: GraphModule, sizes: tuple[int, ...], patterns: Collection[Pattern]) -> None:
-        nest = nest_of(patterns)
-        self.module, self.sizes, self.stored = module, sizes, spell_nest(nest)
-        self.order = order_of(sizes, nest)
-        self.served = {pattern for pattern in patterns if runs_of(pattern.grid(sizes), self.order) is not None}
+        hierarchy = GroupHierarchy.of(patterns)
+        self.module, self.sizes, self.spelling = module, sizes, str(hierarchy)
+        self.token_order = hierarchy.token_order(sizes)
+        self.supported = {
+            pattern for pattern in patterns if group_runs(pattern.grid(sizes), self.token_order) is not None
+        }
         self.graph = Graph()
-        self.made = dict[Node, Node]()
-        self.states = dict[Node, Any]()
-        self.permuted = dict[tuple[Node, State], Node]()
+        self.copies = dict[Node, Node]()
+        self.orders = dict[Node, Any]()
+        self.permuted = dict[tuple[Node, Order], Node]()
         self.roots = dict[Node, Node]()
-        self.left = Counter[str]()
+        self.by_module = Counter[str]()
 
     def run(self) -> Graph:
         for node in self.module.graph.nodes:
@@ -111,76 +115,77 @@ class _Walk:
 
     def visit(self, node: Node) -> None:
         written = _written(node)
-        may_commute = node.op == "call_function" and (written is None or self.states[written] is not None)
-        proof = self.prove(node) if may_commute else None
-        wanted = proof.inputs if proof is not None else {}
+        may_be_equivariant = node.op == "call_function" and (written is None or self.orders[written] is not None)
+        equivariance = self.equivariance(node) if may_be_equivariant else None
+        wanted = equivariance.inputs if equivariance is not None else {}
         inputs = {x: self.value(x, wanted.get(x), node) for x in node.all_input_nodes}
-        self.made[node] = copied = self.graph.node_copy(node, inputs.__getitem__)
-        self.states[node] = proof.output if proof is not None else None
+        self.copies[node] = copy = self.graph.node_copy(node, inputs.__getitem__)
+        self.orders[node] = equivariance.output if equivariance is not None else None
         if node.target is grouped_attention:
-            if proof is None:
-                self.left[module_path(node)] += AT_A_SITE
+            if equivariance is None:
+                self.by_module[module_path(node)] += AT_A_SITE
             else:
-                copied.kwargs = {**copied.kwargs, "stored": self.stored}
+                copy.kwargs = {**copy.kwargs, "token_order": self.spelling}
         self.roots[node] = self.roots[node.all_input_nodes[0]] if is_alias(node) else node
         if written is not None:
-            self._forget(written, is_stored=proof is not None)
+            self._forget(written, is_grouped=equivariance is not None)
 
-    def prove(self, node: Node) -> Proof | None:
+    def equivariance(self, node: Node) -> Equivariance | None:
         if node.target is not grouped_attention:
-            return prove(node, self.states)
+            return find_equivariance(node, self.orders)
         layout, rules, is_causal = TokenLayout.parse(str(node.args[7])), Rules.parse(str(node.args[8])), node.args[4]
-        if layout.grid.sizes != self.sizes or not self.served.issuperset(rules.patterns) or is_causal:
+        if layout.grid.sizes != self.sizes or not self.supported.issuperset(rules.patterns) or is_causal:
             return None
-        return attention(node, layout.grid_start, len(self.order))
+        return attention(node, layout.grid_start, len(self.token_order))
 
-    def _forget(self, written: Node, is_stored: bool) -> None:
-        """A value was changed in place: permuted copies are stale, and what shares its memory must be stored alike."""
+    def _forget(self, written: Node, is_grouped: bool) -> None:
+        """Drop permuted copies of a value that was changed in place; raise _Unsafe if aliases have another order."""
         root = self.roots[written]
         for node in [node for node, other in self.roots.items() if other is root]:
-            if (self.states[node] is not None) != is_stored:
+            if (self.orders[node] is not None) != is_grouped:
                 raise _Unsafe
         for key in [key for key in self.permuted if self.roots[key[0]] is root]:
             del self.permuted[key]
 
-    def value(self, x: Node, wanted: State, user: Node) -> Node:
-        """A value in the state that a user wants it in, permuted if it must be."""
-        state = self.states[x]
-        if state == wanted or not isinstance(state, Stored | None):
-            return self.made[x]
+    def value(self, x: Node, wanted: Order, user: Node) -> Node:
+        """Return a value in the order that a user needs, permuted if it must be."""
+        order = self.orders[x]
+        if order == wanted or not isinstance(order, GroupedOrder | None):
+            return self.copies[x]
         if (x, wanted) not in self.permuted:
-            made = self.made[x] if state is None else self._permute(x, self.made[x], state, user, back=True)
+            copy = self.copies[x] if order is None else self._permute(x, self.copies[x], order, user, back=True)
             if wanted is not None:
-                raised = self._raise(x, wanted, user) if state is None else None
-                made = raised or self._permute(x, made, wanted, user, back=False)
-            self.permuted[x, wanted] = made
+                of_source = self._permute_source(x, wanted, user) if order is None else None
+                copy = of_source or self._permute(x, copy, wanted, user, back=False)
+            self.permuted[x, wanted] = copy
         return self.permuted[x, wanted]
 
-    def _raise(self, x: Node, wanted: Stored, user: Node) -> Node | None:
-        """A view or a cast of something that is permuted instead, once for all its views and casts."""
-        if not is_alias(x) or len(x.all_input_nodes) != 1 or self.states[source := x.all_input_nodes[0]] is not None:
+    def _permute_source(self, x: Node, wanted: GroupedOrder, user: Node) -> Node | None:
+        """Permute the source of a view or cast instead, once for all its views and casts; None if x is neither."""
+        if not is_alias(x) or len(x.all_input_nodes) != 1 or self.orders[source := x.all_input_nodes[0]] is not None:
             return None
         for dim, size in enumerate(_shape(source)):
-            state = Stored(dim, wanted.start, wanted.tokens)
-            proof = prove(x, {source: state}) if size == _shape(x)[wanted.dim] else None
-            if proof is not None and proof.output == wanted:
-                return self.graph.node_copy(x, {source: self.value(source, state, user)}.__getitem__)
+            order = GroupedOrder(dim, wanted.start, wanted.tokens)
+            equivariance = find_equivariance(x, {source: order}) if size == _shape(x)[wanted.dim] else None
+            if equivariance is not None and equivariance.output == wanted:
+                return self.graph.node_copy(x, {source: self.value(source, order, user)}.__getitem__)
         return None
 
-    def _permute(self, x: Node, made: Node, state: Stored, user: Node, back: bool) -> Node:
-        self.left[module_path(user)] += 1
-        length = x.meta["val"].shape[state.dim]
-        index = self._index(length, state.start, back, x.meta["val"].device)
-        permuted = self.graph.call_function(permute, (made, state.dim, index))
+    def _permute(self, x: Node, copy: Node, order: GroupedOrder, user: Node, back: bool) -> Node:
+        """Permute the copy of a value into an order, or back out of it."""
+        self.by_module[module_path(user)] += 1
+        length = x.meta["val"].shape[order.dim]
+        index = self._index(length, order.start, back, x.meta["val"].device)
+        permuted = self.graph.call_function(permute, (copy, order.dim, index))
         permuted.meta = {name: user.meta[name] for name in ("nn_module_stack",) if name in user.meta}
         permuted.meta["val"] = torch.empty_like(x.meta["val"])
         return permuted
 
     def _index(self, length: int, start: int, back: bool, device: torch.device) -> Node:
-        """The permutation of a sequence that holds the grid's tokens from ``start`` on, or its inverse."""
-        stop = start + len(self.order)
-        index = torch.cat([torch.arange(start), start + self.order, torch.arange(stop, length)])
-        name = f"_{'place' if back else 'order'}_{length}_{start}"
+        """Add the permutation of a sequence that holds the grid's tokens from ``start`` on, or its inverse."""
+        stop = start + len(self.token_order)
+        index = torch.cat([torch.arange(start), start + self.token_order, torch.arange(stop, length)])
+        name = f"_{'inverse' if back else 'order'}_{length}_{start}"
         self.module.register_buffer(name, (index.argsort() if back else index).to(device), persistent=False)
         node = self.graph.get_attr(name)
         node.meta["val"] = getattr(self.module, name)
@@ -188,12 +193,12 @@ class _Walk:
 
 
 def _shape(node: Node) -> tuple[int, ...]:
-    """The shape of a tensor; none of what is several."""
+    """Return the shape of a tensor, and () of several values."""
     return tuple(getattr(node.meta["val"], "shape", ()))
 
 
 def _written(node: Node) -> Node | None:
-    """The value that an operation changes in place, None if it changes none; raises _Unsafe."""
+    """Return the value that an operation changes in place, None if none; raise _Unsafe if not its first argument."""
     changed = changed_by(node)
     if not changed:
         return None

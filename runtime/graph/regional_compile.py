@@ -1,7 +1,7 @@
-"""Repeated blocks: a graph cut where a model's numbered blocks begin and end, equal pieces compiled once.
+"""Regional compilation: a graph is cut where a model's numbered blocks begin and end, and equal regions compile once.
 
-A transformer is a few kinds of block, each many times. A compiler that is handed the whole graph works on every copy;
-handed the pieces it works on each kind once, and their weights are arguments.
+A transformer is a few kinds of block, each many times. A compiler that is handed the whole graph works on every copy.
+Handed the regions it works on each kind once, and their weights are arguments.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from planner.capture.trace import module_path
 
 Compiled = Callable[..., Any]
 Compiler = Callable[[GraphModule, list[Any]], Compiled]
-"""A backend of torch.compile: a graph and example inputs to something that is called like the graph."""
+"""A backend of torch.compile: from a graph and example inputs to a callable of the graph's signature."""
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """A graph whose blocks are compiled: how many there are, and how many of them differ and so were compiled."""
+class Regions:
+    """A graph compiled by regions.
+
+    run: called like the graph. count: how many regions it has. kinds: how many of them differ, and so were compiled.
+    """
 
     run: Compiled
-    pieces: int
+    count: int
     kinds: int
 
 
-def compile_blocks(graph: GraphModule, compiler: Compiler) -> Pieces:
-    """Compile a captured graph block by block; blocks that are equal but for their weights are compiled once."""
+def compile_regions(graph: GraphModule, compiler: Compiler) -> Regions:
+    """Compile a captured graph region by region; regions that are equal but for their weights are compiled once."""
     compiled = dict[Any, Compiled]()
-    pieces = list(_pieces(graph.graph))
+    regions = list(_regions(graph.graph))
     outer, values = Graph(), dict[Node, Node]()
     modules = torch.nn.Module()
     for node in graph.graph.nodes:
@@ -47,39 +50,39 @@ def compile_blocks(graph: GraphModule, compiler: Compiler) -> Pieces:
         elif node.op == "get_attr":
             values[node] = outer.node_copy(node)
             setattr(modules, str(node.target), getattr(graph, str(node.target)))
-    for number, nodes in enumerate(pieces):
-        piece, inputs, outputs = _cut_out(nodes)
-        kind = _kind(piece)
+    for number, nodes in enumerate(regions):
+        region, inputs, outputs = _extract(nodes)
+        kind = _kind(region)
         if kind not in compiled:
-            compiled[kind] = _compile(piece, compiler)
-        name = f"piece_{number}"
+            compiled[kind] = _compile(region, compiler)
+        name = f"region_{number}"
         setattr(modules, name, _Call(compiled[kind]))
-        made = outer.call_module(name, tuple(values[node] for node in inputs))
-        for at, node in enumerate(outputs):
-            values[node] = outer.call_function(operator.getitem, (made, at))
+        results = outer.call_module(name, tuple(values[node] for node in inputs))
+        for index, node in enumerate(outputs):
+            values[node] = outer.call_function(operator.getitem, (results, index))
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     outer.output(map_arg(output.args[0], values.__getitem__))
-    return Pieces(GraphModule(modules, outer).forward, len(pieces), len(compiled))
+    return Regions(GraphModule(modules, outer).forward, len(regions), len(compiled))
 
 
 def block_of(path: str) -> str:
-    """The numbered block that a module belongs to, the outermost: ``blocks.3`` of ``blocks.3.attn.0``; else empty."""
+    """Return the outermost numbered block that a module belongs to: ``blocks.3`` of ``blocks.3.attn.0``; else empty."""
     match = re.match(r"(.*?\.\d+)(\.|$)", path)
     return match[1] if match else ""
 
 
 class _Call(torch.nn.Module):
-    """What the outer graph calls in place of a piece."""
+    """The module that the outer graph calls in place of a region."""
 
     def __init__(self, run: Compiled) -> None:
         super().__init__()
         self.forward = run
 
 
-def _pieces(graph: Graph) -> Sequence[list[Node]]:
-    """The graph's operations in order, cut wherever another block begins.
+def _regions(graph: Graph) -> Sequence[list[Node]]:
+    """Cut the graph's operations, in order, wherever another block begins.
 
-    What takes a value apart stays with what made it, so that only tensors pass between pieces.
+    An operation that takes an item of several values stays with their source, so that only tensors cross regions.
     """
     home = dict[Node, int]()
     operations = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
@@ -88,14 +91,14 @@ def _pieces(graph: Graph) -> Sequence[list[Node]]:
         for node in run:
             source = node.args[0] if node.target is operator.getitem else None
             home[node] = home[source] if isinstance(source, Node) else number
-    pieces: list[list[Node]] = [[] for _ in runs]
+    regions: list[list[Node]] = [[] for _ in runs]
     for node in operations:
-        pieces[home[node]].append(node)
-    return [piece for piece in pieces if piece]
+        regions[home[node]].append(node)
+    return [region for region in regions if region]
 
 
-def _cut_out(nodes: Sequence[Node]) -> tuple[GraphModule, list[Node], list[Node]]:
-    """Some nodes as a graph of their own, with what it takes from outside and what is used of it there."""
+def _extract(nodes: Sequence[Node]) -> tuple[GraphModule, list[Node], list[Node]]:
+    """Copy some nodes into a graph of their own; return it with the nodes of its inputs and of its outputs."""
     inside = set(nodes)
     inputs = [node for node in dict.fromkeys(x for node in nodes for x in node.all_input_nodes) if node not in inside]
     outputs = [node for node in nodes if any(user not in inside for user in node.users)]
@@ -109,35 +112,35 @@ def _cut_out(nodes: Sequence[Node]) -> tuple[GraphModule, list[Node], list[Node]
     return GraphModule(torch.nn.Module(), graph), inputs, outputs
 
 
-def _kind(piece: GraphModule) -> Any:
-    """Equal for pieces that do the same with inputs that lie alike in memory."""
-    index = {node: at for at, node in enumerate(piece.graph.nodes)}
+def _kind(region: GraphModule) -> Any:
+    """Return a key that is equal for regions of the same operations on inputs of the same strides and dtypes."""
+    index = {node: at for at, node in enumerate(region.graph.nodes)}
     kind = list[Any]()
-    for node in piece.graph.nodes:
+    for node in region.graph.nodes:
         arguments = map_arg((node.args, node.kwargs), lambda x: f"%{index[x]}")  # pyright: ignore[reportArgumentType]
-        target = _lies(node.meta["val"]) if node.op == "placeholder" else node.target
+        target = _tensor_key(node.meta["val"]) if node.op == "placeholder" else node.target
         kind.append((target, repr(arguments)))
     return tuple(kind)
 
 
-def _lies(value: Any) -> Any:
-    """How a value lies in memory; the value itself where it is no tensor."""
+def _tensor_key(value: Any) -> Any:
+    """Return shape, strides, dtype and device of a tensor, and the value itself of anything else."""
     if not isinstance(value, torch.Tensor):
         return repr(value)
     return (value.shape, value.stride(), value.dtype, value.device, value.requires_grad)
 
 
-def _compile(piece: GraphModule, compiler: Compiler) -> Compiled:
+def _compile(region: GraphModule, compiler: Compiler) -> Compiled:
     mode = FakeTensorMode()
-    inputs = [_example(node.meta["val"], mode) for node in piece.graph.nodes if node.op == "placeholder"]
+    inputs = [_example(node.meta["val"], mode) for node in region.graph.nodes if node.op == "placeholder"]
     with tracing(None):
-        return compiler(piece, inputs)
+        return compiler(region, inputs)
 
 
 def _example(value: Any, mode: FakeTensorMode) -> Any:
-    """A tensor without memory that lies as a value does, in one mode for all inputs of a piece."""
+    """Make a fake tensor of a value's shape and strides, in one mode for all inputs of a region."""
     if not isinstance(value, torch.Tensor):
         return value
     with mode:
-        made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-    return made.requires_grad_(value.requires_grad)
+        fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    return fake.requires_grad_(value.requires_grad)

@@ -1,4 +1,4 @@
-"""Rewriting: each attention node with a sparse decision becomes the planned operator."""
+"""Rewriting: each attention node with a sparse decision is replaced by the planned operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from planner.capture.trace import Call, Capture
+from planner.capture.call import Call
+from planner.capture.trace import Capture
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Plan
 from planner.plan.site import MaskKind
@@ -19,25 +20,25 @@ from planner.stages import PlannedGraph
 
 
 def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
-    """Put the plan's operators into the captured graph of a call, in place; return how many."""
+    """Replace attention in the captured graph of a call by the plan's operators, in place; return how many."""
     graph, rewritten, plan = capture.graph.graph, 0, planned.plan
     noise = _noise(capture, plan, call)
     for node, decision, site in zip(capture.attention_nodes(), plan.decisions, planned.sites, strict=True):
         if not decision.is_sparse:
             continue
-        given: dict[str, Any] = OPTIONS | dict(zip(ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+        arguments: dict[str, Any] = OPTIONS | dict(zip(ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
         with graph.inserting_before(node):
-            keys, queries = _masks(given["attn_mask"], site.mask_kind)
-            arguments = [{**given, "attn_mask": keys}[name] for name in ("query", "key", "value", *OPTIONS)]
-            arguments += [decision.layout, decision.pattern, *[noise] * decision.is_gated]
+            keys, queries = _masks(arguments["attn_mask"], site.mask_kind)
+            operands = [{**arguments, "attn_mask": keys}[name] for name in ("query", "key", "value", *OPTIONS)]
+            operands += [decision.layout, decision.pattern, *[noise] * decision.is_gated]
             shared = plan.kernel_patterns.get(decision.layout)
             options: dict[str, Any] = {} if shared is None else {"kernel_patterns": shared}
-            made = graph.call_function(grouped_attention, tuple(arguments), options)
-            made.meta = dict(node.meta)
+            planned_node = graph.call_function(grouped_attention, tuple(operands), options)
+            planned_node.meta = dict(node.meta)
             if queries is not None:
-                made = _call(torch.where, queries, made, 0.0)
-                made.meta = dict(node.meta)
-        node.replace_all_uses_with(made)
+                planned_node = _call(torch.where, queries, planned_node, 0.0)
+                planned_node.meta = dict(node.meta)
+        node.replace_all_uses_with(planned_node)
         graph.erase_node(node)
         rewritten += 1
     capture.graph.recompile()
@@ -45,22 +46,22 @@ def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
 
 
 def _masks(mask: Node | None, kind: MaskKind | None) -> tuple[Node | None, Node | None]:
-    """Nodes of the mask of keys, and of the mask of queries where it is one of both."""
+    """Add nodes for the mask of keys, and for the mask of queries where the mask is a product of both."""
     if mask is None or kind is None or mask.meta["val"].shape[-2] == 1:
         return mask, None
     return _call(mask_of_keys, mask), _call(mask_of_queries, mask) if kind == "both" else None
 
 
 def _call(target: Callable[..., torch.Tensor], *args: Any) -> Node:
-    """A node for a call, with what it gives."""
+    """Add a node for a call, with the fake value of its result."""
     graph = next(arg.graph for arg in args if isinstance(arg, Node))
-    made = graph.call_function(target, args)
-    made.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args))
-    return made
+    node = graph.call_function(target, args)
+    node.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args))
+    return node
 
 
 def _noise(capture: Capture, plan: Plan, call: Call) -> Node | None:
-    """A node for the noise level, ahead of everything, where a site is gated."""
+    """Add a node for the noise level, ahead of all operations, where a site is gated; None where none is."""
     if not any(decision.is_gated for decision in plan.decisions):
         return None
     level = NoiseLevel.parse(str(plan.noise))

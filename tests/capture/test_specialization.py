@@ -6,30 +6,30 @@ from planner.capture.trace import capture_module
 from planner.errors import CannotCapture
 
 
-class Asking(torch.nn.Module):
-    """Attends to what a function makes of a picture's tokens, a mask and numbers."""
+class Reading(torch.nn.Module):
+    """Attention over what a function makes of an image's tokens, a mask and scalars."""
 
-    def __init__(self, ask):
+    def __init__(self, sequence):
         super().__init__()
-        self.ask = ask
+        self.sequence = sequence
         self.weight = torch.nn.Parameter(torch.randn(8))
 
-    def forward(self, x, mask, numbers):
-        q = self.ask(self, x, mask, numbers)[:, None]
+    def forward(self, x, mask, scalars):
+        q = self.sequence(self, x, mask, scalars)[:, None]
         return F.scaled_dot_product_attention(q, q, q)
 
 
-X, MASK, NUMBERS = torch.randn(2, 12, 8), torch.arange(12) < 7, torch.tensor([0.0, 2.0, 5.0])
+X, MASK, SCALARS = torch.randn(2, 12, 8), torch.arange(12) < 7, torch.tensor([0.0, 2.0, 5.0])
 
 
-def length(ask, runs=False):
-    capture = capture_module(Asking(ask), (X, MASK, NUMBERS), {}, runs=runs)
+def length(sequence, runs=False):
+    capture = capture_module(Reading(sequence), (X, MASK, SCALARS), {}, runs=runs)
     (node,) = capture.attention_nodes()
-    return node.meta["val"].shape[2], capture.read
+    return node.meta["val"].shape[2], capture.guards
 
 
 @pytest.mark.parametrize(
-    ("ask", "expected", "read"),
+    ("sequence", "expected", "guards"),
     [
         (lambda m, x, mask, n: x[:, mask], 7, [MASK]),
         (lambda m, x, mask, n: x[:, ~mask], 5, [MASK]),
@@ -38,36 +38,36 @@ def length(ask, runs=False):
         (lambda m, x, mask, n: x[:, : mask.sum().item()], 7, [MASK]),
         (lambda m, x, mask, n: x[:, mask.nonzero().flatten()], 7, [MASK]),
         (lambda m, x, mask, n: x[:, : len(mask.long().tolist())], 12, [MASK]),
-        (lambda m, x, mask, n: x[:, :3] if bool((n == 0).all()) else x[:, :4], 4, [NUMBERS]),
-        (lambda m, x, mask, n: x[:, : int(n.max())], 5, [NUMBERS]),
+        (lambda m, x, mask, n: x[:, :3] if bool((n == 0).all()) else x[:, :4], 4, [SCALARS]),
+        (lambda m, x, mask, n: x[:, : int(n.max())], 5, [SCALARS]),
         (lambda m, x, mask, n: x.reshape(2, mask.sum() + 5, 8), 12, [MASK]),
         (lambda m, x, mask, n: x, 12, []),
     ],
 )
-def test_what_follows_from_the_call_is_told(ask, expected, read):
-    found, asked = length(ask)
-    assert found == expected
-    assert [id(tensor) for tensor in asked] == [id(tensor) for tensor in read]
+def test_values_that_follow_from_the_call_are_read(sequence, expected, guards):
+    tokens, read = length(sequence)
+    assert tokens == expected
+    assert [id(tensor) for tensor in read] == [id(tensor) for tensor in guards]
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "sequence",
     [
         lambda m, x, mask, n: x[:, : 3 + int(m.weight.max() > 0)],
         lambda m, x, mask, n: x[:, : 3 + int((x @ m.weight).max() > 0)],
     ],
     ids=["weights", "weights and inputs"],
 )
-def test_what_depends_on_weights_is_not(ask):
+def test_values_that_depend_on_weights_are_not(sequence):
     with pytest.raises(CannotCapture, match=r"planner\.compile"):
-        length(ask)
-    assert length(ask, runs=True)[0] in (3, 4)
+        length(sequence)
+    assert length(sequence, runs=True)[0] in (3, 4)
 
 
 def test_nothing_is_known_of_tensors_that_are_not_there():
-    ask = Asking(lambda m, x, mask, n: x[:, : int(n.max())])
+    model = Reading(lambda m, x, mask, n: x[:, : int(n.max())])
     with pytest.raises(CannotCapture):
-        capture_module(ask, (X, MASK, NUMBERS.to("meta")), {})
+        capture_module(model, (X, MASK, SCALARS.to("meta")), {})
 
 
 def test_a_mask_that_writes_writes_where_it_is_true():
@@ -77,3 +77,17 @@ def test_a_mask_that_writes_writes_where_it_is_true():
         return y
 
     assert length(written) == (12, (MASK,))
+
+
+@pytest.mark.parametrize("mask", [lambda x: x > 0, lambda x: (x > 0).clone()[None, :][0]], ids=["own", "view"])
+def test_values_that_were_written_over_are_not_read(mask):
+    """A model's float inputs are traced without values, so its writes are not there to be read."""
+
+    def written(m, x, _, scalars):
+        kept = mask(scalars.repeat(4))
+        kept[:3] = False
+        return x[:, kept]
+
+    with pytest.raises(CannotCapture):
+        length(written)
+    assert length(written, runs=True)[0] == 6

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from examples import on_meta
 from zoo import FAMILIES, flux, flux_inputs, qwen
 
-from planner.capture.trace import Call, Capture, capture_module, module_path
+from planner.capture.call import Call
+from planner.capture.trace import Capture, capture_module, module_path
 from planner.errors import CannotCapture
 from planner.plan.options import Options
 from planner.plan.target import Target
@@ -41,7 +42,7 @@ def test_the_captured_graph_computes_what_the_model_does():
         assert torch.allclose(capture.graph(*capture.inputs)[0], model(**kwargs)[0], atol=1e-6)
 
 
-def test_signature_tells_shapes_dtypes_and_whole_numbers():
+def test_a_signature_holds_shapes_dtypes_and_whole_numbers():
     model, kwargs = flux()
     signature = Call.of(model, (), kwargs).signature()
     assert signature.startswith("hidden_states=2x192x16 float32, encoder_hidden_states=2x8x32 float32")
@@ -65,7 +66,7 @@ def test_a_model_that_branches_on_its_values_cannot_be_captured():
         capture_module(Branching(), (torch.randn(1, 1, 4, 4),), {})
 
 
-def test_digest_tells_values_apart():
+def test_digests_of_other_values_differ():
     model, kwargs = flux()
     same, other = flux_inputs(12, 16), flux_inputs(16, 12)
     digests = [Call.of(model, (), k).digest("img_ids") for k in (kwargs, same, other)]

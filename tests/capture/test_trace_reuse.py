@@ -1,4 +1,4 @@
-"""A trace that copies equal blocks against one that traces all of them."""
+"""A trace that is reused for equal blocks against a trace of all of them."""
 
 import contextlib
 import copy
@@ -10,11 +10,11 @@ from torch.fx.node import map_arg
 from zoo import FAMILIES
 
 from planner.capture.trace import capture_module
-from planner.capture.trace_reuse import CopiedBlocks
+from planner.capture.trace_reuse import TraceReuse
 
 
 def described(capture):
-    """Each node of a graph: what it does, to what, what comes of it and which module it is of."""
+    """Each node of a graph: its operation, arguments, results and module."""
     numbers = {node: number for number, node in enumerate(capture.graph.graph.nodes)}
     return [
         (
@@ -30,21 +30,21 @@ def described(capture):
 
 def assert_same(model, args, kwargs, monkeypatch):
     whole = copy.deepcopy(model)
-    made = described(capture_module(model, args, kwargs))
+    reused = described(capture_module(model, args, kwargs))
     with monkeypatch.context() as patch:
-        patch.setattr(CopiedBlocks, "standing_in", lambda self: contextlib.nullcontext())
-        assert made == described(capture_module(whole, args, kwargs))
+        patch.setattr(TraceReuse, "patched", lambda self: contextlib.nullcontext())
+        assert reused == described(capture_module(whole, args, kwargs))
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_families_give_the_graph_that_they_give_traced_whole(name, monkeypatch):
+def test_families_give_the_graph_of_a_whole_trace(name, monkeypatch):
     model, kwargs = FAMILIES[name]()
     assert_same(model, (), kwargs, monkeypatch)
     assert all("forward" not in vars(module) for module in model.modules())
 
 
 class Block(torch.nn.Module):
-    """A block that can be told apart, or not, in many ways; it counts how often it is traced."""
+    """A block that differs from its equals in one way, or not; it counts how often it is traced."""
 
     traced = 0
 
@@ -64,7 +64,7 @@ class Block(torch.nn.Module):
         if self.way.startswith("reads") and (mask & mask).any():
             x = x + 1
         if self.way == "stores":
-            self.seen = x.shape
+            self.shape = x.shape
         if self.way == "writes":
             x[:, 1:].mul_(2)
         if self.way == "writes to several":
@@ -90,10 +90,10 @@ class Model(torch.nn.Module):
     def forward(self, x, mask):
         depth = 1
         for number, block in enumerate(self.blocks):
-            given = torch.cat([x, x]) if self.way == "shape" and number == 1 else x
+            longer = torch.cat([x, x]) if self.way == "shape" and number == 1 else x
             length = 2 if self.way == "shape" and number == 1 else 1
-            made = block(given, mask if self.way == "reads the same" else mask.repeat(length), depth)
-            x, depth = made["x"][:3], made["depth"] + (self.way == "argument")
+            result = block(longer, mask if self.way == "reads the same" else mask.repeat(length), depth)
+            x, depth = result["x"][:3], result["depth"] + (self.way == "argument")
             if self.way == "outside":
                 self.blocks[min(number + 1, 3)].where = [x.sum(0)]
         return x
@@ -119,7 +119,7 @@ class Model(torch.nn.Module):
         ("shares", 12),
     ],
 )
-def test_blocks_are_copied_where_nothing_tells_them_apart(way, traced, monkeypatch):
+def test_traces_are_reused_for_blocks_that_differ_in_nothing(way, traced, monkeypatch):
     args = torch.randn(3, 4), torch.tensor([True, False, True])
     Block.traced = 0
     capture_module(Model(way), args, {})

@@ -11,9 +11,10 @@ from strategies import problems
 
 from planner.codegen.spec.config import KernelConfig
 from planner.errors import BadAttentionInput, PlannerError
-from planner.patterns.base import Dense, parse_pattern
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
+from planner.patterns.spelling import parse_pattern
 from planner.runtime import masked_dense as reference
 from planner.runtime.attention import dispatch
 from planner.runtime.kernels.select import attention, kernel_for

@@ -72,6 +72,6 @@ def test_a_pipeline_whose_weights_are_elsewhere(name, how):
         pictures.append(np.asarray(made[0]))
         report = planner.report(pipe.transformer)
         assert any(decision.is_sparse for decision in report.plans[0].decisions)
-        assert report.stepped == (offload is not None,)
+        assert report.intercepted == (offload is not None,)
         assert not report.fallbacks or name == "wan"  # whose heads of 12 channels no kernel takes
     np.testing.assert_allclose(*pictures, atol=2e-3)

@@ -9,9 +9,11 @@ from strategies import problems
 
 from planner.patterns.arithmetic import SYMBOLS
 from planner.patterns.axis_set import All, Others, Own, Window
-from planner.patterns.base import CrissCross, Dense, Neighborhood
+from planner.patterns.crisscross import CrissCross
+from planner.patterns.dense import Dense
 from planner.patterns.density import attended_pairs, density, grid_pairs
 from planner.patterns.layout import TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 
 G1, G2, G3, g1, g2, g3, n, g, r, c, d = sympy.symbols("G1 G2 G3 g1 g2 g3 n g r c d", integer=True, positive=True)
 

@@ -1,8 +1,10 @@
 from hypothesis import given
 from strategies import problems
 
-from planner.patterns.base import CrissCross, Dense, Neighborhood
+from planner.patterns.crisscross import CrissCross
+from planner.patterns.dense import Dense
 from planner.patterns.groups import GroupGrid
+from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.reach import graph_reach, group_graph, plan_reach
 
 

@@ -13,11 +13,14 @@ from zoo import FAMILIES, FORCE
 
 import planner
 from planner.errors import BadSpelling, MalformedValue
-from planner.patterns.base import CrissCross, Dense, Neighborhood, parse_pattern
 from planner.patterns.catalogue import catalogue
+from planner.patterns.crisscross import CrissCross
+from planner.patterns.dense import Dense
 from planner.patterns.density import density, rules_density
 from planner.patterns.layout import TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.rules import Rule, Rules
+from planner.patterns.spelling import parse_pattern
 from planner.plan.plan import Plan
 from planner.runtime.attention.dispatch import attend
 from planner.runtime.kernels.bundle import specs_of

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.capture.trace import Call
+from planner.capture.call import Call
 from planner.models.inputs import flux_ids
 from planner.patterns.layout import Grid
 from planner.provenance.coordinates import grid_of_coordinates, grids_of, rasters_within, segments_of
@@ -32,7 +32,7 @@ def test_rounding_in_bf16_does_no_harm():
         flux_ids(3, 4)[:, :1],
         flux_ids(3, 4).to("meta"),
     ],
-    ids=["zeros", "diagonal", "shuffled", "two pictures", "one column", "meta"],
+    ids=["zeros", "diagonal", "shuffled", "two images", "one column", "meta"],
 )
 def test_what_is_no_raster_is_not_read(ids):
     assert grid_of_coordinates(ids, 12) is None
@@ -52,7 +52,7 @@ def test_what_is_no_raster_is_not_read(ids):
         ({}, ""),
     ],
 )
-def test_whole_numbers_tell_the_grid(arguments, expected):
+def test_whole_numbers_give_the_grid(arguments, expected):
     grids, read = grids_of(Call(arguments), 12)
     assert " | ".join(map(str, grids)) == expected
     assert read == ()
@@ -71,13 +71,13 @@ def joint(words, h, w, sounds=0):
 
 @given(st.integers(0, 9), st.integers(2, 12), st.integers(2, 12), st.integers(0, 9))
 def test_a_raster_is_found_among_the_coordinates_of_a_whole_sequence(words, h, w, sounds):
-    found = rasters_within(joint(words, h, w, sounds), "x")
-    grids = [str(segment) for segment in found if isinstance(segment, Grid)]
+    segments = rasters_within(joint(words, h, w, sounds), "x")
+    grids = [str(segment) for segment in segments if isinstance(segment, Grid)]
     assert grids == [f"x[h:{h} w:{w}]"]
-    assert sum(segment.tokens for segment in found) == words + h * w + sounds
+    assert sum(segment.tokens for segment in segments) == words + h * w + sounds
 
 
-def test_coordinates_of_a_whole_sequence_tell_the_grid_of_a_part_of_it():
+def test_coordinates_of_a_whole_sequence_give_the_grid_of_a_part():
     for ids in (joint(5, 3, 4), joint(5, 3, 4).T.contiguous(), joint(5, 3, 4)[None]):
         segments, read = segments_of(Call({"ids": ids}), "x", 12, 5, 17)
         assert ([str(segment) for segment in segments], read) == (["x[h:3 w:4]"], {"ids"})
@@ -85,6 +85,6 @@ def test_coordinates_of_a_whole_sequence_tell_the_grid_of_a_part_of_it():
     assert [str(segment) for segment in segments] == ["x:12"]
 
 
-def test_a_number_of_frames_tells_a_line():
+def test_a_number_of_frames_gives_a_line():
     assert [str(s) for s in segments_of(Call({"audio_num_frames": 9}), "a", 9, 0, 9)[0]] == ["a[n:9]"]
     assert [str(s) for s in segments_of(Call({"seq_len": 9}), "a", 9, 0, 9)[0]] == ["a:9"]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from zoo import FAMILIES, FORCE, flux
 
 import planner
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.errors import BadOption, BadSpelling, NoNoiseLevel
 from planner.plan.noise_level import NoiseLevel
 from planner.provenance.find_noise_level import find_noise_level

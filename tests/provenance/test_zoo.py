@@ -14,13 +14,14 @@ from zoo.registry import distance, outputs
 from zoo.table import GROUPS, plan_of, row
 
 import planner
-from planner.capture.trace import Call, capture_module
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.errors import CannotCapture
 from planner.patterns.layout import TokenLayout
 from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import trace_provenance
-from planner.provenance.rules import INPUTS, SOURCE_STRIDE
-from planner.runtime.eager.sdpa_mode import AttentionCalls
+from planner.provenance.rules.base import FIRST_INPUT_ID, SOURCE_STRIDE
+from planner.runtime.eager.sdpa_mode import SdpaMode
 from planner.runtime.masked_dense import MaskedDense
 
 pytestmark = [pytest.mark.usefixtures("no_grad"), pytest.mark.filterwarnings("ignore")]
@@ -34,15 +35,15 @@ def assert_close(ours, theirs):
 
 
 def test_every_class_of_diffusers_is_here():
-    found = set()
+    classes = set()
     for module in pkgutil.iter_modules(diffusers.models.transformers.__path__):
         imported = importlib.import_module(f"diffusers.models.transformers.{module.name}")
-        found |= {
+        classes |= {
             name
             for name, value in vars(imported).items()
             if inspect.isclass(value) and issubclass(value, ModelMixin) and value.__module__ == imported.__name__
         }
-    assert found == ZOO.keys()
+    assert classes == ZOO.keys()
 
 
 @pytest.mark.parametrize("left", [0.0, 3.0])
@@ -52,12 +53,12 @@ def test_weights_are_the_same_whatever_lay_in_memory(left, monkeypatch):
     expected = dict(ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters())
 
     def used(*args, **kwargs):
-        made = empty(*args, **kwargs)
-        return made if made.isnan().any() else made.fill_(left)
+        tensor = empty(*args, **kwargs)
+        return tensor if tensor.isnan().any() else tensor.fill_(left)
 
     monkeypatch.setattr(torch, "empty", used)
-    for key, found in ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters():
-        torch.testing.assert_close(found, expected[key], rtol=0, atol=0, msg=key)
+    for key, weight in ZOO[name].case(ZOO[name].sizes[0])[0].named_parameters():
+        torch.testing.assert_close(weight, expected[key], rtol=0, atol=0, msg=key)
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)
@@ -111,7 +112,7 @@ def test_a_plan_that_covers_everything_is_the_original(name):
     assert {decision.density for decision in plan.decisions if decision.is_sparse} <= {1.0}
 
 
-class Queries(AttentionCalls):
+class Queries(SdpaMode):
     """Keeps the queries of every attention."""
 
     def __init__(self, decisions):
@@ -148,7 +149,7 @@ def test_the_token_that_an_input_changes_is_the_one_that_the_layout_says(name):
     before = queries(name, size, place, len(sites))
     for token in tokens.tolist():
         origin = int(origins[token])
-        assert origin >= INPUTS
+        assert origin >= FIRST_INPUT_ID
         after = queries(
             name, size, place, len(sites), provenance.sources[origin // SOURCE_STRIDE], origin % SOURCE_STRIDE
         )

@@ -9,8 +9,9 @@ from examples import site
 
 from planner.capture.trace import capture_module
 from planner.errors import UnknownName
-from planner.patterns.base import CrissCross, Neighborhood
+from planner.patterns.crisscross import CrissCross
 from planner.patterns.density import attended_pairs
+from planner.patterns.neighborhood import Neighborhood
 from planner.plan.target import SDPA, TARGETS, Target
 from planner.search.cost import attention_flops, dense_seconds, rest_of_step, sparse_seconds
 
@@ -56,7 +57,7 @@ def test_small_groups_waste_tiles():
 
 def test_groups_of_64_are_faster_where_they_make_pairs():
     def rate(text, edge="clamp", offset=(), target="h100"):
-        asked, pattern = site(text), Neighborhood((8, 8), (3, 3), edge, offset)
+        asked, pattern = site(text), Neighborhood((8, 8), (3, 3), edge, offset=offset)
         return attended_pairs(pattern, asked.layout) / sparse_seconds(asked, pattern, Target.named(target))
 
     even, odd = "h:520 w:512", "h:520 w:520"

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from strategies import layouts, options
 
 from planner.errors import BadOption, GroupTooLarge, MalformedValue, PatternCoversAll, UnreachableBudget
-from planner.patterns.base import CrissCross, Dense
+from planner.patterns.crisscross import CrissCross
+from planner.patterns.dense import Dense
 from planner.plan.options import Options
 from planner.plan.target import Target
 from planner.search.decide import decide

@@ -19,8 +19,9 @@ from planner.codegen.emit.kernel_source import ViewArgument
 from planner.codegen.spec.config import KernelConfig, why_not
 from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.launch_plan import HeadRouting
-from planner.patterns.base import CrissCross, Neighborhood
+from planner.patterns.crisscross import CrissCross
 from planner.patterns.layout import GlobalTokens, TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 
 GROUPS = [(128,), (256,), (8, 16), (16, 8), (16, 16), (4, 32), (1, 8, 16), (2, 8, 8), (4, 4, 8), (4, 8, 8)]
 
@@ -59,8 +60,8 @@ def specs(draw):
     layout = TokenLayout((*before, draw(grids(extents)), *after)).verify()
     radius, edge = tuple(draw(st.integers(0, 1)) for _ in group), draw(st.sampled_from(["clamp", "clip"]))
     offset = draw(offsets(group))
-    kinds = [CrissCross(group, "lines", offset), CrissCross(group, "planes", offset)]
-    pattern = draw(st.sampled_from([*kinds, Neighborhood(group, radius, edge, offset)]))
+    kinds = [CrissCross(group, "lines", offset=offset), CrissCross(group, "planes", offset=offset)]
+    pattern = draw(st.sampled_from([*kinds, Neighborhood(group, radius, edge, offset=offset)]))
     block_n, head_dim = draw(st.sampled_from([64, 128])), draw(st.sampled_from([64, 128]))
     asked = problem(
         str(layout),

@@ -19,8 +19,9 @@ from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.tiling.group_means import kind_of_groups
 from planner.codegen.tiling.query_tiles import pair_axis
 from planner.codegen.tiling.stream_k import make_schedule
-from planner.patterns.base import CrissCross, Neighborhood
+from planner.patterns.crisscross import CrissCross
 from planner.patterns.layout import GlobalTokens, TokenLayout
+from planner.patterns.neighborhood import Neighborhood
 
 
 def means(spec, k, v, mask):

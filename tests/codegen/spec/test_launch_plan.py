@@ -13,7 +13,9 @@ from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.kernel_spec import MAX_PATTERNS, SLOT_BITS
 from planner.codegen.spec.launch_plan import launches
 from planner.errors import MalformedValue
-from planner.patterns.base import CrissCross, Dense, Neighborhood
+from planner.patterns.crisscross import CrissCross
+from planner.patterns.dense import Dense
+from planner.patterns.neighborhood import Neighborhood
 from planner.patterns.rules import Rules
 
 SITE = replace(problem("n:4608", "dense", heads=6, kv_heads=3, batch=2), layout=FLUX)

@@ -5,9 +5,10 @@ from oracle import group_of, mask
 from strategies import problems
 
 from planner.codegen.tiling.index_map import IndexMap
-from planner.patterns.base import CrissCross, Neighborhood
+from planner.patterns.crisscross import CrissCross
 from planner.patterns.groups import GroupGrid
 from planner.patterns.key_groups import key_groups
+from planner.patterns.neighborhood import Neighborhood
 
 
 @given(problems())

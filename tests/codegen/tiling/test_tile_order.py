@@ -11,7 +11,7 @@ from strategies import group_grids, readings
 
 from planner.codegen.spec.config import choose_config
 from planner.codegen.tiling.tile_order import _read_together, wave_sides
-from planner.patterns.base import parse_pattern
+from planner.patterns.spelling import parse_pattern
 
 LINES, AROUND = "crisscross{{axes=lines,group={}}}", "neighborhood{{radius=1,edge=clamp,group={}}}"
 

@@ -19,8 +19,8 @@ from planner.codegen.tiling.program import tile_programs
 from planner.codegen.tiling.query_tiles import QueryTiles, pair_axis
 from planner.codegen.tiling.stream_k import FIX_UP, SPLIT_ENDS, TILE_ENDS, Schedule, make_schedule
 from planner.codegen.tiling.sympy_source import quotient, source_of
-from planner.patterns.base import parse_pattern
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 
 INDEX = sympy.Symbol("i", integer=True, nonnegative=True)
 blocks = st.sampled_from([16, 32, 64, 128])

@@ -8,10 +8,10 @@ from strategies import problems
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from planner.errors import BadAttentionInput
-from planner.patterns.base import Dense
-from planner.runtime.attention import cpu as grouped
+from planner.patterns.dense import Dense
+from planner.runtime.attention import cpu
 from planner.runtime.attention.cpu import grouped_sdpa
-from planner.runtime.attention.gather_plan import make_recipe
+from planner.runtime.attention.gather_plan import make_gather_plan
 from planner.runtime.masked_dense import masked_dense
 
 
@@ -53,7 +53,7 @@ def test_groups_attended_together_give_the_same(call, rows):
     """As on a GPU, where groups of one shape share a launch."""
     arguments, flags = call
     judge = masked_dense(*arguments, **flags)
-    with patch.dict(grouped.ROWS, cpu=rows):
+    with patch.dict(cpu.ROWS, cpu=rows):
         torch.testing.assert_close(grouped_sdpa(*arguments, **flags), judge, rtol=1e-5, atol=1e-5)
 
 
@@ -102,10 +102,10 @@ def test_memory_stays_that_of_the_inputs(pattern):
 
 
 def test_groups_that_read_the_same_keys_share_one_batch():
-    recipe = make_recipe("h:32 w:32", "neighborhood{group=8x16}", torch.device("cpu"))
+    plan = make_gather_plan("h:32 w:32", "neighborhood{group=8x16}", torch.device("cpu"))
     # Two columns of groups: a clamped window holds both, so each row of groups is one batch; edge rows share too.
-    assert [stop - start for (start, stop), _ in recipe.work] == [512, 512]
-    assert all(len(runs) == 1 for _, runs in recipe.work)
+    assert [item.shape[0] for item in plan.items] == [512, 512]
+    assert all(len(item.keys) == 1 for item in plan.items)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from zoo import FAMILIES, FORCE
 
 import planner
 from planner.errors import UnplannedParallelism
-from planner.patterns.base import Dense
+from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rule, Rules
 from planner.runtime.eager.context_parallel import Parallelism
@@ -76,10 +76,10 @@ def test_two_processes_compute_what_one_does(name, tmp_path):
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
         mp.spawn(on_one_of_two, (tmp_path / "store", name, results), nprocs=2)
-        for found in results.values():
-            assert found["error"] < 0.01 * found["effect"]
-            assert found["error by head"] < 0.01 * found["effect by head"]
-            assert found["decisions"]
+        for result in results.values():
+            assert result["error"] < 0.01 * result["effect"]
+            assert result["error by head"] < 0.01 * result["effect by head"]
+            assert result["decisions"]
         assert len(results) == 2
 
 
@@ -107,9 +107,9 @@ def test_what_no_plan_can_follow_is_refused(config, message):
 
 def decision_of(layout, heads):
     model, inputs = FAMILIES["flux"]()
-    made = planner.make_plan(model, (), inputs, pattern="crisscross", group="3x5", **FORCE).decisions[0]
+    decision = planner.make_plan(model, (), inputs, pattern="crisscross", group="3x5", **FORCE).decisions[0]
     tokens = TokenLayout.parse(layout).tokens
-    return dataclasses.replace(made, layout=layout, heads=heads, kv_heads=heads, queries=tokens, keys=tokens)
+    return dataclasses.replace(decision, layout=layout, heads=heads, kv_heads=heads, queries=tokens, keys=tokens)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +124,15 @@ def decision_of(layout, heads):
 )
 def test_where_a_plan_cannot_be_followed_attention_stays_dense(layout, heads, reason):
     two = Parallelism(2, 0, frozenset(["hidden_states", "encoder_hidden_states"]))
-    found = two.why_not(decision_of(layout, heads))
-    assert found == reason if reason is None else found.startswith(reason)
+    why = two.why_not(decision_of(layout, heads))
+    assert why == reason if reason is None else why.startswith(reason)
 
 
 def test_each_device_has_its_part_of_every_tensor():
-    order, place = Parallelism(2, 0, frozenset()).order("a:4 | h:2 w:3", torch.device("cpu"))
-    seen = torch.tensor([0, 1, 4, 5, 6, 2, 3, 7, 8, 9])  # tokens of the layout as two devices have them
-    assert seen[order].tolist() == list(range(10))
-    assert torch.equal(seen[order][place], seen)
+    order, inverse = Parallelism(2, 0, frozenset()).order("a:4 | h:2 w:3", torch.device("cpu"))
+    tokens = torch.tensor([0, 1, 4, 5, 6, 2, 3, 7, 8, 9])  # those of the layout, in the order of two devices
+    assert tokens[order].tolist() == list(range(10))
+    assert torch.equal(tokens[order][inverse], tokens)
 
 
 def test_heads_keep_their_patterns_where_they_go():

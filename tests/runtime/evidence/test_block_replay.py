@@ -1,15 +1,15 @@
-"""Calls of models taken up at a block: the same result, from half the work."""
+"""Calls of models replayed from a block on: the same result, from half the work."""
 
 import pytest
 import torch
 from zoo import FAMILIES
 
 import planner
-from planner.runtime.evidence.block_replay import Resumed, block_of
+from planner.runtime.evidence.block_replay import BlockReplay, block_of
 
 
 class Chain(torch.nn.Module):
-    """Blocks one after the other, with what a test wants to go wrong."""
+    """Blocks one after the other, with options that break replay."""
 
     def __init__(self, skips=False, twice=False, keeps=False, block=torch.nn.Linear):
         super().__init__()
@@ -17,23 +17,23 @@ class Chain(torch.nn.Module):
         self.skips, self.twice, self.keeps = skips, twice, keeps
 
     def forward(self, x):
-        made = [x]
+        results = [x]
         for block in self.blocks:
-            made.append(block(made[-1]))
+            results.append(block(results[-1]))
             if self.keeps:
-                made[-1].add_(1)
+                results[-1].add_(1)
         if self.twice:
-            made.append(self.blocks[1](made[-1]))
-        return made[-1] + made[1] if self.skips else made[-1]
+            results.append(self.blocks[1](results[-1]))
+        return results[-1] + results[1] if self.skips else results[-1]
 
 
 class Writes(torch.nn.Linear):
-    """Writes into what it is given."""
+    """Writes into its argument."""
 
     def forward(self, x):
-        made = super().forward(x)
+        result = super().forward(x)
         x.mul_(2)
-        return made
+        return result
 
 
 NAMES = [f"blocks.{number}" for number in range(4)]
@@ -49,46 +49,46 @@ def test_blocks_before_the_one_that_is_reached_are_not_run(no_grad):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.Linear, "forward", forward)
-        resumed = Resumed(model, (x,), {}, NAMES)
+        replay = BlockReplay(model, (x,), {}, NAMES)
         assert not calls
         for at, name in enumerate(NAMES):
-            assert resumed.reach(name)
-            assert resumed.passed == set(NAMES[:at])
+            assert replay.reach(name)
+            assert replay.skipped == set(NAMES[:at])
             calls.clear()
-            assert torch.equal(resumed.run(), whole)
+            assert torch.equal(replay.run(), whole)
             assert len(calls) == 4 - at
-    assert not resumed.reach(NAMES[0]), "it does not go back"
+    assert not replay.reach(NAMES[0]), "it does not go back"
     assert all("forward" not in block.__dict__ for block in model.blocks)
 
 
-def test_what_blocks_write_into_their_arguments_is_not_kept(no_grad):
+def test_writes_into_the_results_of_skipped_blocks_are_not_kept(no_grad):
     model, x = Chain(keeps=True), torch.randn(2, 4)
-    whole, resumed = model(x), Resumed(model, (x,), {}, NAMES)
-    assert resumed.reach("blocks.2")
+    whole, replay = model(x), BlockReplay(model, (x,), {}, NAMES)
+    assert replay.reach("blocks.2")
     for _ in range(2):
-        assert torch.equal(resumed.run(), whole)
+        assert torch.equal(replay.run(), whole)
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_what_blocks_write_into_what_they_are_given_is_written_once(first, no_grad):
+def test_blocks_that_write_into_their_inputs_write_once(first, no_grad):
     model, x = Chain(block=Writes), torch.randn(2, 4)
     whole = model(x.clone())
-    resumed = Resumed(model, (x.clone(),), {}, NAMES)
+    replay = BlockReplay(model, (x.clone(),), {}, NAMES)
     for name in NAMES[first:]:
-        assert resumed.reach(name)
+        assert replay.reach(name)
         for _ in range(2):
-            assert torch.equal(resumed.run(), whole)
+            assert torch.equal(replay.run(), whole)
 
 
-def test_a_skip_connection_shows_and_blocks_that_run_twice_are_not_taken_up(no_grad):
+def test_a_skip_connection_gives_nan_and_blocks_that_run_twice_are_not_replayed(no_grad):
     x = torch.randn(2, 4)
-    resumed = Resumed(Chain(skips=True), (x,), {}, NAMES)
-    assert resumed.reach("blocks.0")
-    assert not resumed.run().isnan().any()
-    assert resumed.reach("blocks.3")
-    assert resumed.run().isnan().all()
+    replay = BlockReplay(Chain(skips=True), (x,), {}, NAMES)
+    assert replay.reach("blocks.0")
+    assert not replay.run().isnan().any()
+    assert replay.reach("blocks.3")
+    assert replay.run().isnan().all()
     for model, names in ((Chain(twice=True), NAMES), (Chain(), NAMES[::-1]), (Chain(), [])):
-        assert not Resumed(model, (x,), {}, names).reach("blocks.1")
+        assert not BlockReplay(model, (x,), {}, names).reach("blocks.1")
 
 
 def test_blocks_are_found_by_the_paths_of_their_modules():
@@ -99,14 +99,14 @@ def test_blocks_are_found_by_the_paths_of_their_modules():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_models_of_diffusers_are_taken_up_at_each_block(name, no_grad):
+def test_models_of_diffusers_are_replayed_from_each_block(name, no_grad):
     model, kwargs = FAMILIES[name]()
     kwargs = {**kwargs, "return_dict": False}
     (whole,) = model(**kwargs)
     plan = planner.make_plan(model, kwargs=kwargs, pattern="dense")
     blocks = list(dict.fromkeys(block_of(decision.site) for decision in plan.decisions))
-    resumed = Resumed(model, (), kwargs, blocks)
+    replay = BlockReplay(model, (), kwargs, blocks)
     for block in blocks:
-        assert resumed.reach(block)
-        (result,) = resumed.run()
+        assert replay.reach(block)
+        (result,) = replay.run()
         torch.testing.assert_close(result, whole)

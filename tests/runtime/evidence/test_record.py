@@ -8,11 +8,12 @@ from zoo import FAMILIES, flux, flux_inputs
 
 import planner
 from planner.errors import BadEvidence, BadOption, NothingRecorded
-from planner.patterns.base import parse_pattern
+from planner.patterns.spelling import parse_pattern
 from planner.plan.evidence import Evidence
 from planner.plan.quality import Quality
 from planner.runtime.evidence import record as recording
-from planner.runtime.evidence.block_replay import Resumed
+from planner.runtime.evidence import scoring_mode
+from planner.runtime.evidence.block_replay import BlockReplay
 from planner.runtime.masked_dense import MaskedDense, masked_dense
 
 SITES = {"transformer_blocks.0.attn", "single_transformer_blocks.0.attn"}
@@ -28,17 +29,17 @@ def case():
     return model, flux_inputs(24, 32, text=8, batch=3)
 
 
-def sampler(inputs, steps=5, seen=None):
+def sampler(inputs, steps=5, states=None):
     """Euler steps of a flow from noise; samples in [0, 1]."""
 
     @torch.no_grad()
     def sample(model):
         x = inputs["hidden_states"]
         for step in range(steps):
-            told = {**inputs, "hidden_states": x, "timestep": torch.full((len(x),), 1 - step / steps)}
-            x = x - model(**told, return_dict=False)[0] / steps
-            if seen is not None:
-                seen.append(x)
+            step_inputs = {**inputs, "hidden_states": x, "timestep": torch.full((len(x),), 1 - step / steps)}
+            x = x - model(**step_inputs, return_dict=False)[0] / steps
+            if states is not None:
+                states.append(x)
         return x.sigmoid().unflatten(2, (4, 4)).permute(0, 2, 1, 3)
 
     return sample
@@ -52,8 +53,8 @@ def evidence(case):
 def test_sampling_goes_on_as_if_nothing_was_recorded(case, evidence):
     model, inputs = case
     plain, watched = [], []
-    sampler(inputs, seen=plain)(model)
-    planner.record(model, sampler(inputs, seen=watched), queries=16)
+    sampler(inputs, states=plain)(model)
+    planner.record(model, sampler(inputs, states=watched), queries=16)
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     assert set(evidence.sites) == SITES
     assert evidence.steps == pytest.approx((1, 0.8, 0.6, 0.4, 0.2))
@@ -65,16 +66,16 @@ def test_scores_are_those_of_the_first_calls_own_attention(case, evidence):
     calls = []
 
     class Watch(MaskedDense):
-        def attend(self, decision, given):
-            calls.append((decision, dict(given)))
-            return super().attend(decision, given)
+        def attend(self, decision, arguments):
+            calls.append((decision, dict(arguments)))
+            return super().attend(decision, arguments)
 
     first = {**inputs, "timestep": torch.ones(3), "return_dict": False}
     with torch.no_grad(), Watch(evidence.plan):
         model(**first)
-    for decision, given in calls:
-        site, given = evidence.sites[decision.site], {**given, "dropout_p": None}
-        q, k, v = (given[name] for name in ("query", "key", "value"))
+    for decision, arguments in calls:
+        site = evidence.sites[decision.site]
+        q, k, v = (arguments[name] for name in ("query", "key", "value"))
         dense = masked_dense(q, k, v, decision.layout, "dense")
         for at in range(0, len(site.candidates), 5):
             sparse = masked_dense(q, k, v, decision.layout, site.candidates[at])
@@ -99,20 +100,22 @@ def test_sensitivity_is_what_one_site_under_a_candidate_does_to_the_output(case,
         assert any(value == pytest.approx(float(site.sensitivity[0]), rel=1e-2) for value in possible)
 
 
-def test_probes_are_taken_up_at_the_block_that_they_are_about(case, monkeypatch):
+def test_probes_are_replayed_from_the_block_of_their_site(case, monkeypatch):
     model, inputs = case
-    whole, results = Resumed.run, []
-    monkeypatch.setattr(Resumed, "run", lambda self: results.append((len(self.passed), whole(self))) or results[-1][1])
-    found = planner.record(model, sampler(inputs), queries=16)
-    assert [passed for passed, _ in results] == [0, 1] * 3
+    run, results = BlockReplay.run, []
+    monkeypatch.setattr(
+        BlockReplay, "run", lambda self: results.append((len(self.skipped), run(self))) or results[-1][1]
+    )
+    replayed = planner.record(model, sampler(inputs), queries=16)
+    assert [skipped for skipped, _ in results] == [0, 1] * 3
     assert not any(result[0].isnan().any() for _, result in results)
-    monkeypatch.setattr(Resumed, "reach", lambda self, block: False)
-    again = planner.record(model, sampler(inputs), queries=16)
-    for name, site in found.sites.items():
-        torch.testing.assert_close(site.sensitivity, again.sites[name].sensitivity, rtol=1e-4, atol=0, equal_nan=True)
+    monkeypatch.setattr(BlockReplay, "reach", lambda self, block: False)
+    whole = planner.record(model, sampler(inputs), queries=16)
+    for name, site in replayed.sites.items():
+        torch.testing.assert_close(site.sensitivity, whole.sites[name].sensitivity, rtol=1e-4, atol=0, equal_nan=True)
 
 
-def test_a_recording_that_was_broken_off_goes_on(case, evidence, tmp_path, monkeypatch):
+def test_an_interrupted_recording_is_continued(case, evidence, tmp_path, monkeypatch):
     model, inputs = case
     path = tmp_path / "evidence.safetensors"
 
@@ -130,11 +133,11 @@ def test_a_recording_that_was_broken_off_goes_on(case, evidence, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         planner.record(model, breaks, path=path, queries=64)
     assert Evidence.load(path).recorded == (0, 1, 2)
-    scored, real = [], recording.score
-    monkeypatch.setattr(recording, "score", lambda *args: scored.append(1) or real(*args))
-    resumed = planner.record(model, sampler(inputs), path=path, queries=64)
+    scored, real = [], scoring_mode.score
+    monkeypatch.setattr(scoring_mode, "score", lambda *args: scored.append(1) or real(*args))
+    continued = planner.record(model, sampler(inputs), path=path, queries=64)
     assert len(scored) == 2 * len(SITES)
-    for name, site in resumed.sites.items():
+    for name, site in continued.sites.items():
         torch.testing.assert_close(site.error, evidence.sites[name].error)
     assert Evidence.load(path).recorded == evidence.recorded
     with pytest.raises(BadEvidence, match="recorded of a FluxTransformer2DModel with inputs hidden_states=3x768x16"):
@@ -143,27 +146,28 @@ def test_a_recording_that_was_broken_off_goes_on(case, evidence, tmp_path, monke
 
 def test_long_runs_leave_evidence_of_few_calls(case):
     model, inputs = case
-    found = planner.record(model, sampler(inputs, steps=11), calls=2, queries=16)
-    assert len(found.steps) == 11
-    assert 2 <= len(found.recorded) <= 4
-    assert all(len(calls) for _, _, calls in found.ranges(2))
+    recorded = planner.record(model, sampler(inputs, steps=11), calls=2, queries=16)
+    assert len(recorded.steps) == 11
+    assert 2 <= len(recorded.recorded) <= 4
+    assert all(len(calls) for _, _, calls in recorded.ranges(2))
 
 
 @pytest.mark.parametrize(
-    ("steps", "told", "scored", "kept"), [(11, None, 7, 3), (11, 11, 2, 2), (11, 3, 5, 3), (2, 2, 2, 2)]
+    ("steps", "sampler_calls", "scored", "kept"), [(11, None, 7, 3), (11, 11, 2, 2), (11, 3, 5, 3), (2, 2, 2, 2)]
 )
-def test_a_run_of_known_length_scores_no_call_in_vain(case, monkeypatch, steps, told, scored, kept):
+def test_a_run_of_known_length_scores_no_call_in_vain(case, monkeypatch, steps, sampler_calls, scored, kept):
     model, inputs = case
-    made = []
+    modes = []
 
-    class Counting(recording._Scoring):
+    class Counting(recording.ScoringMode):
         def __init__(self, *args):
-            made.append(self)
+            modes.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(recording, "_Scoring", Counting)
-    found = planner.record(model, sampler(inputs, steps=steps), calls=2, queries=16, sampler_calls=told)
-    assert (len(made), len(found.recorded)) == (scored, kept)
+    monkeypatch.setattr(recording, "ScoringMode", Counting)
+    options = {"calls": 2, "queries": 16, "sampler_calls": sampler_calls}
+    recorded = planner.record(model, sampler(inputs, steps=steps), **options)
+    assert (len(modes), len(recorded.recorded)) == (scored, kept)
 
 
 def test_a_recall_is_kept_without_sampling(case, evidence):
@@ -174,7 +178,7 @@ def test_a_recall_is_kept_without_sampling(case, evidence):
     assert plan.decisions == planner.allocate(evidence, recall=0.5).decisions
 
 
-def test_what_leaves_nothing_says_so(case):
+def test_recordings_without_evidence_say_why(case):
     model, inputs = case
     with pytest.raises(NothingRecorded, match="did not call the model"):
         planner.record(model, lambda _: None)
@@ -214,14 +218,19 @@ class Masked(torch.nn.Module):
 
 def test_sites_that_cannot_be_scored_leave_no_evidence():
     model, x = Masked().eval(), torch.randn(1, 8, 16, 16)
-    found = planner.record(model, lambda twin: [twin(x, torch.full((1,), level)) for level in (1.0, 0.5)], queries=16)
-    assert len(found.plan.decisions) == 3
-    assert list(found.sites) == [found.plan.decisions[0].site]
+
+    def sample(twin):
+        for level in (1.0, 0.5):
+            twin(x, torch.full((1,), level))
+
+    recorded = planner.record(model, sample, queries=16)
+    assert len(recorded.plan.decisions) == 3
+    assert list(recorded.sites) == [recorded.plan.decisions[0].site]
 
 
 def test_a_tuned_plan_keeps_what_was_asked_when_it_runs(case, evidence):
     model, inputs = case
-    notes = []
+    messages = []
     dense = sampler(inputs)(model)
     plan = planner.tune(
         model,
@@ -229,13 +238,13 @@ def test_a_tuned_plan_keeps_what_was_asked_when_it_runs(case, evidence):
         Quality(psnr=35),
         cases=["a, seed 0", "b, seed 1", "c, seed 2"],
         evidence=evidence,
-        progress=notes.append,
+        progress=messages.append,
     )
-    made = sampler(inputs)(planner.compile(model, plan=plan))
-    assert Quality(psnr=35).of(made, dense) == pytest.approx(plan.certificate.values, abs=0.1)
+    planned = sampler(inputs)(planner.compile(model, plan=plan))
+    assert Quality(psnr=35).of(planned, dense) == pytest.approx(plan.certificate.values, abs=0.1)
     assert plan.certificate.bound >= 35
     assert any(decision.is_sparse for decision in plan.decisions)
-    assert len(notes) >= 4
+    assert len(messages) >= 4
     kept = planner.tune(model, sampler(inputs), Quality(recall=0.9), cases=[], evidence=evidence)
     assert kept == planner.allocate(evidence, recall=0.9, target="cpu")
 
@@ -250,7 +259,7 @@ def test_videos_are_recorded_too():
     def sample(twin):
         twin(**grown, return_dict=False)
 
-    found = planner.record(model, sample, queries=32)
-    assert len(found.sites) == 2
-    groups = {parse_pattern(text).group for site in found.sites.values() for text in site.candidates}
+    recorded = planner.record(model, sample, queries=32)
+    assert len(recorded.sites) == 2
+    groups = {parse_pattern(text).group for site in recorded.sites.values() for text in site.candidates}
     assert groups == {(2, 4, 8), (2, 8, 8), (4, 8, 8)}

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import layouts, readings
 
-from planner.patterns.base import parse_pattern
 from planner.patterns.catalogue import catalogue
 from planner.patterns.density import attended_pairs
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.runtime.evidence import scores
-from planner.runtime.evidence.scores import make_candidates, score
+from planner.runtime.evidence.scored_candidates import make_candidates
+from planner.runtime.evidence.scores import score
 from planner.runtime.masked_dense import masked_dense
 
 
@@ -51,12 +52,12 @@ def test_scores_are_those_of_masked_dense_attention(layout, drawn, per_kv, masks
     for at, pattern in enumerate(drawn):
         expected = brute_force(q, k, v, layout, pattern, mask, candidates.queries)
         reads_something = not expected[1].isnan().any()  # a mask may leave a query's window without a key
-        for found, true in zip((recall[at], error[at], power), expected, strict=True):
+        for ours, true in zip((recall[at], error[at], power), expected, strict=True):
             if reads_something:
-                torch.testing.assert_close(found.double(), true, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(ours.double(), true, rtol=1e-4, atol=1e-5)
 
 
-def test_all_queries_are_looked_at_where_there_are_few_and_always_the_same_ones_where_there_are_many():
+def test_all_queries_are_drawn_where_there_are_few_and_always_the_same_ones_where_there_are_many():
     candidates = make_candidates("text:3 | h:4 w:5", ("crisscross{axes=lines,group=2x2}",), 100, torch.device("cpu"))
     assert candidates.queries.tolist() == list(range(3, 23))
     few = [
@@ -70,10 +71,10 @@ def test_all_queries_are_looked_at_where_there_are_few_and_always_the_same_ones_
 @pytest.mark.parametrize(
     "text", ["text:77 | h:64 w:64", "t:9 h:30 w:47", "n:1000", "h:12 w:16", "h:8 w:300", "h:3 w:3"]
 )
-def test_the_catalogue_holds_each_candidate_once_and_each_leaves_something_out(text):
+def test_the_catalogue_has_each_candidate_once_and_none_is_dense(text):
     layout = TokenLayout.parse(text)
-    found = catalogue(layout)
-    assert len(set(found)) == len(found)
-    assert all(attended_pairs(pattern, layout) < layout.tokens**2 for pattern in found)
-    assert all(pattern == parse_pattern(str(pattern)).verify() for pattern in found)
-    assert bool(found) == (min(layout.grid.sizes) > 3 or layout.grid.sizes == (1000,))
+    candidates = catalogue(layout)
+    assert len(set(candidates)) == len(candidates)
+    assert all(attended_pairs(pattern, layout) < layout.tokens**2 for pattern in candidates)
+    assert all(pattern == parse_pattern(str(pattern)).verify() for pattern in candidates)
+    assert bool(candidates) == (min(layout.grid.sizes) > 3 or layout.grid.sizes == (1000,))

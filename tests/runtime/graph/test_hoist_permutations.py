@@ -15,15 +15,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from zoo import FAMILIES, FORCE, GROUPS
 
 import planner
-from planner.capture.trace import Call, capture_module
-from planner.patterns.base import parse_pattern
+from planner.capture.call import Call
+from planner.capture.trace import capture_module
 from planner.patterns.density import density
 from planner.patterns.layout import TokenLayout
+from planner.patterns.spelling import parse_pattern
 from planner.plan.options import Options
 from planner.plan.target import Target
 from planner.runtime.attention.cpu import grouped_sdpa
-from planner.runtime.attention.gather_plan import make_recipe, nest_of, order_of, parse_nest, runs_of, spell_nest
-from planner.runtime.graph.equivariance import Stored, prove
+from planner.runtime.attention.gather_plan import make_gather_plan
+from planner.runtime.attention.group_hierarchy import GroupHierarchy, group_runs
+from planner.runtime.graph.equivariance import GroupedOrder, find_equivariance
 from planner.runtime.graph.hoist_permutations import hoist, permute
 from planner.runtime.graph.rewrite import rewrite
 from planner.runtime.masked_dense import MaskedDense
@@ -32,40 +34,42 @@ from planner.stages import plan_capture
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 
-# Stored order
+# Grouped order
 
 
 @given(problems())
-def test_stored_tensors_give_a_stored_result(problem):
+def test_tensors_in_grouped_order_give_a_result_in_grouped_order(problem):
     layout, _, pattern = problem
-    stored = spell_nest(nest_of([pattern]))
-    assert spell_nest(parse_nest(stored)) == stored
-    recipe = make_recipe(str(layout), str(pattern), torch.device("cpu"), stored)
+    hierarchy = GroupHierarchy.of([pattern])
+    assert GroupHierarchy.parse(str(hierarchy)) == hierarchy
+    order = make_gather_plan(str(layout), str(pattern), torch.device("cpu"), str(hierarchy)).order
     q, k, v = (torch.randn(1, 2, layout.tokens, 4) for _ in range(3))
     mask = torch.rand(1, 1, 1, layout.tokens) > 0.3
     plain = grouped_sdpa(q, k, v, str(layout), str(pattern), attn_mask=mask)
-    q, k, v = (x[:, :, recipe.order] for x in (q, k, v))
-    ours = grouped_sdpa(q, k, v, str(layout), str(pattern), attn_mask=mask[..., recipe.order], stored=stored)
-    torch.testing.assert_close(ours, plain[:, :, recipe.order])
+    q, k, v = (x[:, :, order] for x in (q, k, v))
+    ours = grouped_sdpa(q, k, v, str(layout), str(pattern), attn_mask=mask[..., order], token_order=str(hierarchy))
+    torch.testing.assert_close(ours, plain[:, :, order])
 
 
 def test_groups_that_nest_share_an_order():
     sizes, patterns = (12, 20), [f"crisscross{{group={group}}}" for group in ("2x2", "4x8", "4x4")]
     parsed = list(map(parse_pattern, patterns))
-    nest = nest_of(parsed)
-    assert spell_nest(nest) == "4x8 4x4 2x2"
-    order = order_of(sizes, nest)
+    hierarchy = GroupHierarchy.of(parsed)
+    assert str(hierarchy) == "4x8 4x4 2x2"
+    order = hierarchy.token_order(sizes)
     assert sorted(order.tolist()) == list(range(240))
-    assert all(runs_of(pattern.grid(sizes), order) is not None for pattern in parsed)
-    assert runs_of(parse_pattern("crisscross{group=3x4}").grid(sizes), order) is None
-    assert runs_of(parse_pattern("crisscross{group=4x4,offset=2x2}").grid(sizes), order) is None
+    assert all(group_runs(pattern.grid(sizes), order) is not None for pattern in parsed)
+    assert group_runs(parse_pattern("crisscross{group=3x4}").grid(sizes), order) is None
+    assert group_runs(parse_pattern("crisscross{group=4x4,offset=2x2}").grid(sizes), order) is None
 
 
 # Rules on values
 
 N, START = 6, 2
 LENGTH = START + N + 3
-PLACES = torch.cat([torch.arange(START), START + torch.tensor([3, 0, 5, 1, 4, 2]), torch.arange(START + N, LENGTH)])
+PERMUTATION = torch.cat(
+    [torch.arange(START), START + torch.tensor([3, 0, 5, 1, 4, 2]), torch.arange(START + N, LENGTH)]
+)
 """A permutation of the N tokens that begin at START in a sequence of LENGTH."""
 
 OPERATIONS = {
@@ -113,69 +117,69 @@ OPERATIONS = {
 }
 
 
-def commuted(operation, dim, both):
-    """(whether every operation of a graph is proved to commute, whether its results do) for inputs stored along dim."""
+def result_order(operation, dim, both):
+    """The order of a result for inputs in grouped order along dim, checked on values; None if no rule shows one."""
     shape = [4, 4, 4]
     shape[dim] = LENGTH
     x, y = torch.randn(shape), torch.randn(shape)
     graph = make_fx(operation, pre_dispatch=True)(x, y)
-    states, stored = {}, Stored(dim, START, N)
-    inputs = {"x_1": (x, stored), "y_1": (y, stored if both else None)}
+    orders, grouped = {}, GroupedOrder(dim, START, N)
+    inputs = {"x_1": (x, grouped), "y_1": (y, grouped if both else None)}
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            states[node] = inputs[str(node.target)][1]
+            orders[node] = inputs[str(node.target)][1]
         elif node.op == "output":
             (result,) = node.all_input_nodes
         else:
-            proof = prove(node, states)
-            if proof is None and any(states[parent] is not None for parent in node.all_input_nodes):
+            equivariance = find_equivariance(node, orders)
+            if equivariance is None and any(orders[parent] is not None for parent in node.all_input_nodes):
                 return None
-            wanted = {} if proof is None else proof.inputs
-            if any(states[parent] != wanted.get(parent) for parent in node.all_input_nodes):
+            wanted = {} if equivariance is None else equivariance.inputs
+            if any(orders[parent] != wanted.get(parent) for parent in node.all_input_nodes):
                 return None
-            states[node] = None if proof is None else proof.output
-    made = operation(*(permute(value, dim, PLACES) if state else value for value, state in inputs.values()))
-    plain, state = operation(x, y), states[result]
-    if state is not None:
-        start, length = state.start, plain.shape[state.dim]
+            orders[node] = None if equivariance is None else equivariance.output
+    ours = operation(*(permute(value, dim, PERMUTATION) if order else value for value, order in inputs.values()))
+    plain, order = operation(x, y), orders[result]
+    if order is not None:
+        start, length = order.start, plain.shape[order.dim]
         index = torch.cat(
-            [torch.arange(start), PLACES[START : START + N] - START + start, torch.arange(start + N, length)]
+            [torch.arange(start), PERMUTATION[START : START + N] - START + start, torch.arange(start + N, length)]
         )
-        plain = plain.index_select(state.dim, index)
-    torch.testing.assert_close(made, plain)
-    return state
+        plain = plain.index_select(order.dim, index)
+    torch.testing.assert_close(ours, plain)
+    return order
 
 
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_is_proved_to_commute_commutes(name, dim, both):
-    commuted(OPERATIONS[name], dim, both)
+def test_operations_that_rules_call_equivariant_are(name, dim, both):
+    result_order(OPERATIONS[name], dim, both)
 
 
 @pytest.mark.parametrize(
-    ("name", "dim", "state"),
+    ("name", "dim", "order"),
     [
-        ("add", 1, Stored(1, START, N)),
-        ("linear", 1, Stored(1, START, N)),
+        ("add", 1, GroupedOrder(1, START, N)),
+        ("linear", 1, GroupedOrder(1, START, N)),
         ("linear", 2, None),
         ("layer_norm", 2, None),
-        ("view", 1, Stored(1, START, N)),
-        ("permute", 1, Stored(2, START, N)),
-        ("slice of rows", 1, Stored(1, START - 1, N)),
+        ("view", 1, GroupedOrder(1, START, N)),
+        ("permute", 1, GroupedOrder(2, START, N)),
+        ("slice of rows", 1, GroupedOrder(1, START - 1, N)),
         ("every second row", 1, None),
         ("fourth row", 1, None),
-        ("split", 1, Stored(1, 0, N)),
+        ("split", 1, GroupedOrder(1, 0, N)),
         ("cat of rows", 1, None),
         ("flip", 1, None),
         ("cumsum", 1, None),
-        ("attention", 1, Stored(2, START, N)),
+        ("attention", 1, GroupedOrder(2, START, N)),
         ("causal attention", 1, None),
-        ("complex", 1, Stored(1, START, N)),
+        ("complex", 1, GroupedOrder(1, START, N)),
     ],
 )
-def test_proofs_are_found_where_they_matter(name, dim, state):
-    assert commuted(OPERATIONS[name], dim, both=True) == state
+def test_common_operations_are_shown_to_be_equivariant(name, dim, order):
+    assert result_order(OPERATIONS[name], dim, both=True) == order
 
 
 # Whole models
@@ -204,7 +208,7 @@ def test_every_family_permutes_as_often_as_one_layer_does(name, backend):
     with MaskedDense(plan):
         torch.testing.assert_close(ours, model(**kwargs, return_dict=False)[0], rtol=1e-5, atol=1e-5)
     assert hoisting.before == 4 * sum(decision.is_sparse for decision in plan.decisions)
-    assert hoisting.after == sum(hoisting.left.values())
+    assert hoisting.after == sum(hoisting.by_module.values())
     # Latte's temporal layers merge the tokens of a frame with the batch, so its spatial layers begin anew each time.
     assert hoisting.after == hoisting.before if name == "latte" else hoisting.after <= 11
     assert f"tokens are permuted {hoisting.after} times a call instead of {hoisting.before}" in str(report)
@@ -246,7 +250,7 @@ def test_layers_of_other_groups_share_an_order_if_they_nest(groups, do_nest):
 
 
 class Network(torch.nn.Module):
-    """Tokens of a picture behind text, and drawn operations on them, attention among them."""
+    """Tokens of an image behind text, and drawn operations on them, attention among them."""
 
     def __init__(self, steps, text, h, w):
         super().__init__()
@@ -325,12 +329,12 @@ def test_random_networks_compute_the_same(steps, text, size, group, alternate):
     torch.testing.assert_close(capture.graph(*capture.inputs), plain, rtol=1e-4, atol=1e-5)
     assert hoisting is not None
     calls = sum(node.target is permute for node in capture.graph.graph.nodes)
-    stored = sum("stored" in node.kwargs for node in capture.graph.graph.nodes)
-    at_sites = 4 * (sum(decision.is_sparse for decision in planned.plan.decisions) - stored)
+    hoisted = sum("token_order" in node.kwargs for node in capture.graph.graph.nodes)
+    at_sites = 4 * (sum(decision.is_sparse for decision in planned.plan.decisions) - hoisted)
     assert hoisting.after == calls + at_sites <= hoisting.before
 
 
-def test_a_value_that_is_changed_in_place_is_not_permuted_behind_its_back():
+def test_a_permuted_copy_follows_a_change_in_place():
     class Careless(Network):
         def forward(self, image, words):
             x = torch.cat([words, image.flatten(2).transpose(1, 2)], 1)
@@ -352,7 +356,7 @@ def test_a_value_that_is_changed_in_place_is_not_permuted_behind_its_back():
 
 def test_permuting_keeps_the_layout_in_memory():
     x = torch.randn(2, 3, LENGTH, 4).transpose(1, 2)
-    made = permute(x, 1, PLACES)
-    assert torch.equal(made, x[:, PLACES])
-    assert made.stride() == x.stride()
-    assert math.prod(made.shape) == TokenLayout.parse(f"n:{LENGTH}").tokens * 24
+    permuted = permute(x, 1, PERMUTATION)
+    assert torch.equal(permuted, x[:, PERMUTATION])
+    assert permuted.stride() == x.stride()
+    assert math.prod(permuted.shape) == TokenLayout.parse(f"n:{LENGTH}").tokens * 24

@@ -1,4 +1,4 @@
-"""Blocks that are equal but for their weights are compiled once."""
+"""Regional compilation: blocks that are equal but for their weights are compiled once."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from zoo.pictures import deep_flux
 
 import planner
 from planner.capture.trace import capture_module
-from planner.runtime.graph.regional_compile import block_of, compile_blocks
+from planner.runtime.graph.regional_compile import block_of, compile_regions
 from planner.runtime.model import compiled as runtime_compiled
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """How many operations each graph had that a backend was given."""
-    seen = []
+    """The number of operations of each graph that a backend compiled."""
+    operations = []
 
     def counting(name):
         def compiler(graph, inputs):
-            seen.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+            operations.append(sum(node.op == "call_function" for node in graph.graph.nodes))
             return lookup_backend(name)(graph, inputs)
 
         return compiler
 
     monkeypatch.setattr(runtime_compiled, "lookup_backend", counting)
-    return seen
+    return operations
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_deep_model_costs_no_more_compilations_than_a_shallow_one(
         torch.testing.assert_close(compiled(**kwargs)[0], eager(**kwargs)[0], rtol=1e-5, atol=1e-5)
         counts.append(len(compilations))
         compilations.clear()
-    # Embeddings, one kind of double block, and of single blocks the first (its inputs lie apart), the last (its text
-    # is not read) and the rest; the projection out. Where tokens are permuted the first blocks of each kind do it.
+    # Embeddings; one kind of double block; of single blocks the first (its inputs have other strides), the last (its
+    # text is not read) and those between; the projection out. Permutations make the first block of each kind another.
     assert counts == [kinds, kinds]
 
 
@@ -76,7 +76,7 @@ def test_new_prompts_compile_nothing_and_a_new_resolution_compiles_once(compilat
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_is_the_same_in_pieces(name):
+def test_every_family_is_the_same_by_regions(name):
     model, kwargs = FAMILIES[name]()
     compiled = planner.compile(model, backend="aot_eager", **FORCE)(**kwargs, return_dict=False)[0]
     eager = planner.compile(model, **FORCE)(**kwargs, return_dict=False)[0]
@@ -108,9 +108,9 @@ class Parts(torch.nn.Module):
         return x, 3
 
 
-def test_pieces_pass_tensors_and_may_change_them():
+def test_regions_pass_tensors_and_may_change_them():
     model, x = Parts(), torch.randn(5, 4)
     capture = capture_module(model, (x,), {})
-    pieces = compile_blocks(capture.graph, lookup_backend("aot_eager"))
-    assert (pieces.pieces, pieces.kinds) == (6, 2)
-    assert torch.equal(pieces.run(*capture.inputs)[0], model(x)[0])
+    regions = compile_regions(capture.graph, lookup_backend("aot_eager"))
+    assert (regions.count, regions.kinds) == (6, 2)
+    assert torch.equal(regions.run(*capture.inputs)[0], model(x)[0])

@@ -1,7 +1,10 @@
+import importlib
 import shutil
+import sys
 
 import pytest
 
+from planner.registry import Registry
 from planner.runtime.kernels import emission_digest as digests
 from planner.runtime.kernels.emission_digest import ROOT, emission_digest, emission_files
 
@@ -11,11 +14,27 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in emission_files()]
 def test_emission_depends_on_templates_bodies_and_closed_forms_and_on_nothing_above_them():
     needed = {
         "codegen/emit/hopper/view.py", "codegen/spec/head_table.py", "codegen/tiling/stream_k.py", "errors.py",
-        "patterns/axis_set.py", "patterns/groups.py", "runtime/kernels/compile.py",
+        "patterns/axis_set.py", "patterns/crisscross.py", "patterns/groups.py", "runtime/kernels/compile.py",
     }  # fmt: skip
     assert needed <= set(NAMES)
     assert sum(name.endswith(".jinja") for name in NAMES) == len(list((ROOT / "codegen/templates").rglob("*.jinja")))
     assert not [name for name in NAMES if name.startswith(("cli", "models", "search", "capture", "provenance", "api"))]
+
+
+@pytest.mark.parametrize("name", ["crossing.py", "crossing/__init__.py"])
+def test_the_code_of_patterns_of_plug_ins_counts(tmp_path, monkeypatch, name):
+    before = emission_digest()
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("class Crossing: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(digests, "REGISTRIES", (*digests.REGISTRIES, more := Registry("pattern")))
+    more.register("crossing")(importlib.import_module("crossing").Crossing)
+    installed = emission_digest()
+    path.write_text("class Crossing: ...\n# changed\n")
+    assert len({before, installed, emission_digest()}) == 3
+    del sys.modules["crossing"]
 
 
 @pytest.fixture

@@ -196,11 +196,11 @@ def test_the_compiled_model_answers_as_the_original():
     assert not torch.allclose(output(compiled, kwargs), before)
     assert len(planner.report(compiled).plans) == 1
 
-    seen = []
-    hook = compiled.register_forward_hook(lambda *args: seen.append(1))
+    calls = []
+    hook = compiled.register_forward_hook(lambda *args: calls.append(1))
     output(compiled, kwargs)
     hook.remove()
-    assert seen == [1]
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -432,7 +432,7 @@ def test_running_out_of_memory_while_planning_names_the_inputs(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_model_that_dynamo_cannot_capture_whole_is_stepped_into():
+def test_a_model_that_dynamo_cannot_capture_whole_is_intercepted():
     model, kwargs = mochi()
     compiled = planner.compile(model, group="1x3x5", **FORCE)
     ours = output(compiled, kwargs)
@@ -443,13 +443,16 @@ def test_a_model_that_dynamo_cannot_capture_whole_is_stepped_into():
     shorter = kwargs | {"encoder_attention_mask": torch.ones(2, 16, dtype=torch.bool).tril(6)}
     ours = output(compiled, shorter)
     assert planner.report(compiled).calls == (1, 1)
-    assert planner.report(compiled).stepped == (True, True)
+    assert planner.report(compiled).intercepted == (True, True)
+    assert "  intercepted: graph breaks or hooks keep the model from being captured whole" in str(
+        planner.report(compiled)
+    )
     with MaskedDense(planner.report(compiled).plans[1]):
         torch.testing.assert_close(ours, output(model, shorter), rtol=1e-5, atol=1e-5)
 
 
 class Switching(torch.nn.Module):
-    """The order of two attentions depends on a value that no shape shows, and no mask tells."""
+    """The order of two attentions depends on a value, which neither shapes nor guards show."""
 
     def forward(self, x, y):
         short, long = (t.flatten(2).transpose(1, 2)[:, None] for t in (x, y))
@@ -458,7 +461,7 @@ class Switching(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_call_that_goes_another_way_is_planned_anew():
+def test_a_call_that_diverges_from_the_plan_is_planned_anew():
     model, x, y = Switching(), torch.randn(1, 8, 6, 5).abs(), torch.randn(1, 8, 8, 10)
     compiled = planner.compile(model, group="3x5", **FORCE)
     for first in (x, -x, x):
@@ -489,10 +492,10 @@ class Cached(torch.nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_look_at_a_model_leaves_its_cache_as_one_call_does():
-    cache, picture = types.SimpleNamespace(kept=[]), torch.randn(1, 8, 6, 5)
-    planner.compile(Cached(), group="3x5", **FORCE)(picture, cache)
+    cache, image = types.SimpleNamespace(kept=[]), torch.randn(1, 8, 6, 5)
+    planner.compile(Cached(), group="3x5", **FORCE)(image, cache)
     (kept,) = cache.kept
-    torch.testing.assert_close(kept, picture.flatten(2).transpose(1, 2)[:, None])
+    torch.testing.assert_close(kept, image.flatten(2).transpose(1, 2)[:, None])
 
 
 def test_an_inductor_like_backend_lowers_the_rest():
@@ -512,7 +515,7 @@ def test_the_report_says_what_stays_dense():
     assert "dense blocks.0.attn2: cross-attention: keys are encoder_hidden_states:10" in text
 
 
-def test_mistakes_are_told_at_once():
+def test_mistakes_are_named_at_once():
     model, kwargs = flux()
     with pytest.raises(NotAModule, match=r"pipe\.transformer"):
         planner.compile("flux.1-dev")

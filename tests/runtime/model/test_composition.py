@@ -39,7 +39,7 @@ def judged(model, kwargs, compiled):
 
 
 def assert_planned(compiled, model, kwargs):
-    """The compiled model is the other one under its plan, and not the other one."""
+    """The compiled model equals the other one under its plan, and differs from the other one without."""
     ours = output(compiled, kwargs)
     torch.testing.assert_close(ours, judged(model, kwargs, compiled), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours, output(model, kwargs), atol=1e-4)
@@ -110,7 +110,7 @@ def test_weights_may_be_elsewhere_until_they_are_needed(kind, is_before):
         output(compiled, kwargs)
         OFFLOADED[kind](compiled)
     assert_planned(compiled, plain, kwargs)
-    assert planner.report(compiled).stepped[-1]
+    assert planner.report(compiled).intercepted[-1]
     if kind == "sequential":
         assert {parameter.device.type for parameter in compiled.parameters()} == {"meta"}
 
@@ -247,13 +247,13 @@ def test_other_parts_may_be_compiled():
     assert_planned(compiled, model, kwargs)
 
 
-def test_a_gradient_of_a_model_that_is_stepped_into_is_refused():
+def test_a_gradient_of_an_intercepted_model_is_refused():
     model, kwargs = flux()
     compiled = planner.compile(model, pattern="crisscross", group="3x5", **FORCE)
     OFFLOADED["model"](compiled)
     with torch.enable_grad(), pytest.raises(NoGradient):
         output(compiled, kwargs).sum().backward()
-    assert planner.report(compiled).stepped == (True,)
+    assert planner.report(compiled).intercepted == (True,)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers, small and random, from a prompt to pictures, with nothing changed but the transformer."""
+"""Pipelines of diffusers, small and random, from a prompt to images, with nothing changed but the transformer."""
 
 import diffusers
 import numpy as np
@@ -23,44 +23,44 @@ def _seed():
 
 @pytest.fixture
 def sparse_levels(monkeypatch):
-    """The noise level of every attention that ran under its pattern, and of every one that was asked for."""
-    asked, sparse = [], []
+    """The noise levels of all calls of planned attention, and of those that ran under a pattern."""
+    levels, sparse = [], []
 
     def attend(*args, noise=None, **kwargs):
-        asked.append(round(noise.item(), 4))
+        levels.append(round(noise.item(), 4))
         return plain_attend(*args, noise=noise, **kwargs)
 
     def grouped(*args, **kwargs):
-        sparse.append(asked[-1])
+        sparse.append(levels[-1])
         return plain_grouped(*args, **kwargs)
 
     plain_attend, plain_grouped = dispatch.attend, dispatch.grouped_sdpa
     monkeypatch.setattr("planner.runtime.attention.operator.attend", attend)
     monkeypatch.setattr(dispatch, "grouped_sdpa", grouped)
-    return asked, sparse
+    return levels, sparse
 
 
-def quiet(made):
-    pipe, inputs = made
+def quiet(pipeline_and_inputs):
+    pipe, inputs = pipeline_and_inputs
     pipe.set_progress_bar_config(disable=True)
     return pipe, inputs | {"output_type": "np"}
 
 
 def paint(pipe, inputs, steps=6, **more):
-    made = pipe(
+    images, *_ = pipe(
         **inputs, **more, num_inference_steps=steps, generator=torch.Generator().manual_seed(1), return_dict=False
     )
-    return np.asarray(made[0])
+    return np.asarray(images)
 
 
 def assert_planned(pipe, inputs, group, steps=2, **more):
-    """With a plan in the transformer's place a pipeline makes what masked dense attention makes; returns the plan."""
+    """A pipeline with a planned transformer gives what it gives under masked dense attention; returns the plan."""
     original = pipe.transformer
     pipe.transformer = planner.compile(original, pattern="crisscross", group=group, **FORCE)
     ours = paint(pipe, inputs, steps, **more)
     report = planner.report(pipe.transformer)
     plan, *_ = report.plans
-    assert not any(report.stepped)
+    assert not any(report.intercepted)
     assert any(decision.is_sparse for decision in plan.decisions)
     pipe.transformer = masked_model(original, plan)
     judged = paint(pipe, inputs, steps, **more)
@@ -72,17 +72,17 @@ def assert_planned(pipe, inputs, group, steps=2, **more):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_from_a_prompt_to_pictures_with_nothing_changed_but_the_transformer(name):
+def test_from_a_prompt_to_images_with_nothing_changed_but_the_transformer(name):
     assert_planned(*quiet(PIPELINES[name]()), GROUPS.get(name, "1x3x5"))
 
 
-def picture():
+def image():
     return Image.fromarray((torch.rand(48, 64, 3) * 255).byte().numpy())
 
 
 def test_inpainting():
     pipe, inputs = quiet(flux(diffusers.FluxInpaintPipeline))
-    assert_planned(pipe, inputs, "3x5", 3, image=picture(), mask_image=picture().convert("L"), strength=0.9)
+    assert_planned(pipe, inputs, "3x5", 3, image=image(), mask_image=image().convert("L"), strength=0.9)
 
 
 def test_a_controlnet_steers_a_planned_transformer():
@@ -90,7 +90,7 @@ def test_a_controlnet_steers_a_planned_transformer():
     for weights in controlnet.parameters():  # its last layers begin at zero
         torch.nn.init.normal_(weights, std=0.1)
     pipe, inputs = quiet(flux(diffusers.FluxControlNetPipeline, controlnet=controlnet))
-    plan = assert_planned(pipe, inputs, "3x5", control_image=picture(), controlnet_conditioning_scale=0.7)
+    plan = assert_planned(pipe, inputs, "3x5", control_image=image(), controlnet_conditioning_scale=0.7)
     assert "controlnet_block_samples.0=" in plan.inputs
     assert [decision.layout for decision in plan.decisions] == [
         "encoder_hidden_states:16 | hidden_states[h:12 w:16]"
@@ -100,25 +100,25 @@ def test_a_controlnet_steers_a_planned_transformer():
 @pytest.mark.parametrize("make", [flux, sd3])
 def test_a_gated_pipeline_is_dense_first_every_time_it_is_called(make, sparse_levels):
     pipe, inputs = quiet(make())
-    asked, sparse = sparse_levels
+    levels, sparse = sparse_levels
     pipe.transformer = planner.compile(pipe.transformer, group="3x5", sparse_below=0.8, **FORCE)
     for _ in range(2):
-        asked.clear(), sparse.clear()
+        levels.clear(), sparse.clear()
         paint(pipe, inputs)
         sigmas = [round(sigma, 4) for sigma in pipe.scheduler.sigmas.tolist()[:-1]]
-        assert sorted(set(asked), reverse=True) == sigmas
+        assert sorted(set(levels), reverse=True) == sigmas
         assert set(sparse) == {sigma for sigma in sigmas if sigma <= 0.8}
-        assert 0 < len(sparse) < len(asked)
+        assert 0 < len(sparse) < len(levels)
     assert planner.report(pipe.transformer).calls == (12,)
 
 
-def test_image_to_image_starts_where_it_starts(sparse_levels):
+def test_image_to_image_skips_the_levels_above_its_strength(sparse_levels):
     pipe, inputs = quiet(flux(diffusers.FluxImg2ImgPipeline))
-    asked, sparse = sparse_levels
+    levels, sparse = sparse_levels
     pipe.transformer = planner.compile(pipe.transformer, group="3x5", sparse_below=0.8, **FORCE)
     for strength in (1.0, 0.4):
-        asked.clear(), sparse.clear()
-        paint(pipe, inputs, image=picture(), strength=strength)
-        assert set(sparse) == {level for level in asked if level <= 0.8}
-    assert max(asked) < 0.8
-    assert sparse == asked
+        levels.clear(), sparse.clear()
+        paint(pipe, inputs, image=image(), strength=strength)
+        assert set(sparse) == {level for level in levels if level <= 0.8}
+    assert max(levels) < 0.8
+    assert sparse == levels

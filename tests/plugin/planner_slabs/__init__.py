@@ -1,0 +1,1 @@
+"""A plug-in of the planner: what it adds is in the modules that are its entry points."""

@@ -1,0 +1,46 @@
+"""A plug-in in a package of its own, installed where nothing else is: what it adds works, and without it does not."""
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from pages import ROOT, files, install, run
+
+PLUGIN = Path(__file__).parent
+PYPROJECT = (PLUGIN / "pyproject.toml").read_text()
+CHECK = "python -m pytest -p no:cacheprovider --import-mode=importlib -q check_slabs.py"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A folder with the package and its checks, as it lies before it is installed."""
+    shutil.copytree(PLUGIN / "planner_slabs", tmp_path / "planner_slabs")
+    shutil.copy(PLUGIN / "check_slabs.py", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def installed(package):
+    install(PYPROJECT, package)
+    return package
+
+
+def test_every_part_of_an_installed_plug_in_works(installed):
+    run(installed, CHECK, installed, ROOT)
+
+
+def test_without_its_entry_points_its_names_are_unknown(package):
+    printed = run(package, CHECK, package, ROOT, status=1)
+    assert "UnknownName: there is no pattern 'slab'" in printed
+    assert "UnknownName: there is no target 'four-cores'" in printed
+    assert "passed" not in printed
+
+
+def test_the_page_on_patterns_shows_this_package():
+    found = files("add-a-pattern.md")
+    assert found["planner/patterns/slab.py"] == (PLUGIN / "planner_slabs" / "slab.py").read_text()
+    shown, own = (tomllib.loads(text)["project"] for text in (found["pyproject.toml"], PYPROJECT))
+    (group,) = shown["entry-points"]
+    assert shown["name"] == own["name"]
+    assert shown["entry-points"][group].items() <= own["entry-points"][group].items()
