@@ -7,27 +7,39 @@ the logarithm of n.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import sympy
 
-from planner.codegen.emit.kernel_source import (
-    TABLE,
-    Argument,
-    Emitted,
-    box_tokens,
-    header,
-    indented,
-    pointer_argument,
-    render,
-    stride_argument,
-)
+from planner.codegen.emit.kernel_source import box_tokens, header, indented, render
+from planner.codegen.spec.body import KernelBody
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import TABLE, Argument, Emitted, pointer_argument, stride_argument
 from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import Problem
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.sympy_source import source_of
 
 _GROUP = sympy.Symbol("group", integer=True, nonnegative=True)
+
+MEANS = KernelConfig("means", 16, 64, 2, 1)
+"""The fastest of ten tried on an H100: 3.0 TB/s at FLUX 4096² (bench/RESULTS.md, rules)."""
+
+
+class MeansBody(KernelBody):
+    """The means of groups, ``block_n`` tokens at a time."""
+
+    name, order, computes_means = "means", 40, True
+
+    def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
+        return None
+
+    def candidates(self, problem: Problem) -> Iterable[KernelConfig]:
+        return (MEANS,)
+
+    def emit(self, spec: KernelSpec) -> Emitted:
+        return emit_means(spec)
 
 
 def emit_means(spec: KernelSpec) -> Emitted:

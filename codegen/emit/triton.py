@@ -5,36 +5,75 @@ Keys are read where the model has them, each row by its own pointer: nothing is 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sympy
 
-from planner.codegen.emit.kernel_source import (
-    TABLE,
-    WORKSPACE,
-    Argument,
-    Emitted,
-    box_tokens,
-    by_pattern,
-    header,
-    indented,
-    pointer_argument,
-    reads_groups,
-    render,
-    stride_argument,
-)
+from planner.codegen.emit.kernel_source import box_tokens, by_pattern, header, indented, reads_groups, render
+from planner.codegen.spec.body import KernelBody
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import TABLE, WORKSPACE, Argument, Emitted, pointer_argument, stride_argument
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.kernel_spec import SLOT_BITS, KernelSpec
+from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import SLOT_BITS, Problem
 from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.sympy_source import Names, source_of
+from planner.errors import times
 from planner.patterns.arithmetic import Number
 
 _I = sympy.Symbol("i", integer=True, nonnegative=True)
 _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
+
+
+class TritonBody(KernelBody):
+    """A CTA for each query tile, a loop for each region: it runs everywhere, and reads rows by pointers."""
+
+    name, order = "triton", 30
+
+    def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
+        q = problem.dtypes.q
+        for name, dtype in (("keys", problem.dtypes.k), ("values", problem.dtypes.v)):
+            if not q.holds(dtype):
+                return f"{name} of {dtype.name} would be rounded to {q.name}, which queries are multiplied as"
+        if problem.scales and problem.mean_rows:
+            return "means of groups have no scales"
+        groups = {pattern.group for pattern in problem.grouped}
+        if len(groups) <= 1 or all(tiles.holds_whole_boxes for tiles in problem.query_tiles(config.block_m)):
+            return None
+        spelled = " and ".join(sorted(map(times, groups)))
+        return f"groups of {spelled} are not made of the same whole boxes of {config.block_m} tokens"
+
+    def candidates(self, problem: Problem) -> Iterator[KernelConfig]:
+        """The largest tile comes first.
+
+        A warp holds at most 64 elements of the output a thread, half of that where float32 is split into three
+        products: more spill (bench/RESULTS.md, kernels on other targets).
+        """
+        tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
+        held = 1024 if problem.dtypes.q.products > 1 else 2048  # elements of the output that a warp holds
+        rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
+        for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
+            warps = max(4, block_m * problem.head_block // held)
+            for block_n, stages in itertools.product((64, 32, 16), (3, 2, 1) if warps <= 8 else ()):
+                yield KernelConfig(self.name, block_m, block_n, warps, stages)
+
+    def emit(self, spec: KernelSpec) -> Emitted:
+        return emit_triton(spec)
+
+    def shared_bytes(self, config: KernelConfig, problem: Problem) -> int:
+        """Queries, and keys and values in flight: at least what the compiler uses.
+
+        Float32, multiplied in three products, takes up to half as much again.
+        """
+        q, k, v = problem.dtypes.q, problem.dtypes.k, problem.dtypes.v
+        channel = config.stages * config.block_n * (k.bytes + v.bytes) + config.block_m * q.bytes
+        return channel * problem.head_block * (3 if q.products > 1 else 2) // 2 + 2048
 
 
 def emit_triton(spec: KernelSpec) -> Emitted:

@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 
-from planner.codegen.spec.config import KernelConfig, candidates, choose_config, why_not
-from planner.codegen.spec.kernel_spec import KernelSpec, Problem
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.candidates import candidates, choose_config
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.feasibility import why_not
+from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.spec.launch_plan import HeadRouting
+from planner.codegen.spec.problem import Problem
 from planner.errors import BadSpelling
 from planner.runtime.kernels.cache import Cache, build, made_by
 from planner.runtime.measure import device_seconds, interleaved
@@ -44,7 +48,7 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
     for config in candidates(problem):
         if launches and time.monotonic() > end:
             break
-        launches[config] = _launch(problem.with_config(config), device)
+        launches[config] = _launch(make_spec(problem, config), device)
     taken = interleaved(launches, ROUNDS, device_seconds)
     trials = [Trial(config, seconds * 1e3) for config, seconds in taken.items()]
     trials.sort(key=lambda trial: trial.milliseconds)
@@ -54,7 +58,7 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
 
 def configured(problem: Problem) -> KernelSpec:
     """A problem with the config that tuning found, or that is chosen for it; raises NoKernel."""
-    return problem.with_config(tuned_config(problem) or choose_config(problem))
+    return make_spec(problem, tuned_config(problem) or choose_config(problem))
 
 
 def tuned_config(problem: Problem) -> KernelConfig | None:

@@ -17,9 +17,9 @@ from triton.compiler import compile as triton_compile
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
-from planner.codegen.emit.kernel_source import Emitted, ViewArgument
-from planner.codegen.spec.config import HOPPER
+from planner.codegen.spec.body import BODIES
 from planner.codegen.spec.dtypes import DTYPES
+from planner.codegen.spec.emitted import Emitted, ViewArgument
 from planner.runtime.cuda.binary import Binary
 
 
@@ -44,7 +44,7 @@ def compile_emitted(emitted: Emitted) -> Binary:
 
 def _compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
     """folder: where Triton may leave what it makes on the way."""
-    is_gluon = emitted.spec.config.body in HOPPER
+    is_gluon = BODIES[emitted.spec.config.body].language == "gluon"
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
     source_type = GluonASTSource if is_gluon else ASTSource

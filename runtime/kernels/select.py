@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from planner.codegen.spec.dtypes import DTYPES, dtype_of
-from planner.codegen.spec.kernel_spec import HEAD_DIMS, Problem
 from planner.codegen.spec.launch_plan import HeadRouting, Launch, launches
+from planner.codegen.spec.problem import HEAD_DIMS, Problem
 from planner.errors import BadAttentionInput
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules

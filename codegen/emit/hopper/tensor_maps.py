@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from planner.codegen.emit.kernel_source import ViewArgument
+from planner.codegen.spec.emitted import ViewArgument
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.group_means import MeanTiles

@@ -8,8 +8,10 @@ import torch
 from kernel_specs import FLUX, problem
 
 from planner.codegen.emit.bodies import emit
-from planner.codegen.spec.config import candidates, choose_config, why_not
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.candidates import candidates, choose_config
 from planner.codegen.spec.dtypes import DTYPES, Dtypes, dtype_of
+from planner.codegen.spec.feasibility import why_not
 from planner.errors import BadSpelling, MalformedValue, NoKernel, UnknownName
 
 PATTERN = "crisscross{axes=lines,group=16x16}"
@@ -64,7 +66,7 @@ def test_the_body_that_takes_a_combination_is_chosen(dtype, scales):
     asked = problem(FLUX, PATTERN, dtype=dtype, scales=scales)
     config = choose_config(asked)
     assert config.body == "triton"
-    arguments = {argument.name: argument.signature for argument in emit(asked.with_config(config)).arguments}
+    arguments = {argument.name: argument.signature for argument in emit(make_spec(asked, config)).arguments}
     assert {name: arguments[name] for name in "qkvo"} == {
         "q": "*bf16", "k": "*bf16", "v": "*bf16", "o": "*fp32" if "out" in dtype else "*bf16"
     }  # fmt: skip
