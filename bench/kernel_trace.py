@@ -22,7 +22,7 @@ import torch
 from bench.kernels import Case, cases, heads_last
 from bench.protocol import publish
 from planner.codegen.emit.bodies import emit
-from planner.codegen.emit.kernel_source import WORK_COUNTER, Emitted
+from planner.codegen.spec.emitted import WORK_COUNTER, Emitted
 from planner.codegen.tiling.query_tiles import SHARE
 from planner.runtime.cuda.launch import Kernel
 from planner.runtime.kernels.autotune import configured

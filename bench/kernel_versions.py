@@ -23,6 +23,7 @@ import torch
 
 from bench.kernels import Case, Run, cases, heads_last, measure
 from bench.protocol import RESULTS, publish
+from planner.codegen.spec.body import make_spec
 from planner.codegen.spec.config import KernelConfig
 from planner.runtime.cuda.launch import Kernel
 from planner.runtime.kernels.autotune import configured
@@ -38,7 +39,7 @@ TOLERANCE = 0.02
 def build_into(folder: Path, config: KernelConfig | None, case: Case) -> Path:
     """Compile a case's kernel, in its own config if config is None, into a file named after the case."""
     path, problem = folder / f"{case.name}{SUFFIX}", case.problem
-    spec = configured(problem) if config is None else problem.with_config(config)
+    spec = configured(problem) if config is None else make_spec(problem, config)
     path.write_bytes(build(spec).to_bytes())
     return path
 

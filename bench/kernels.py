@@ -31,8 +31,9 @@ import torch
 import torch.nn.functional as F
 
 from bench.protocol import RESULTS, publish
+from planner.codegen.spec.body import make_spec
 from planner.codegen.spec.config import KernelConfig
-from planner.codegen.spec.kernel_spec import Problem
+from planner.codegen.spec.problem import Problem, make_problem
 from planner.patterns.base import Pattern
 from planner.patterns.density import attended_pairs
 from planner.patterns.layout import TokenLayout
@@ -70,19 +71,9 @@ class Case:
     @property
     def problem(self) -> Problem:
         """What it asks of a kernel on an H100."""
-        target = TARGETS["h100"]
-        return Problem(
-            layout=self.layout,
-            pattern=self.pattern,
-            batch=1,
-            heads=self.heads,
-            kv_heads=self.heads,
-            keys=self.tokens,
-            head_dim=self.head_dim,
-            dtype="bfloat16",
-            arch=target.arch,
-            num_sms=target.num_sms,
-        ).verify()
+        return make_problem(
+            self.layout, self.pattern, TARGETS["h100"], heads=self.heads, head_dim=self.head_dim, dtype="bfloat16"
+        )
 
     def flops(self, dense: bool = False) -> int:
         pattern, layout = parse_pattern("dense" if dense else self.pattern), TokenLayout.parse(self.layout)
@@ -133,7 +124,7 @@ def ours(case: Case) -> Run:
 def ours_as(case: Case, config: KernelConfig) -> Run:
     q, k, v = heads_last(case, case.tokens)
     problem = kernel_for(q, k, v, case.layout, case.pattern).emitted.spec.problem
-    kernel_file = build(problem.with_config(config))
+    kernel_file = build(make_spec(problem, config))
     kernel, out = Kernel(kernel_file.emitted, kernel_file.binary, q.device), torch.empty_like(q)
     return lambda: kernel(q, k, v, out, case.head_dim**-0.5)
 

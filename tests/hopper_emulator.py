@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 
-from planner.codegen.emit.kernel_source import ViewArgument
+from planner.codegen.spec.emitted import ViewArgument
 
 PATIENCE = 10.0
 """Seconds after which a wait is a deadlock."""

@@ -1,10 +1,12 @@
 """The kernels that between them use everything that emission can do; their sources are kept in codegen/goldens/."""
 
+from types import SimpleNamespace
+
 import torch
 
+from planner.codegen.spec.body import make_spec
 from planner.codegen.spec.config import KernelConfig
-from planner.codegen.spec.kernel_spec import Problem
-from planner.patterns.layout import TokenLayout
+from planner.codegen.spec.problem import make_problem
 
 HOPPER = "sm90{m=128,n=128,warps=4,stages=4}"
 FOUR = "sm90{m=256,n=64,warps=4,stages=16}"
@@ -14,17 +16,14 @@ WIDE, NARROW = "triton{m=128,n=64,warps=8,stages=2}", "triton{m=64,n=64,warps=4,
 MEANS = "means{m=16,n=64,warps=2,stages=1}"
 
 
-def problem(layout, pattern, *, heads=24, kv_heads=None, keys=None, **rest):
+def problem(layout, pattern, *, arch=90, num_sms=132, **asked):
     """A problem with everything that is usual left out."""
-    usual = {"batch": 1, "head_dim": 128, "dtype": "bfloat16", "arch": 90, "num_sms": 132}
-    keys = keys or TokenLayout.parse(layout).tokens
-    return Problem(
-        layout=layout, pattern=pattern, heads=heads, kv_heads=kv_heads or heads, keys=keys, **(usual | rest)
-    ).verify()
+    usual = {"heads": 24, "head_dim": 128, "dtype": "bfloat16"}
+    return make_problem(layout, pattern, SimpleNamespace(arch=arch, num_sms=num_sms), **(usual | asked))
 
 
 def _spec(config, *args, **kwargs):
-    return problem(*args, **kwargs).with_config(KernelConfig.parse(config))
+    return make_spec(problem(*args, **kwargs), KernelConfig.parse(config))
 
 
 FLUX = "text:512 | h:64 w:64"
@@ -117,6 +116,14 @@ SPECS = {
         head_dim=72,
         arch=80,
     ),
+    "triton_scaled": _spec(
+        NARROW,
+        "text:9 | h:20 w:30",
+        "crisscross{axes=lines,group=8x8}",
+        arch=80,
+        dtype="bfloat16{out=float32}",
+        scales="kv",
+    ),
     "triton_cross": _spec(WIDE, "n:4096", "dense", keys=512, arch=100),
 }
 
@@ -131,4 +138,4 @@ def routing_args(table, noise):
     }
 
 
-SMALL = problem("n:64", "dense", head_dim=16, arch=80).with_config(KernelConfig("triton", 16, 16, 4, 1))
+SMALL = make_spec(problem("n:64", "dense", head_dim=16, arch=80), KernelConfig("triton", 16, 16, 4, 1))

@@ -56,11 +56,11 @@ def install(pyproject, folder):
     write(folder, f"{name}-{version}.dist-info/entry_points.txt", "\n".join(lines))
 
 
-def run(folder, command, *path, status=0):
+def run(folder, command, *path, status=0, **environment):
     """Run a command in a folder, with the package that is first on the path, and return what it printed."""
     words = shlex.split(command)
     words = [sys.executable, *words[1:]] if words[0] == "python" else words
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path or (folder,)))}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path or (folder,))), **environment}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout

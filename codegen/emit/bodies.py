@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from planner.codegen.emit.group_means import emit_means
-from planner.codegen.emit.hopper.emit import emit_hopper
-from planner.codegen.emit.kernel_source import Emitted
-from planner.codegen.emit.triton import emit_triton
-from planner.codegen.spec.config import Body, why_not
+from planner.codegen.emit.group_means import MeansBody
+from planner.codegen.emit.hopper.body import PairsBody, Sm90Body
+from planner.codegen.emit.triton import TritonBody
+from planner.codegen.spec.body import BODIES
+from planner.codegen.spec.emitted import Emitted
+from planner.codegen.spec.feasibility import why_not
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.errors import NoKernel
 
-_BODIES: dict[Body, Callable[[KernelSpec], Emitted]] = {
-    "sm90": emit_hopper,
-    "pairs": emit_hopper,
-    "triton": emit_triton,
-    "means": emit_means,
-}
+for _body in (Sm90Body(), PairsBody(), TritonBody(), MeansBody()):
+    BODIES.register(_body.name)(_body)
 
 
 def emit(spec: KernelSpec) -> Emitted:
-    """The kernel of a spec; raises NoKernel, and what ``spec.verify`` raises."""
+    """Emit the kernel of a spec; raises NoKernel, and what ``spec.verify`` raises."""
     reason = why_not(spec.config, spec.verify())
     if reason is not None:
         raise NoKernel(f"{spec.pattern} on {spec.layout} with {spec.config}", reason)
-    return _BODIES[spec.config.body](spec)
+    return BODIES[spec.config.body].emit(spec)

@@ -7,26 +7,39 @@ the logarithm of n.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import sympy
 
-from planner.codegen.emit.kernel_source import (
-    TABLE,
-    Argument,
-    Emitted,
-    box_tokens,
-    header,
-    indented,
-    pointer_to,
-    render,
-)
+from planner.codegen.emit.kernel_source import box_tokens, header, indented, render
+from planner.codegen.spec.body import KernelBody
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import TABLE, Argument, Emitted, pointer_argument, stride_argument
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.kernel_spec import DTYPES, KernelSpec
+from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import Problem
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.sympy_source import source_of
 
 _GROUP = sympy.Symbol("group", integer=True, nonnegative=True)
+
+MEANS = KernelConfig("means", 16, 64, 2, 1)
+"""The fastest of ten tried on an H100: 3.0 TB/s at FLUX 4096² (bench/RESULTS.md, rules)."""
+
+
+class MeansBody(KernelBody):
+    """The means of groups, ``block_n`` tokens at a time."""
+
+    name, order, computes_means = "means", 40, True
+
+    def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
+        return None
+
+    def candidates(self, problem: Problem) -> Iterable[KernelConfig]:
+        return (MEANS,)
+
+    def emit(self, spec: KernelSpec) -> Emitted:
+        return emit_means(spec)
 
 
 def emit_means(spec: KernelSpec) -> Emitted:
@@ -47,11 +60,10 @@ def emit_means(spec: KernelSpec) -> Emitted:
         group_lines=indented(f"c{axis} = {source_of(digit)}" for axis, digit in enumerate(means.digits(_GROUP))),
         token_lines=indented(indented(_token_lines(spec, means))),
     )
-    element = pointer_to(spec.dtype)
-    arguments = [Argument(name, element, 16) for name in ("k", "v", "k_means", "v_means")]
+    arguments = [pointer_argument(name, spec.dtypes) for name in ("k", "v", "k_means", "v_means")]
     arguments += [Argument("mean_bias", "*fp32")] + [Argument("key_mask", "*i1")] * spec.key_mask
     arguments += TABLE * spec.has_head_table
-    arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
+    arguments += [stride_argument(stride, spec.dtypes) for stride in strides]
     arguments += [Argument("bias_batch", "i64"), Argument("scale_log2", "fp32")]
     return Emitted(
         spec=spec,

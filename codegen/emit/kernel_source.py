@@ -1,10 +1,9 @@
-"""What emission returns: source for a reader and for the compiler, and how to call it."""
+"""Source of kernels: what several bodies print alike, and how templates are filled in."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,78 +11,12 @@ from typing import Any
 import sympy
 
 from planner.codegen.spec.kernel_spec import KernelSpec
-from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.sympy_source import Names, source_of
 from planner.patterns.axis_set import Range
 from planner.patterns.density import attended_pairs
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A run-time argument of a kernel by name, with its type as Triton spells it.
-
-    divisor: what its value is a multiple of (the address, of a pointer).
-    """
-
-    name: str
-    signature: str
-    divisor: int = 1
-
-
-TABLE = [Argument("table", "*i32"), Argument("noise", "*fp32"), Argument("levels", "*fp32"), Argument("ranges", "i32")]
-"""Arguments of a kernel with a head table: its row is that of how many of ``ranges - 1`` ascending levels lie below the
-noise."""
-
-WORKSPACE = [Argument("partials", "*fp32", 16), Argument("partial_lse", "*fp32"), Argument("arrivals", "*i32")]
-"""Arguments of a kernel that splits the keys of global queries: partials of their rows, and how many are stored."""
-
-WORK_COUNTER = Argument("work_counter", "*i32")
-"""Argument of a kernel whose CTAs take work tiles as they come: a counter of those that are taken, and after it a flag
-for each query tile of the grid that has to be done again."""
-
-
-@dataclass(frozen=True)
-class ViewArgument(Argument):
-    """A tensor map: a tensor (``q``, ``k_means_16x16``, …) seen through a view, and the box moved at a time.
-
-    channels: of the box. stem: what the view is called, whatever the tensor.
-    """
-
-    tensor: str = field(kw_only=True)
-    view: View = field(kw_only=True)
-    box: tuple[int, ...] = field(kw_only=True)
-    channels: int = field(kw_only=True)
-    stem: str = field(kw_only=True)
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """A kernel's source, and what a launch needs to know.
-
-    grid: CTAs. partial_rows: rows of float32 workspace; with a head table they depend on it. arrivals: counters.
-    retry_flags: flags of tiles that follow the counter of ``WORK_COUNTER``; all must be zero before the launch and are
-    zero after it. waits: whether it waits itself for what comes before on its stream, and may be started beside that.
-    warps, maxnreg: compile options.
-    """
-
-    spec: KernelSpec
-    source: str
-    arguments: tuple[Argument, ...]
-    grid: int
-    partial_rows: int
-    arrivals: int
-    retry_flags: int
-    waits: bool
-    warps: int
-    maxnreg: int | None
-
-    @property
-    def entry(self) -> str:
-        """Name of the kernel's function."""
-        return "means" if self.spec.only_means else "attention"
 
 
 def header(spec: KernelSpec) -> list[str]:
@@ -97,7 +30,7 @@ def header(spec: KernelSpec) -> list[str]:
         f"{share} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
     ]
     if program.coords:
-        whose = "pair of groups" if spec.config.body == "pairs" else "group"
+        whose = "pair of groups" if spec.paired else "group"
         lines.append(
             f"c0, c1, … are the coordinates of the query's {whose}, slow to fast; i counts the key tiles it reads"
         )
@@ -169,11 +102,6 @@ def box_tokens(
         yield f"{letter}{axis} = {start} + {digit}"
         places.append(f"{letter}{axis}" if stride == 1 else f"{letter}{axis} * {stride}")
     yield f"{name} = {' + '.join([str(origin)] * bool(origin) + places)}"
-
-
-def pointer_to(dtype: str) -> str:
-    """Return the type of a pointer to elements, as Triton spells it."""
-    return {"bfloat16": "*bf16", "float16": "*fp16"}.get(dtype, "*fp32")
 
 
 def indented(lines: Iterable[str]) -> list[str]:

@@ -5,41 +5,80 @@ Keys are read where the model has them, each row by its own pointer: nothing is 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sympy
 
-from planner.codegen.emit.kernel_source import (
-    TABLE,
-    WORKSPACE,
-    Argument,
-    Emitted,
-    box_tokens,
-    by_pattern,
-    header,
-    indented,
-    pointer_to,
-    reads_groups,
-    render,
-)
+from planner.codegen.emit.kernel_source import box_tokens, by_pattern, header, indented, reads_groups, render
+from planner.codegen.spec.body import KernelBody
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import TABLE, WORKSPACE, Argument, Emitted, pointer_argument, stride_argument
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.kernel_spec import DTYPES, SLOT_BITS, KernelSpec
+from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import SLOT_BITS, Problem
 from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.sympy_source import Names, source_of
+from planner.errors import times
 from planner.patterns.arithmetic import Number
 
 _I = sympy.Symbol("i", integer=True, nonnegative=True)
-_PRECISION = {"float32": ', input_precision="tf32x3"', "tf32": ', input_precision="tf32"'}
 _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
+
+
+class TritonBody(KernelBody):
+    """A CTA for each query tile, a loop for each region: it runs everywhere, and reads rows by pointers."""
+
+    name, order = "triton", 30
+
+    def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
+        q = problem.dtypes.q
+        for name, dtype in (("keys", problem.dtypes.k), ("values", problem.dtypes.v)):
+            if not q.holds(dtype):
+                return f"{name} of {dtype.name} would be rounded to {q.name}, which queries are multiplied as"
+        if problem.scales and problem.mean_rows:
+            return "means of groups have no scales"
+        groups = {pattern.group for pattern in problem.grouped}
+        if len(groups) <= 1 or all(tiles.holds_whole_boxes for tiles in problem.query_tiles(config.block_m)):
+            return None
+        spelled = " and ".join(sorted(map(times, groups)))
+        return f"groups of {spelled} are not made of the same whole boxes of {config.block_m} tokens"
+
+    def candidates(self, problem: Problem) -> Iterator[KernelConfig]:
+        """The largest tile comes first.
+
+        A warp holds at most 64 elements of the output a thread, half of that where float32 is split into three
+        products: more spill (bench/RESULTS.md, kernels on other targets).
+        """
+        tokens = min((math.prod(pattern.group) for pattern in problem.grouped), default=128)
+        held = 1024 if problem.dtypes.q.products > 1 else 2048  # elements of the output that a warp holds
+        rows = min(128, max(16, 1 << (tokens - 1).bit_length()))
+        for block_m in (m for m in (128, 64, 32, 16) if m <= rows):
+            warps = max(4, block_m * problem.head_block // held)
+            for block_n, stages in itertools.product((64, 32, 16), (3, 2, 1) if warps <= 8 else ()):
+                yield KernelConfig(self.name, block_m, block_n, warps, stages)
+
+    def emit(self, spec: KernelSpec) -> Emitted:
+        return emit_triton(spec)
+
+    def shared_bytes(self, config: KernelConfig, problem: Problem) -> int:
+        """Queries, and keys and values in flight: at least what the compiler uses.
+
+        Float32, multiplied in three products, takes up to half as much again.
+        """
+        q, k, v = problem.dtypes.q, problem.dtypes.k, problem.dtypes.v
+        channel = config.stages * config.block_n * (k.bytes + v.bytes) + config.block_m * q.bytes
+        return channel * problem.head_block * (3 if q.products > 1 else 2) // 2 + 2048
 
 
 def emit_triton(spec: KernelSpec) -> Emitted:
     """Emit the kernel of a spec whose body is ``triton``."""
-    program, config = spec.program, spec.config
+    program, config, q = spec.program, spec.config, spec.dtypes.q
     heads = spec.batch * spec.heads
     row_blocks, iterations = heads * sum(program.row_blocks), program.iterations
     has_global_rows = bool(row_blocks)
@@ -61,27 +100,27 @@ def emit_triton(spec: KernelSpec) -> Emitted:
         slot_bits=SLOT_BITS,
         block_m=config.block_m,
         block_n=config.block_n,
-        dtype_bytes=DTYPES[spec.dtype],
         has_global_rows=has_global_rows,
         iterations=iterations,
         splits=splits,
         row_blocks=row_blocks,
         strides=strides,
-        precision=_PRECISION.get(spec.dtype, ""),
-        extra="lse, " * spec.returns_lse + "key_mask, " * spec.key_mask,
+        v_scale=", v_scale" * ("v" in spec.scales),
+        precision=f', input_precision="{q.multiplied_as}"' if q.is_split else "",
+        extra="lse, " * spec.returns_lse + "key_mask, " * spec.key_mask + "v_scale, " * ("v" in spec.scales),
         query_rows=indented(_query_rows(spec, edges)),
         global_rows=indented(_global_rows(spec)) if has_global_rows else [],
         key_loops=indented(_shared_loops(spec) if several else _key_loops(spec, edges)),
         global_step=list(_global_step(spec)),
     )
-    element = pointer_to(spec.dtype)
-    arguments = [Argument(letter, element, 16) for letter in "qkvo"]
+    arguments = [pointer_argument(letter, spec.dtypes) for letter in "qkvo"]
+    arguments += [Argument(f"{letter}_scale", "*fp32") for letter in spec.scales]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
-    arguments += [Argument(name, element, 16) for name in means]
+    arguments += [pointer_argument(name, spec.dtypes) for name in means]
     arguments += (
         [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.has_head_table + WORKSPACE * has_global_rows
     )
-    arguments += [Argument(stride, "i64", 16 // DTYPES[spec.dtype]) for stride in strides]
+    arguments += [stride_argument(stride, spec.dtypes) for stride in strides]
     arguments.append(Argument("scale_log2", "fp32"))
     return Emitted(
         spec=spec,
@@ -252,8 +291,7 @@ def _mean_step(kind: str, spec: KernelSpec) -> Iterator[str]:
     )
     yield f"inside = (number < {spec.mean_rows[kind]}) & ~reads"
     yield f"bias = tl.load(mean_bias + {spec.first_mean(kind)} + number, mask=inside, other=float('-inf'))"
-    yield f"keys_here = load_rows(k_means_{kind}, number, HEAD_DIM, inside, True)"
-    yield f"values = load_rows(v_means_{kind}, number, HEAD_DIM, inside, True)"
+    yield from _load(spec, f"k_means_{kind}", f"v_means_{kind}", "number", ("HEAD_DIM", "HEAD_DIM"), "True")
     yield "acc, l, m = attend_means(queries, keys_here, values, acc, l, m, bias, scale_log2)"
 
 
@@ -270,11 +308,20 @@ def _step(
     inside = [f"(x{axis} < {stop})" for axis, stop in enumerate(stops) if ragged[axis]]
     is_masked = bool(inside) or spec.key_mask
     yield f"inside = {' & '.join(inside) or 'column >= 0'}"
-    yield f"keys_here = load_rows(k, keys, k_token, inside, {bool(inside)})"
-    yield f"values = load_rows(v, keys, v_token, inside, {bool(inside)})"
+    yield from _load(spec, "k", "v", "keys", ("k_token", "v_token"), str(bool(inside)))
     if spec.key_mask:
         yield "inside = inside & (tl.load(key_mask + keys, mask=inside, other=0) != 0)"
     yield f"acc, l, m = attend(queries, keys_here, values, acc, l, m, inside, scale_log2, {is_masked})"
+
+
+def _load(
+    spec: KernelSpec, keys: str, values: str, tokens: str, strides: tuple[str, str], is_masked: str
+) -> Iterator[str]:
+    """Load rows of keys and values, as what queries are multiplied as."""
+    along = zip(("keys_here", "values"), (keys, values), strides, (spec.dtypes.k, spec.dtypes.v), strict=True)
+    for name, tensor, stride, dtype in along:
+        converted = "" if dtype == spec.dtypes.q else ".to(queries.dtype)"
+        yield f"{name} = load_rows({tensor}, {tokens}, {stride}, inside, {is_masked}){converted}"
 
 
 def _global_step(spec: KernelSpec) -> Iterator[str]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from planner.codegen.spec.kernel_spec import SLOT_BITS, KernelSpec
+from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import SLOT_BITS
 from planner.codegen.tiling.stream_k import make_schedule
 
 HEADER = 5

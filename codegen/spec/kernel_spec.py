@@ -2,166 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
 
 from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.problem import Problem
 from planner.codegen.tiling.group_means import kind_of_groups
 from planner.codegen.tiling.program import TileProgram, tile_programs
-from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
-from planner.errors import MalformedValue
-from planner.patterns.base import Pattern
-from planner.patterns.dense import Dense
-from planner.patterns.layout import TokenLayout
-from planner.patterns.neighborhood import Neighborhood
-from planner.patterns.rules import SEPARATOR
-from planner.patterns.spelling import parse_pattern
-
-DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4, "tf32": 4}
-"""Element types that kernels take, with their bytes. Float32 tensors are multiplied on tensor cores: as float32 in
-three products each (relative error about 1e-6), as tf32 in one (about 5e-4).
-"""
-
-MAX_PATTERNS, SLOT_BITS = 64, 24
-"""Patterns of one kernel, and bits of a table's entry that name a head; those above them name its pattern."""
-
-HEAD_DIMS = range(8, 257, 8)
-"""Head dimensions that kernels take: a row of a head is then whole 16-byte pieces."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One attention site on one kind of device.
-
-    layout, pattern: spellings. Several patterns are separated by semicolons; a table in device memory says which of
-    them a head follows. keys: length of the key sequence, which differs from the layout's only for dense patterns.
-    key_mask: whether keys can be masked one by one, by a (batch, keys) boolean tensor. returns_lse: whether
-    the log-sum-exp of every query is an output. arch: compute capability, 80 to 121. num_sms: multiprocessors.
-    has_head_table: whether a table says which heads the kernel serves, and by which pattern, at the noise level that
-    it finds in device memory. only_means: whether not attention is asked for but the means of the pattern's groups.
-    """
-
-    layout: str
-    pattern: str
-    batch: int
-    heads: int
-    kv_heads: int
-    keys: int
-    head_dim: int
-    dtype: str
-    arch: int
-    num_sms: int
-    key_mask: bool = False
-    returns_lse: bool = False
-    has_head_table: bool = False
-    only_means: bool = False
-
-    @cached_property
-    def token_layout(self) -> TokenLayout:
-        """The layout as a value."""
-        return TokenLayout.parse(self.layout)
-
-    @cached_property
-    def patterns(self) -> tuple[Pattern, ...]:
-        """The patterns as values."""
-        return tuple(map(parse_pattern, self.pattern.split(SEPARATOR)))
-
-    @property
-    def grouped(self) -> tuple[Pattern, ...]:
-        """The patterns that are not dense."""
-        return tuple(pattern for pattern in self.patterns if not isinstance(pattern, Dense))
-
-    @cached_property
-    def mean_rows(self) -> dict[str, int]:
-        """How many means are read of each kind of groups; their biases lie one after the other in this order."""
-        sizes = self.token_layout.grid.sizes
-        return {kind_of_groups(each): math.prod(each.grid(sizes).counts) for each in self.patterns if each.pooled}
-
-    def first_mean(self, kind: str) -> int:
-        """Where the biases of a kind of groups begin."""
-        kinds = list(self.mean_rows)
-        return sum(self.mean_rows[kind] for kind in kinds[: kinds.index(kind)])
-
-    @property
-    def slots(self) -> int:
-        """Heads of queries in the whole batch."""
-        return self.batch * self.heads
-
-    @property
-    def queries(self) -> int:
-        """Length of the query sequence."""
-        return self.token_layout.tokens
-
-    @property
-    def head_block(self) -> int:
-        """Channels that a tile holds: the head dimension, padded with zeros to a power of two."""
-        return max(16, 1 << (self.head_dim - 1).bit_length())
-
-    @cached_property
-    def digest(self) -> str:
-        """Hex digest of all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    @cached_property
-    def means_read(self) -> dict[str, Problem]:
-        """The problems of computing the means that are read, by the kind of their groups."""
-        pooled = [pattern for pattern in self.patterns if pattern.pooled and not self.only_means]
-        return {kind_of_groups(pattern): self._means_of(pattern) for pattern in pooled}
-
-    def _means_of(self, pattern: Pattern) -> Problem:
-        one = Neighborhood(pattern.group, (0,), "clip", offset=pattern.offset, pooled=True)
-        changes: dict[str, object] = {"heads": self.kv_heads, "returns_lse": False, "only_means": True}
-        return Problem(**self._fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
-
-    def query_tiles(self, block_m: int) -> tuple[QueryTiles, ...]:
-        """The query tiles of each pattern, where a tile is of one group."""
-        return query_tiles(self.token_layout, self.patterns, block_m, self.num_sms)
-
-    def with_config(self, config: KernelConfig) -> KernelSpec:
-        """The spec of a kernel for this problem."""
-        return KernelSpec(**self._fields(), config=config)  # pyright: ignore[reportArgumentType]
-
-    def verify(self) -> Self:
-        """Return the value itself; raises MalformedValue, or what its layout and pattern raise."""
-        self._require(self.dtype in DTYPES, f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
-        self._require(self.head_dim in HEAD_DIMS, f"head_dim {self.head_dim} is no multiple of 8 up to 256")
-        self._require(min(self.batch, self.heads, self.kv_heads, self.keys, self.num_sms) >= 1, "a size is below 1")
-        self._require(self.heads % self.kv_heads == 0, f"{self.heads} heads do not divide among {self.kv_heads}")
-        is_cross = self.keys != self.queries
-        self._require(not is_cross or not self.grouped, "a pattern needs as many keys as queries")
-        self._require(self.has_head_table or len(self.patterns) == 1, "no table says which head follows which pattern")
-        self._require(len(self.patterns) <= MAX_PATTERNS, f"it has more than {MAX_PATTERNS} patterns")
-        self._require(self.slots < 2**SLOT_BITS, f"it has more than {2**SLOT_BITS} heads")
-        front_pads = {pattern.front_pad for pattern in self.grouped}
-        self._require(len(front_pads) <= 1, "the first groups of its patterns lack different numbers of tokens")
-        for pattern in self.grouped:
-            pattern.grid(self.token_layout.grid.sizes).verify()
-        return self
-
-    def _fields(self) -> dict[str, object]:
-        return {each.name: getattr(self, each.name) for each in fields(Problem)}
-
-    def _require(self, holds: bool, fault: str) -> None:
-        if not holds:
-            raise MalformedValue(f"kernel for {self.pattern} on {self.layout}", fault, "Give it what it can take.")
 
 
 @dataclass(frozen=True)
 class KernelSpec(Problem):
-    """One kernel: a problem, and how it is cut up."""
+    """One kernel: a problem, and how it is cut up.
+
+    paired: whether a query tile holds a pair of groups, and a key tile a box for each (planner.codegen.tiling.program).
+    """
 
     config: KernelConfig = field(kw_only=True)
+    paired: bool = field(default=False, kw_only=True)
 
     @cached_property
     def programs(self) -> tuple[TileProgram, ...]:
         """What the kernel does, tile by tile, for each pattern."""
-        config, layout = self.config, self.token_layout
-        paired = config.body == "pairs"
-        return tile_programs(layout, self.patterns, self.keys, config.block_m, config.block_n, self.num_sms, paired)
+        tiles = self.config.block_m, self.config.block_n
+        return tile_programs(self.token_layout, self.patterns, self.keys, *tiles, self.num_sms, self.paired)
 
     @property
     def program(self) -> TileProgram:
@@ -171,7 +35,7 @@ class KernelSpec(Problem):
     @property
     def problem(self) -> Problem:
         """What the kernel solves."""
-        return Problem(**self._fields())  # pyright: ignore[reportArgumentType]
+        return Problem(**self.fields())  # pyright: ignore[reportArgumentType]
 
     @property
     def name(self) -> str:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from planner.codegen.spec.config import choose_config, why_not
+from planner.codegen.spec.candidates import choose_config
+from planner.codegen.spec.feasibility import why_not
 from planner.codegen.spec.head_table import HeadTable, RoutedHeads, make_head_table, of_batch
-from planner.codegen.spec.kernel_spec import MAX_PATTERNS, KernelSpec, Problem
+from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import MAX_PATTERNS, Problem
 from planner.codegen.tiling.group_means import kind_of_groups
 from planner.patterns.base import Pattern
 from planner.patterns.dense import Dense

@@ -12,14 +12,13 @@ from ctypes import c_void_p
 from functools import lru_cache
 from typing import Any
 
+from planner.codegen.spec.dtypes import Dtype
 from planner.errors import DriverFailed
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _L2_PROMOTION_128B = 2
 TENSOR_MAP_BYTES = 128
-TENSOR_MAP_TYPES = {"float16": 6, "float32": 7, "bfloat16": 9}
-"""CUtensorMapDataType."""
 
 
 @lru_cache(maxsize=1)
@@ -95,23 +94,23 @@ class Function:
 
 
 def encode_tensor_map(
-    address: int, dtype: str, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], swizzle: int
+    address: int, dtype: Dtype, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], swizzle: int
 ) -> Any:
     """A tensor map for the copy engine, 128 bytes.
 
     sizes, strides: in elements, slow to fast; the fastest stride is 1. box: elements copied at a time. swizzle: 0 to 3
     for none, 32, 64 and 128 bytes. Elements outside the sizes read as zero and are not written. Raises DriverFailed.
     """
-    rank, width = len(sizes), 4 if dtype == "float32" else 2
+    rank = len(sizes)
     made = ctypes.create_string_buffer(TENSOR_MAP_BYTES + 64)
     aligned = (ctypes.addressof(made) + 63) // 64 * 64
     code = _library().cuTensorMapEncodeTiled(
         c_void_p(aligned),
-        TENSOR_MAP_TYPES[dtype],
+        dtype.tma,
         rank,
         c_void_p(address),
         (ctypes.c_uint64 * rank)(*reversed(sizes)),
-        (ctypes.c_uint64 * max(1, rank - 1))(*(stride * width for stride in reversed(strides[:-1]))),
+        (ctypes.c_uint64 * max(1, rank - 1))(*(stride * dtype.bytes for stride in reversed(strides[:-1]))),
         (ctypes.c_uint32 * rank)(*reversed(box)),
         (ctypes.c_uint32 * rank)(*([1] * rank)),
         0,

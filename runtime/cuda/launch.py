@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from planner.codegen.emit.kernel_source import WORK_COUNTER, Emitted, ViewArgument
-from planner.codegen.spec.config import HOPPER
+from planner.codegen.spec.emitted import WORK_COUNTER, Emitted, ViewArgument
 from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.tiling.boxes import View
 from planner.runtime.cuda.binary import Binary
@@ -128,8 +127,9 @@ class Kernel:
 
     def why_not(self, tensor: torch.Tensor) -> str | None:
         """Why the kernel cannot read a tensor as it lies in memory, None if it can."""
-        spec = self.emitted.spec
-        return why_not_boxes(tensor, spec.head_block) if spec.config.body in HOPPER else why_not_rows(tensor)
+        if any(isinstance(argument, ViewArgument) for argument in self.emitted.arguments):
+            return why_not_boxes(tensor, self.emitted.spec.head_block)
+        return why_not_rows(tensor)
 
     def _table(self, routing: HeadRouting) -> _Table:
         """A table in device memory, written at the first launch; made while a graph is captured it would not be."""
@@ -200,7 +200,7 @@ def _parameters(
         if isinstance(argument, ViewArgument):
             swizzle, box = next(maps)
             sizes, strides, address = _view(tensors[argument.tensor], argument.view, spec.head_dim)
-            yield encode_tensor_map(address, spec.dtype, sizes, strides, box, swizzle), "b8"
+            yield encode_tensor_map(address, spec.dtypes.of(argument.tensor), sizes, strides, box, swizzle), "b8"
             yield from ((ctypes.c_uint32(size), "u32") for size in sizes)
             yield from ((ctypes.c_uint64(stride), "u64") for stride in strides)
         elif name.endswith("_last"):

@@ -13,9 +13,13 @@ from typing import Any
 
 import torch
 
-from planner.codegen.spec.config import KernelConfig, candidates, choose_config, why_not
-from planner.codegen.spec.kernel_spec import KernelSpec, Problem
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.candidates import candidates, choose_config
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.feasibility import why_not
+from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.spec.launch_plan import HeadRouting
+from planner.codegen.spec.problem import Problem
 from planner.errors import BadSpelling
 from planner.plan.atomic_write import write_text
 from planner.runtime.kernels.cache import Cache, build, made_by
@@ -44,7 +48,7 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
     for config in candidates(problem):
         if launches and time.monotonic() > end:
             break
-        launches[config] = _launch(problem.with_config(config), device)
+        launches[config] = _launch(make_spec(problem, config), device)
     taken = interleaved(launches, ROUNDS, device_seconds)
     trials = [Trial(config, seconds * 1e3) for config, seconds in taken.items()]
     trials.sort(key=lambda trial: trial.milliseconds)
@@ -54,7 +58,7 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
 
 def configured(problem: Problem) -> KernelSpec:
     """A problem with the config that tuning found, or that is chosen for it; raises NoKernel."""
-    return problem.with_config(tuned_config(problem) or choose_config(problem))
+    return make_spec(problem, tuned_config(problem) or choose_config(problem))
 
 
 def tuned_config(problem: Problem) -> KernelConfig | None:
@@ -74,19 +78,22 @@ def _launch(spec: KernelSpec, device: torch.device) -> Any:
 
     made = build(spec)
     kernel = Kernel(made.emitted, made.binary, device)
-    dtype = torch.float32 if spec.dtype == "tf32" else getattr(torch, spec.dtype)
-    query = torch.randn(spec.batch, spec.heads, spec.queries, spec.head_dim, dtype=dtype, device=device)
-    key, value = (
-        torch.randn(spec.batch, spec.kv_heads, spec.keys, spec.head_dim, dtype=dtype, device=device) for _ in range(2)
-    )
+
+    def randn(name: str, heads: int, tokens: int) -> torch.Tensor:
+        made = torch.randn(spec.batch, heads, tokens, spec.head_dim, device=device)
+        return made.to(spec.dtypes.of(name).of_tensors)
+
+    query = randn("q", spec.heads, spec.queries)
+    key, value = (randn(letter, spec.kv_heads, spec.keys) for letter in "kv")
     lse = torch.empty(query.shape[:3], device=device)
     mask = torch.ones(spec.batch, spec.keys, dtype=torch.bool, device=device)
-    tensors = {"q": query, "k": key, "v": value, "o": torch.empty_like(query), "lse": lse, "key_mask": mask}
+    out = torch.empty_like(query, dtype=spec.dtypes.out.of_tensors)
+    tensors = {"q": query, "k": key, "v": value, "o": out, "lse": lse, "key_mask": mask}
+    tensors |= {f"{letter}_scale": torch.ones((), device=device) for letter in spec.scales}
     for kind, rows in spec.mean_rows.items():
         for letter in "kv":
-            tensors[f"{letter}_means" if spec.only_means else f"{letter}_means_{kind}"] = torch.randn(
-                spec.batch, spec.kv_heads, rows, spec.head_dim, dtype=dtype, device=device
-            )
+            name = f"{letter}_means" if spec.only_means else f"{letter}_means_{kind}"
+            tensors[name] = randn(letter, spec.kv_heads, rows)
     tensors["mean_bias"] = torch.zeros(spec.batch * sum(spec.mean_rows.values()) + spec.config.block_n, device=device)
     routing_args = (
         RoutingArguments(HeadRouting.in_turn(spec), torch.zeros((), device=device)) if spec.has_head_table else None

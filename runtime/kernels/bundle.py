@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.codegen.spec.kernel_spec import KernelSpec, Problem
+from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.spec.launch_plan import launches
+from planner.codegen.spec.problem import Problem, make_problem
 from planner.errors import BadBundle, BadOption
 from planner.plan.atomic_write import replacing
 from planner.plan.plan import Decision, Plan
@@ -69,17 +70,16 @@ def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelS
 
 def problems_of(plan: Plan, decision: Decision, target: Target, key_mask: bool = False) -> list[Problem]:
     """What a sparse site of a plan asks of kernels."""
-    site = Problem(
-        layout=decision.layout,
-        pattern="dense",
+    site = make_problem(
+        decision.layout,
+        "dense",
+        target,
         batch=decision.batch,
         heads=decision.heads,
         kv_heads=decision.kv_heads,
         keys=decision.keys,
         head_dim=decision.head_dim,
         dtype=decision.dtype,
-        arch=target.arch,
-        num_sms=target.num_sms,
         key_mask=key_mask,
     )
     asked = launches(site, decision.rules, plan.kernel_patterns.get(decision.layout, ""))

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from planner._version import __version__
 from planner.codegen.emit.bodies import emit
-from planner.codegen.spec.config import SHARED_KIB
+from planner.codegen.spec.feasibility import SHARED_KIB
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.errors import BadOption, MissingDependency, NoKernel, UnsafeCache
 from planner.plan.atomic_write import SCRATCH_SUFFIX, replacing

@@ -17,8 +17,9 @@ from triton.compiler import compile as triton_compile
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
-from planner.codegen.emit.kernel_source import Emitted, ViewArgument
-from planner.codegen.spec.config import HOPPER
+from planner.codegen.spec.body import BODIES
+from planner.codegen.spec.dtypes import DTYPES
+from planner.codegen.spec.emitted import Emitted, ViewArgument
 from planner.runtime.cuda.binary import Binary
 
 
@@ -43,7 +44,7 @@ def compile_emitted(emitted: Emitted) -> Binary:
 
 def _compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
     """folder: where Triton may leave what it makes on the way."""
-    is_gluon = emitted.spec.config.body in HOPPER
+    is_gluon = BODIES[emitted.spec.config.body].language == "gluon"
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}
     source_type = GluonASTSource if is_gluon else ASTSource
@@ -73,6 +74,6 @@ def _signature(argument: Any, is_gluon: bool) -> str:
         return argument.signature
     element = re.match(r"tensordesc<(\w+)\[", argument.signature)
     assert element is not None
-    dtype = {"bf16": gl.bfloat16, "fp16": gl.float16}[element[1]]
+    dtype = getattr(gl, next(each.torch_name for each in DTYPES.values() if each.triton == element[1]))
     shape = [int(x) for x in re.findall(r"\d+", argument.signature.split("[")[1])]
     return argument.signature[:-1] + f",{NVMMASharedLayout.get_default_for(shape, dtype)!r}>"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from planner.codegen.spec.body import BODIES
 from planner.patterns.base import PATTERNS
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ROOTS = ("planner.codegen.emit.bodies", "planner.codegen.spec.launch_plan", "planner.runtime.kernels.compile")
 """The modules that decide on kernels, emit and compile them."""
 
-REGISTRIES = (PATTERNS,)
+REGISTRIES = (PATTERNS, BODIES)
 """The registries whose entries emission depends on."""
 
 _IMPORT = re.compile(r"^ *(?:from (planner[\w.]*) import (\([^)]*\)|.*)|import (planner[\w.]+))", re.MULTILINE)

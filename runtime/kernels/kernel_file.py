@@ -11,8 +11,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from planner.codegen.emit.kernel_source import Argument, Emitted, ViewArgument
 from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import Argument, Emitted, ViewArgument
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.tiling.boxes import View
 from planner.errors import PlannerError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from triton import knobs
 
-from planner.codegen.spec.config import SHARED_KIB
+from planner.codegen.spec.feasibility import SHARED_KIB
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.runtime.kernels.cache import build
 

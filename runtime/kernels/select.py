@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from planner.codegen.spec.kernel_spec import HEAD_DIMS, Problem
+from planner.codegen.spec.dtypes import DTYPES, dtype_of
 from planner.codegen.spec.launch_plan import HeadRouting, Launch, launches
+from planner.codegen.spec.problem import HEAD_DIMS, Problem
 from planner.errors import BadAttentionInput
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
@@ -26,7 +27,6 @@ from planner.runtime.kernels.cache import Cache
 BUNDLE = "PLANNER_BUNDLE"
 """Environment variable: a folder of kernels that `planner build` made; they are used before any is compiled."""
 
-_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _kernels = dict[tuple[Any, ...], Kernel]()
 _means = dict[tuple[Kernel, HeadRouting | None], list[tuple[str, Kernel, HeadRouting | None]]]()
 _ready = dict[tuple[Any, ...], tuple[Kernel, tuple[bool, ...]]]()
@@ -218,8 +218,9 @@ def _why_no_kernel(device: str, dtype: torch.dtype, channels: int, value_channel
         return f"kernels run on CUDA devices, not on {device}"
     if sys.platform != "linux":
         return f"kernels are launched on Linux, not on {sys.platform}"
-    if dtype not in _NAMES:
-        return f"kernels take {', '.join(_NAMES.values())}, not {dtype}"
+    if dtype_of(dtype) is None:
+        names = dict.fromkeys(each.torch_name for each in DTYPES.values())
+        return f"kernels take {', '.join(names)}, not {dtype}"
     if channels not in HEAD_DIMS or value_channels != channels:
         return f"kernels take heads of a multiple of 8 channels up to 256, not {channels} and {value_channels}"
     if not _can_compile():
@@ -296,7 +297,8 @@ def _launches(
 
 def _dtype(tensor: torch.Tensor) -> str:
     """The element type by name; float32 is multiplied as tf32 where PyTorch may do so."""
-    return "tf32" if _is_tf32(tensor.dtype) else _NAMES.get(tensor.dtype, str(tensor.dtype))
+    found = dtype_of(tensor.dtype, _is_tf32(tensor.dtype))
+    return str(tensor.dtype) if found is None else found.name
 
 
 def _is_tf32(dtype: torch.dtype) -> bool:

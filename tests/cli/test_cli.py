@@ -9,6 +9,7 @@ from kernel_specs import problem
 from zoo import FAMILIES
 
 import planner.cli
+from planner.codegen.spec.body import make_spec
 from planner.codegen.spec.config import KernelConfig
 from planner.plan.plan import Plan
 from planner.runtime.kernels.bundle import Bundle
@@ -259,7 +260,7 @@ def test_tuning_needs_a_gpu(run, saved, monkeypatch):
 def test_the_cache_is_listed_verified_and_cleared(run, monkeypatch, tmp_path):
     monkeypatch.setenv("PLANNER_CACHE_DIR", str(tmp_path / "kernels"))
     assert "0 kernels" in run("cache", "ls")[1]
-    made = Cache().get(problem("n:64", "dense", head_dim=16, arch=80).with_config(KernelConfig("triton", 16, 16, 4, 1)))
+    made = Cache().get(make_spec(problem("n:64", "dense", head_dim=16, arch=80), KernelConfig("triton", 16, 16, 4, 1)))
     assert made.emitted.spec.name in run("cache", "ls")[1]
     assert len(json.loads(run("cache", "ls", "--json")[1])) == 1
     assert run("cache", "verify")[:2] == (0, "1 kernels are sound, 0 are not\n")

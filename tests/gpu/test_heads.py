@@ -24,10 +24,10 @@ def tensors(batch, heads_last):
 @pytest.mark.parametrize("first", [(0, 1, 2, 3), (0, 2, 4, 6), (0, 3, 4), (5,)])
 @pytest.mark.parametrize("heads_last", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_every_head_follows_its_pattern_wherever_it_lies(batch, heads_last, first, far):
+def test_every_head_follows_its_pattern_wherever_it_lies(batch, heads_last, first, pooled):
     q, k, v = tensors(batch, heads_last)
     others = tuple(head for head in range(8) if head not in first)
-    near = NEAR.replace("group", far + "group")
+    near = NEAR.replace("group", pooled + "group")
     spelled = [f"{near}[heads={','.join(map(str, first))}]", f"{CROSS}[heads={','.join(map(str, others))}]"]
     ours = attend(q, k, v, LAYOUT, "; ".join(spelled)).float()
     for pattern, heads in ((near, first), (CROSS, others)):
@@ -66,8 +66,8 @@ def test_means_of_groups_and_several_of_them_in_one_launch(masks, head_dim, kv_h
 @pytest.mark.parametrize("group", ["16x16", "8x8", "7x5"])
 def test_kernels_of_many_patterns_serve_the_few_that_a_site_has(group, masks):
     near = [
-        f"neighborhood{{radius={a}x{b},edge={edge},group={group}{far}}}"
-        for a in range(3) for b in range(3) for edge in ("clamp", "clip") for far in ("", ",pooled=mean")
+        f"neighborhood{{radius={a}x{b},edge={edge},group={group}{pooled}}}"
+        for a in range(3) for b in range(3) for edge in ("clamp", "clip") for pooled in ("", ",pooled=mean")
     ]  # fmt: skip
     lines = f"crisscross{{axes=lines,group={group},pooled=mean}}"
     served = {near[5]: [0, 3], near[20]: [1], lines: [2, 6], near[35]: [4], "dense": [5, 7]}

@@ -2,6 +2,7 @@
 
 import shutil
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,15 @@ from pages import ROOT, files, install, run
 
 PLUGIN = Path(__file__).parent
 PYPROJECT = (PLUGIN / "pyproject.toml").read_text()
-CHECK = "python -m pytest -p no:cacheprovider --import-mode=importlib -q check_slabs.py"
+CHECK = "python -m pytest -p no:cacheprovider --import-mode=importlib -q"
 
 
 @pytest.fixture
 def package(tmp_path):
     """A folder with the package and its checks, as it lies before it is installed."""
     shutil.copytree(PLUGIN / "planner_slabs", tmp_path / "planner_slabs")
-    shutil.copy(PLUGIN / "check_slabs.py", tmp_path)
+    for checks in PLUGIN.glob("check_*.py"):
+        shutil.copy(checks, tmp_path)
     return tmp_path
 
 
@@ -27,11 +29,16 @@ def installed(package):
 
 
 def test_every_part_of_an_installed_plug_in_works(installed):
-    run(installed, CHECK, installed, ROOT)
+    run(installed, f"{CHECK} check_slabs.py", installed, ROOT)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_its_kernel_body_computes_what_the_mask_says(installed):
+    run(installed, f"{CHECK} check_body.py", installed, ROOT, TRITON_INTERPRET="1")
 
 
 def test_without_its_entry_points_its_names_are_unknown(package):
-    printed = run(package, CHECK, package, ROOT, status=1)
+    printed = run(package, f"{CHECK} check_slabs.py", package, ROOT, status=1)
     assert "UnknownName: there is no pattern 'slab'" in printed
     assert "UnknownName: there is no target 'four-cores'" in printed
     assert "passed" not in printed

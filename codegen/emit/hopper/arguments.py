@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.codegen.emit.hopper.facts import HopperFacts
-from planner.codegen.emit.kernel_source import TABLE, WORK_COUNTER, WORKSPACE, Argument
+from planner.codegen.spec.emitted import TABLE, WORK_COUNTER, WORKSPACE, Argument
 
 
 def arguments(facts: HopperFacts) -> tuple[Argument, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from planner.codegen.emit.hopper.arguments import arguments
 from planner.codegen.emit.hopper.view import HopperKernel
-from planner.codegen.emit.kernel_source import Emitted, render
+from planner.codegen.emit.kernel_source import render
+from planner.codegen.spec.emitted import Emitted
 from planner.codegen.spec.kernel_spec import KernelSpec
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from planner.codegen.emit.hopper import tensor_maps
-from planner.codegen.emit.kernel_source import ViewArgument
 from planner.codegen.emit.kernel_source import header as header_of
 from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import ViewArgument
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.kernel_spec import SLOT_BITS, KernelSpec
+from planner.codegen.spec.kernel_spec import KernelSpec
+from planner.codegen.spec.problem import SLOT_BITS
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
@@ -91,7 +92,7 @@ class HopperFacts:
     @property
     def is_paired(self) -> bool:
         """Whether a query tile is a pair of groups, and a key tile two boxes."""
-        return self.config.body == "pairs"
+        return self.spec.paired
 
     @property
     def starts_early(self) -> bool:

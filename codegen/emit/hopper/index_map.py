@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import sympy
 
 from planner.codegen.emit.hopper.facts import HopperFacts
-from planner.codegen.emit.kernel_source import ViewArgument, by_pattern
+from planner.codegen.emit.kernel_source import by_pattern
+from planner.codegen.spec.emitted import ViewArgument
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram

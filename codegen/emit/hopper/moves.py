@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from planner.codegen.emit.hopper.facts import COORDINATES, HopperFacts
 from planner.codegen.emit.hopper.index_map import TILE, digits, within_tile
-from planner.codegen.emit.kernel_source import ViewArgument, indented
+from planner.codegen.emit.kernel_source import indented
+from planner.codegen.spec.emitted import ViewArgument
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.query_tiles import QueryTiles
 from planner.codegen.tiling.sympy_source import source_of

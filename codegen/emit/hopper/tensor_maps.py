@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from planner.codegen.emit.kernel_source import ViewArgument
+from planner.codegen.spec.emitted import ViewArgument
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.query_tiles import SHARE
 from planner.errors import times
-
-_ELEMENTS = {"bfloat16": "bf16", "float16": "fp16"}
 
 
 def key_views(
@@ -50,7 +48,7 @@ def _stem(spec: KernelSpec, first: Sequence[int]) -> str:
 def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec, tensor: str = "") -> ViewArgument:
     """A view and its box; of two boxes that make a tile 64 channels at a time lie together in shared memory."""
     channels = 64 if letter in "kv" and spec.program.boxes > 1 else spec.head_block
-    signature = f"tensordesc<{_ELEMENTS[spec.dtype]}{[1, *box, channels]}>"
+    signature = f"tensordesc<{spec.dtypes.of(letter).triton}{[1, *box, channels]}>"
     return ViewArgument(
         f"{letter}_{stem}", signature, tensor=tensor or letter, view=view, box=box, channels=channels, stem=stem
     )

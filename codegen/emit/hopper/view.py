@@ -7,7 +7,6 @@ from functools import cached_property
 
 from planner.codegen.emit.hopper import index_map, moves, visibility
 from planner.codegen.emit.hopper.facts import HopperFacts
-from planner.codegen.spec.kernel_spec import DTYPES
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class HopperKernel(HopperFacts):
     @property
     def dtype_bytes(self) -> int:
         """Bytes of an element."""
-        return DTYPES[self.spec.dtype]
+        return self.spec.dtypes.q.bytes
 
     @property
     def retry_limit(self) -> str:
-        """The sum of weights from which a query tile is done again: there is room above it in the element type."""
-        return "2.0**15" if self.spec.dtype == "float16" else "2.0**48"
+        """The sum of weights from which a query tile is done again: below all that elements and sums have room for."""
+        return f"2.0**{min(self.spec.dtypes.v.exponent, 48)}"
 
     @property
     def row_groups_per_head(self) -> int:

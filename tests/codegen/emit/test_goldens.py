@@ -9,8 +9,11 @@ import triton
 from kernel_specs import FLUX, HOPPER, SPECS, problem
 
 from planner.codegen.emit.bodies import emit
-from planner.codegen.spec.config import KernelConfig, candidates, choose_config, why_not
-from planner.errors import BadSpelling, MalformedValue, NoKernel
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.candidates import candidates, choose_config
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.feasibility import why_not
+from planner.errors import BadSpelling, MalformedValue, NoKernel, UnknownName
 from planner.runtime.kernels.sass import inspect
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -93,7 +96,7 @@ def test_goldens_compile_for_their_target(name):
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_every_target_multiplies_on_tensor_cores_and_copies_while_it_does(arch, head_dim):
     asked = problem(FLUX, "crisscross{axes=lines,group=16x16}", arch=arch, head_dim=head_dim)
-    facts = inspect(asked.with_config(choose_config(asked)))
+    facts = inspect(make_spec(asked, choose_config(asked)))
     assert dict(facts.tensor).get(TENSOR[arch])
     assert dict(facts.copies).get("TMA" if arch == 90 else "cp.async")
     # The Hopper body keeps in local memory what it needs once a query tile, not what it needs at every key tile.
@@ -107,7 +110,7 @@ def test_every_target_multiplies_on_tensor_cores_and_copies_while_it_does(arch, 
 def test_every_head_dimension_has_a_config_on_every_target(arch, dtype, head_dim):
     asked = problem(FLUX, "neighborhood{group=16x16}", arch=arch, dtype=dtype, head_dim=head_dim)
     assert all(why_not(config, asked) is None for config in candidates(asked))
-    assert emit(asked.with_config(choose_config(asked))).grid > 0
+    assert emit(make_spec(asked, choose_config(asked))).grid > 0
 
 
 WHY_NOT = [
@@ -141,19 +144,26 @@ def test_why_not_says_why(changes, config, reason):
     assert found is not None
     assert re.search(reason, found)
     with pytest.raises(NoKernel):
-        emit(asked.with_config(chosen))
+        emit(make_spec(asked, chosen))
+
+
+def test_a_body_that_there_is_not_is_named():
+    asked, config = problem(FLUX, "neighborhood{group=16x16}"), KernelConfig("sm91", 128, 128, 4, 4)
+    assert why_not(config, asked) == "there is no kernel body 'sm91', but means, pairs, sm90, triton"
+    with pytest.raises(UnknownName, match="Did you mean 'sm90'"):
+        make_spec(asked, config)
 
 
 def test_configs_parse_back():
     for text in (HOPPER, "triton{m=64,n=32,warps=4,stages=1}"):
         assert str(KernelConfig.parse(text)) == text
-    for text in ("sm90", "cuda{m=1,n=1,warps=1,stages=1}", HOPPER + " ", "sm90{m=99999,n=1,warps=1,stages=1}"):
+    for text in ("sm90", HOPPER + " ", "sm90{m=99999,n=1,warps=1,stages=1}"):
         with pytest.raises(BadSpelling):
             KernelConfig.parse(text)
 
 
 MALFORMED = [
-    {"dtype": "float64"}, {"head_dim": 20}, {"heads": 0}, {"heads": 24, "kv_heads": 7}, {"keys": 5},
+    {"head_dim": 20}, {"heads": 0}, {"heads": 24, "kv_heads": 7}, {"keys": 5},
 ]  # fmt: skip
 
 

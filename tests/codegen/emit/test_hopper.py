@@ -15,8 +15,10 @@ from strategies import grids, offsets, readings
 from whole import Whole
 
 from planner.codegen.emit.bodies import emit
-from planner.codegen.emit.kernel_source import ViewArgument
-from planner.codegen.spec.config import KernelConfig, why_not
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.emitted import ViewArgument
+from planner.codegen.spec.feasibility import why_not
 from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.launch_plan import HeadRouting
 from planner.patterns.crisscross import CrissCross
@@ -74,7 +76,7 @@ def specs(draw):
     four = head_dim == 64 and block_n == 64 and math.prod(group) % 256 == 0
     config = KernelConfig("sm90", 256 if four else 128, block_n, 4, 4 if block_n == 128 else 8)
     assert why_not(config, asked) is None
-    return asked.with_config(config)
+    return make_spec(asked, config)
 
 
 def box_tokens(view, box, starts, counts):
@@ -103,7 +105,7 @@ def has_head_table(draw):
     config = KernelConfig("sm90", 128, 128, 4, 4)
     assert why_not(config, asked) is None
     slots = draw(st.lists(st.integers(0, asked.slots - 1), unique=True))
-    return asked.with_config(config), [(slot, draw(st.integers(0, len(spelled) - 1))) for slot in slots]
+    return make_spec(asked, config), [(slot, draw(st.integers(0, len(spelled) - 1))) for slot in slots]
 
 
 def read_by(kernel, views, mine, numbers):
@@ -204,7 +206,7 @@ def test_a_table_says_which_heads_are_served_and_by_which_pattern(drawn):
 @given(data=st.data())
 def test_both_groups_of_a_pair_find_the_boxes_that_the_mask_attends(layout, pattern, data):
     asked = problem(layout, pattern)
-    spec = asked.with_config(KernelConfig.parse(PAIRS))
+    spec = make_spec(asked, KernelConfig.parse(PAIRS))
     assert why_not(spec.config, asked) is None
     emitted, queries, axis = emit(spec), spec.program.queries, spec.program.queries.pair_axis
     kernel, views = functions(emitted), [a for a in emitted.arguments if isinstance(a, ViewArgument)]

@@ -14,7 +14,9 @@ from oracle import means_of, of_heads
 from strategies import grids
 
 from planner.codegen.emit.bodies import emit
-from planner.codegen.spec.config import KernelConfig, why_not
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.feasibility import why_not
 from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.tiling.group_means import kind_of_groups
 from planner.codegen.tiling.query_tiles import pair_axis
@@ -114,7 +116,7 @@ def kernels(draw, body, several=False):
         kv_heads=draw(st.sampled_from([1, 2])), num_sms=draw(st.sampled_from([1, 2, 4])), returns_lse=True,
         key_mask=draw(st.booleans()), has_head_table=several,
     )  # fmt: skip
-    spec = asked.with_config(KernelConfig(body, block_m, block_n, 4, draw(st.integers(4 + (body == "pairs"), 9))))
+    spec = make_spec(asked, KernelConfig(body, block_m, block_n, 4, draw(st.integers(4 + (body == "pairs"), 9))))
     reason = why_not(spec.config, asked)
     assert reason is None or "share no tile of keys" in reason
     assume(reason is None)
@@ -149,13 +151,13 @@ def test_heads_of_several_patterns(drawn, seed, steep):
 def test_pairs_that_read_an_even_or_an_odd_number_of_boxes(text):
     """Of an odd number each group has one left, which comes first. 64 tokens of text make all keys 17 boxes."""
     asked = problem(f"a:{text} | h:32 w:32", "neighborhood{radius=1,edge=clamp,group=8x8}", heads=1, head_dim=64)
-    run(replace(asked, num_sms=3).with_config(KernelConfig.parse(PAIRS)))
+    run(make_spec(replace(asked, num_sms=3), KernelConfig.parse(PAIRS)))
 
 
 @pytest.mark.parametrize(("config", "group"), [(PAIRS, "8x8"), ("sm90{m=128,n=64,warps=4,stages=4}", "8x16")])
 def test_more_key_tiles_than_are_found_at_once(config, group):
     asked = problem("a:130 | h:48 w:48", f"crisscross{{axes=lines,group={group}}}", heads=2, head_dim=64)
-    spec = replace(asked, num_sms=2).with_config(KernelConfig.parse(config))
+    spec = make_spec(replace(asked, num_sms=2), KernelConfig.parse(config))
     assert spec.program.iterations * spec.program.boxes > 32
     run(spec)
 
@@ -164,7 +166,7 @@ def test_more_key_tiles_than_are_found_at_once(config, group):
 def test_one_half_of_a_pair_is_done_again(half):
     """The other half passes over all tiles, also those that either reads alone."""
     asked = problem("a:70 | h:32 w:32", "crisscross{axes=lines,group=8x8}", heads=1, head_dim=64, num_sms=1)
-    spec = asked.with_config(KernelConfig.parse(PAIRS))
+    spec = make_spec(asked, KernelConfig.parse(PAIRS))
     assert spec.program.average_tiles_read < spec.program.tiles_read - 1
     rows = torch.ones(2, 2, 8, 32)
     rows[:, half] = 60.0
@@ -176,7 +178,7 @@ def test_one_half_of_a_pair_is_done_again(half):
 def test_one_half_of_a_run_of_text_is_done_again(half, num_sms):
     """Of rows of text one warpgroup fails, the other has signalled its partial before or written its rows."""
     asked = problem("a:256 | h:32 w:32", "crisscross{axes=lines,group=8x16}", heads=1, head_dim=64, returns_lse=True)
-    spec = replace(asked, num_sms=num_sms).with_config(KernelConfig("sm90", 128, 128, 4, 4))
+    spec = make_spec(replace(asked, num_sms=num_sms), KernelConfig("sm90", 128, 128, 4, 4))
     rows = torch.ones(256 + 32 * 32)
     rows[64 * half : 256 : 128] = 60.0
     run(spec, steep=3.0, queries=rows[:, None])
@@ -185,7 +187,7 @@ def test_one_half_of_a_run_of_text_is_done_again(half, num_sms):
 def test_a_cta_that_has_row_blocks_to_fix_up_and_nothing_else():
     """It waits for the launch before too, whose counters of partials are the same."""
     asked = problem("a:256 | h:40 w:16", "neighborhood{radius=0,edge=clamp,group=8x16}", heads=1, head_dim=64)
-    spec = replace(asked, num_sms=24).with_config(KernelConfig("sm90", 128, 128, 4, 4))
+    spec = make_spec(replace(asked, num_sms=24), KernelConfig("sm90", 128, 128, 4, 4))
     schedule = make_schedule(spec.program, 1, 24, spec.program.iterations)
     first = schedule.grid_tiles
     assert schedule.first_iteration(first // schedule.cta_group) == schedule.first_iteration(
@@ -198,7 +200,7 @@ def test_a_cta_that_has_row_blocks_to_fix_up_and_nothing_else():
 def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
     """The judge judges: without the wait for what a half leaves out, phases are missed."""
     asked = problem("a:1 | h:48 w:8", "crisscross{axes=lines,group=8x8}", heads=2, head_dim=64, num_sms=1)
-    spec = asked.with_config(KernelConfig.parse(PAIRS))
+    spec = make_spec(asked, KernelConfig.parse(PAIRS))
     emitted = emit(spec)
     broken = emitted.source.replace("    mbarrier.arrive(empty.index(stage), count=1, pred=skips)\n", "")
     assert broken != emitted.source

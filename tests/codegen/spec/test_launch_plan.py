@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_specs import FLUX, problem
 
-from planner.codegen.spec.config import choose_config
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.candidates import choose_config
 from planner.codegen.spec.head_table import HEADER
-from planner.codegen.spec.kernel_spec import MAX_PATTERNS, SLOT_BITS
 from planner.codegen.spec.launch_plan import launches
+from planner.codegen.spec.problem import MAX_PATTERNS, SLOT_BITS
 from planner.errors import MalformedValue
 from planner.patterns.crisscross import CrissCross
 from planner.patterns.dense import Dense
@@ -22,8 +23,8 @@ SITE = replace(problem("n:4608", "dense", heads=6, kv_heads=3, batch=2), layout=
 SIDES = ((16, 16), (8, 16), (32, 32), (8, 8), (7, 5))
 drawn = st.one_of(
     st.just(Dense()),
-    st.builds(Neighborhood, st.sampled_from(SIDES), st.just((1, 1)), st.just("clamp"), far=st.booleans()),
-    st.builds(CrissCross, st.sampled_from(SIDES), far=st.booleans()),
+    st.builds(Neighborhood, st.sampled_from(SIDES), st.just((1, 1)), st.just("clamp"), pooled=st.booleans()),
+    st.builds(CrissCross, st.sampled_from(SIDES), pooled=st.booleans()),
 )
 
 
@@ -98,8 +99,8 @@ def test_how_many_launches_rules_take(asked, count):
 
 
 def test_means_are_made_for_the_heads_of_keys_that_are_read_and_no_others():
-    far = NEAR.format("16x16").replace("group", "pooled=mean,group")
-    (launch,) = launches(SITE, rules(f"{far}[heads=0,3]", f"{LINES.format('8x16')}[heads=1-2,4-5]"))
+    pooled = NEAR.format("16x16").replace("group", "pooled=mean,group")
+    (launch,) = launches(SITE, rules(f"{pooled}[heads=0,3]", f"{LINES.format('8x16')}[heads=1-2,4-5]"))
     assert [each.only_means for each in launch.problems] == [True, False]
     assert launch.problem.mean_rows == {"16x16": 16}
     assert launch.routing is not None
@@ -109,7 +110,7 @@ def test_means_are_made_for_the_heads_of_keys_that_are_read_and_no_others():
 def test_heads_with_the_most_work_come_first():
     (launch,) = launches(SITE, rules(f"{NEAR.format('16x16')}[heads=0-3]", "dense[heads=4-5]"))
     assert launch.routing is not None
-    spec = launch.problem.with_config(choose_config(launch.problem))
+    spec = make_spec(launch.problem, choose_config(launch.problem))
     (row,) = launch.routing.table(spec).rows
     assert row[0] == 12
     assert sorted(entry & ((1 << SLOT_BITS) - 1) for entry in row[HEADER : HEADER + 4]) == [4, 5, 10, 11]

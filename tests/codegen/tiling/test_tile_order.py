@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from kernel_specs import problem
 from strategies import group_grids, readings
 
-from planner.codegen.spec.config import choose_config
+from planner.codegen.spec.body import make_spec
+from planner.codegen.spec.candidates import choose_config
 from planner.codegen.tiling.tile_order import _read_together, wave_sides
 from planner.patterns.spelling import parse_pattern
 
@@ -36,7 +37,7 @@ def test_what_groups_read_together_is_what_any_of_them_attends_to(drawn):
 def sides(layout, pattern):
     """Sides of waves in tokens, None where tiles are ordered by rows."""
     asked = problem(layout, pattern)
-    queries = asked.with_config(choose_config(asked)).program.queries
+    queries = make_spec(asked, choose_config(asked)).program.queries
     if queries.wave == queries.counts:
         return None
     return tuple(side * b for side, b in zip(queries.wave, queries.box, strict=True))

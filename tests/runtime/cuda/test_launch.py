@@ -35,15 +35,16 @@ def encoded(monkeypatch):
 
 def packet(spec, heads_last=True):
     made = build(spec)
-    dtype = torch.float32 if spec.dtype == "tf32" else getattr(torch, spec.dtype)
 
-    def rows(heads, tokens):
+    def rows(name, heads, tokens):
+        dtype = spec.dtypes.of(name).of_tensors
         if heads_last:
             return torch.empty(spec.batch, tokens, heads, spec.head_dim, dtype=dtype).transpose(1, 2)
         return torch.empty(spec.batch, heads, tokens, spec.head_dim, dtype=dtype)
 
-    tensors = {"q": rows(spec.heads, spec.queries), "o": rows(spec.heads, spec.queries)}
-    tensors |= {"k": rows(spec.kv_heads, spec.keys), "v": rows(spec.kv_heads, spec.keys)}
+    tensors = {name: rows(name, spec.heads, spec.queries) for name in "qo"}
+    tensors |= {name: rows(name, spec.kv_heads, spec.keys) for name in "kv"}
+    tensors |= {f"{letter}_scale": torch.ones(()) for letter in spec.scales}
     tensors |= {"lse": torch.empty(1), "key_mask": torch.empty(1)}
     workspace = launch.Workspace(*(torch.empty(1) for _ in range(4)))
     return launch._Packet(made.emitted, made.binary, tensors, workspace, 0.5), tensors, made
@@ -51,7 +52,14 @@ def packet(spec, heads_last=True):
 
 @pytest.mark.parametrize(
     "name",
-    ["hopper_flux_grat_b", "hopper_planes_gqa_64", "triton_any_group", "triton_planes_masked_96", "triton_cross"],
+    [
+        "hopper_flux_grat_b",
+        "hopper_planes_gqa_64",
+        "triton_any_group",
+        "triton_planes_masked_96",
+        "triton_cross",
+        "triton_scaled",
+    ],
 )
 def test_parameters_are_those_that_the_machine_code_takes(encoded, name):
     made, _, kernel = packet(SPECS[name])
@@ -66,7 +74,7 @@ def test_tensor_maps_describe_the_grid_where_the_model_has_it(encoded):
     address, dtype, sizes, strides, box, swizzle = grid
     row = 24 * 128
     assert address == tensors["q"].data_ptr() + 512 * row * 2
-    assert (dtype, sizes, strides) == ("bfloat16", (24, 64, 64, 128), (128, 64 * row, row, 1))
+    assert (dtype.name, sizes, strides) == ("bfloat16", (24, 64, 64, 128), (128, 64 * row, row, 1))
     assert math.prod(box) * 2 == 64 * 128
     assert swizzle == 3
     text = [asked for asked in encoded if asked[2] == (24, 512, 128)]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from kernel_specs import FLUX, problem
 
-from planner.codegen.spec.config import KernelConfig, candidates, choose_config
+from planner.codegen.spec.candidates import candidates, choose_config
+from planner.codegen.spec.config import KernelConfig
 from planner.runtime.kernels import autotune as tuned
 from planner.runtime.kernels.cache import made_by
 
