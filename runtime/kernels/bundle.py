@@ -14,8 +14,9 @@ from planner.plan.atomic_write import replacing
 from planner.plan.plan import Decision, Plan
 from planner.plan.target import TARGETS, Target
 from planner.runtime.kernels.autotune import configured
-from planner.runtime.kernels.cache import SUFFIX, build, made_by, why_unsafe
+from planner.runtime.kernels.cache import SUFFIX, build, made_by
 from planner.runtime.kernels.kernel_file import KernelFile
+from planner.runtime.kernels.private_folder import why_unsafe
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Bundle:
         found = dict[Problem, KernelFile]()
         paths = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
         for path in [folder.resolve(), *paths] if paths else []:
-            fault = why_unsafe(path, others=(0,))
+            fault = why_unsafe(path, trusted=(0,))
             if fault is not None:
                 raise BadBundle(str(path), fault)
         for path in paths:

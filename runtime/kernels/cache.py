@@ -13,11 +13,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-import stat
-import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,9 +28,10 @@ from planner.errors import BadOption, MissingDependency, NoKernel, UnsafeCache
 from planner.plan.atomic_write import SCRATCH_SUFFIX, replacing
 from planner.runtime.kernels.emission_digest import emission_digest
 from planner.runtime.kernels.kernel_file import KernelFile
+from planner.runtime.kernels.private_folder import LOCK_SUFFIX, CannotLock, cache_folder, locked, why_unsafe
 
-DIRECTORY, LIMIT = "PLANNER_CACHE_DIR", "PLANNER_CACHE_BYTES"
-"""Environment variables: where the cache is, and how large it may grow."""
+LIMIT = "PLANNER_CACHE_BYTES"
+"""Environment variable: how large the cache may grow."""
 
 DEFAULT_LIMIT = 2**30
 SUFFIX = ".kernel"
@@ -58,9 +56,7 @@ class Cache:
     """A directory of compiled kernels. Any number of processes may share it. Raises BadOption."""
 
     def __init__(self, directory: Path | None = None, limit: int | None = None) -> None:
-        given = os.environ.get(DIRECTORY)
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "planner"
-        self.directory = directory or (Path(given) if given else home / "kernels")
+        self.directory = directory or cache_folder()
         self.limit = _limit() if limit is None else limit
 
     def get(self, spec: KernelSpec) -> KernelFile:
@@ -74,10 +70,10 @@ class Cache:
         if found is not None:
             return found
         try:
-            with self._lock(path):
+            with locked(path):
                 found = self._load(path, spec)
                 return found if found is not None else self._compile_into(path, spec)
-        except _CannotLock as error:
+        except CannotLock as error:
             return self._uncached(spec, str(error))
 
     def entries(self) -> list[Entry]:
@@ -166,26 +162,10 @@ class Cache:
 
     def _sweep(self, older_than: float) -> None:
         """Remove scratch folders of processes that died, and locks that nobody holds."""
-        for path in [*self.directory.glob(f"*{SCRATCH_SUFFIX}"), *self.directory.glob("*.lock")]:
+        for path in [*self.directory.glob(f"*{SCRATCH_SUFFIX}"), *self.directory.glob(f"*{LOCK_SUFFIX}")]:
             with contextlib.suppress(OSError):
                 if time.time() - path.lstat().st_mtime >= older_than:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-    @contextlib.contextmanager
-    def _lock(self, path: Path) -> Iterator[None]:
-        lock = path.with_suffix(".lock")
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        except OSError as error:
-            raise _CannotLock(f"{lock} cannot be opened ({error.strerror})") from None
-        try:
-            if sys.platform != "win32":
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _limit() -> int:
@@ -193,24 +173,6 @@ def _limit() -> int:
     if not given.isdecimal():
         raise BadOption(LIMIT, given, "a number of bytes")
     return int(given)
-
-
-class _CannotLock(Exception):
-    """A lock file that cannot be made: the disk is full or read-only."""
-
-
-def why_unsafe(path: Path, others: Collection[int] = ()) -> str | None:
-    """How somebody but this user, or others by their ids, could have written a file or folder; None if nobody could."""
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        return "it is a symbolic link"
-    if sys.platform == "win32":
-        return None  # its access lists are not in the mode
-    if status.st_uid not in (os.geteuid(), *others):
-        return f"it belongs to user {status.st_uid}, and this is user {os.geteuid()}"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"its mode {stat.S_IMODE(status.st_mode):o} lets other users write"
-    return None
 
 
 def build(spec: KernelSpec) -> KernelFile:

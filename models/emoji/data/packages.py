@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from planner.errors import DownloadFailed, MissingDependency
 from planner.models.emoji.integrity import verify_file
 from planner.plan.atomic_write import replacing
@@ -68,9 +70,9 @@ ANIMATIONS = (
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $GRAT_PLANNER_CACHE, or grat-planner in the user's cache folder."""
+    """Return the folder of downloads: $GRAT_PLANNER_CACHE, or ``grat-planner`` in the user's cache folder."""
     chosen = os.environ.get("GRAT_PLANNER_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "grat-planner"
+    return Path(chosen) if chosen else user_cache_path("grat-planner", appauthor=False)
 
 
 def fetch(package: Package, cache: Path, npm: str = "npm") -> Path:

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -154,6 +156,16 @@ def test_a_full_or_read_only_disk_keeps_kernels_in_memory(cache, compiled, monke
         assert cache.get(SMALL).emitted.spec == SMALL
     assert cache.entries() == []
     assert not list(cache.directory.glob("*.tmp"))
+
+
+def test_a_disk_without_locks_keeps_kernels_in_memory(cache, compiled, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(CacheWarning, match=r"cannot be locked \(Function not implemented\); .* in memory only"):
+        assert cache.get(SMALL).emitted.spec == SMALL
+    assert cache.entries() == []
 
 
 def test_a_directory_that_cannot_be_made(tmp_path, compiled):
