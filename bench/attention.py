@@ -21,8 +21,8 @@ import planner
 from bench.protocol import RESULTS, publish
 from bench.quality import GROUPS, held_out
 from planner.models.emoji.reference import SHIPPED, load
-from planner.models.emoji.sampling import VELOCITIES
 from planner.models.emoji.text import TextEncoder
+from planner.models.families.base import velocity_of
 from planner.patterns.spelling import parse_request
 from planner.runtime.evidence.locality import RecordLocality, SiteLocality
 
@@ -49,7 +49,7 @@ def main() -> None:
     model, _, pipeline = load(options.model, device=device, folder=options.weights)
     prompts, x = held_out(pipeline.shape, options.count, device)
     text = TextEncoder(device)(prompts)
-    velocity = VELOCITIES[type(model).__name__]
+    velocity = velocity_of(model)
     patterns = [
         str(parse_request(pattern.format(group)).pattern()) for pattern in PATTERNS for group in GROUPS[x.dim() - 2]
     ]

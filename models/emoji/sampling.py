@@ -9,60 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from planner.errors import BadOption, BadSize
 from planner.models.emoji.text import Embeddings
-from planner.models.inputs import flux_ids
-
-PATCH = 2
-TRAINED_SIDE = 64
-"""Position ids of emoji-flux count tokens of a 128-pixel picture, at every size."""
-
-Velocity = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Embeddings], torch.Tensor]
-
-
-def flux_velocity(model: torch.nn.Module, x: torch.Tensor, sigma: torch.Tensor, text: Embeddings) -> torch.Tensor:
-    """The velocity that a FluxTransformer2DModel predicts in pixel space.
-
-    x: (batch, 3, height, width) in [-1, 1] plus noise. sigma: (batch,), 1 is pure noise.
-    Returns the shape of x.
-    """
-    h, w = x.shape[2] // PATCH, x.shape[3] // PATCH
-    packed = F.pixel_unshuffle(x, PATCH).flatten(2).transpose(1, 2)
-    (out,) = model(
-        hidden_states=packed,
-        encoder_hidden_states=text.tokens,
-        pooled_projections=text.pooled,
-        timestep=sigma,
-        img_ids=flux_ids(h, w).to(x.device) * (TRAINED_SIDE / max(h, w)),
-        txt_ids=torch.zeros(text.tokens.shape[1], 3, device=x.device),
-        return_dict=False,
-    )
-    return F.pixel_shuffle(out.transpose(1, 2).unflatten(2, (h, w)), PATCH)
-
-
-def hunyuan_velocity(model: torch.nn.Module, x: torch.Tensor, sigma: torch.Tensor, text: Embeddings) -> torch.Tensor:
-    """The velocity that a HunyuanVideoTransformer3DModel predicts in pixel space.
-
-    x: (batch, 3, frames, height, width) in [-1, 1] plus noise. sigma: (batch,), 1 is pure noise.
-    Returns the shape of x.
-    """
-    (out,) = model(
-        hidden_states=x,
-        timestep=sigma * 1000,
-        encoder_hidden_states=text.tokens,
-        encoder_attention_mask=torch.ones(text.tokens.shape[:2], device=x.device),
-        pooled_projections=text.pooled,
-        return_dict=False,
-    )
-    return out
-
-
-VELOCITIES: dict[str, Velocity] = {
-    "FluxTransformer2DModel": flux_velocity,
-    "HunyuanVideoTransformer3DModel": hunyuan_velocity,
-}
+from planner.models.families.base import PIXEL_SPACE, velocity_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +56,7 @@ class Pipeline:
         guidance = self.guidance if guidance is None else guidance
         chosen = list(range(len(prompts)) if seeds is None else seeds)
         fits = len(shape) == len(self.shape) and shape[0] == self.shape[0] and min(shape) >= 1
-        if not fits or any(side % PATCH for side in shape[-2:]):
+        if not fits or any(side % PIXEL_SPACE.pixels for side in shape[-2:]):
             asked = "x".join(map(str, shape))
             raise BadSize(
                 asked, f"a sample has {len(self.shape)} axes and even sides", "Leave shape= out for the model's own."
@@ -124,7 +74,7 @@ class Pipeline:
         text = text.to(weight.device, weight.dtype)
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in chosen])
         x = x.to(weight.device)
-        velocity = VELOCITIES[type(self.transformer).__name__]
+        velocity = velocity_of(self.transformer)
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=x.device)
         for timestep in scheduler.timesteps:

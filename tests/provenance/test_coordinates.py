@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.capture.call import Call
-from planner.models.inputs import flux_ids
+from planner.models.families.flux import flux_ids
 from planner.patterns.layout import Grid
 from planner.provenance.coordinates import grid_of_coordinates, grids_of, rasters_within, segments_of
 

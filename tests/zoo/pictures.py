@@ -8,7 +8,7 @@ import diffusers
 import torch
 from diffusers.models.transformers import transformer_ideogram4
 
-from planner.models.inputs import flux_ids
+from planner.models.families.flux import flux_ids
 from zoo.registry import Case, member, packed, text, text_mask
 
 PICTURES = ((12, 16), (10, 14))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
-from planner.models.inputs import flux_ids
+from planner.models.families.flux import flux_ids
 
 Case = tuple[torch.nn.Module, dict[str, Any]]
 Build = Callable[..., Case]

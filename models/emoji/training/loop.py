@@ -19,10 +19,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from planner.models.catalogue import build
 from planner.models.emoji.data.sprites import Sprites
 from planner.models.emoji.drawing import save_grid
-from planner.models.emoji.sampling import VELOCITIES, Pipeline
+from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import Embeddings, TextEncoder
 from planner.models.emoji.training.batches import Source, batches
 from planner.models.emoji.training.curve import save_curve
+from planner.models.families.base import FAMILIES, velocity_of
 from planner.plan.atomic_write import replacing, write_text
 
 DROP_PROMPT = 0.1
@@ -86,7 +87,7 @@ class Trainer:
         self.config = config
         self.device = torch.device(device)
         self.model = build(config, device="cpu").train().to(self.device)
-        self.velocity = VELOCITIES[type(self.model).__name__]
+        self.velocity = velocity_of(self.model)
         self.parameters = list(self.model.parameters())
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizers = _optimizers(self.model)
@@ -97,7 +98,7 @@ class Trainer:
     @property
     def is_video(self) -> bool:
         """Whether the model takes frames."""
-        return not type(self.model).__name__.startswith("Flux")
+        return FAMILIES[type(self.model).__name__].video
 
     def step(self, pictures: torch.Tensor, text: Embeddings, rate: float) -> torch.Tensor:
         """One step on pictures (batch, 3, frames, size, size); returns the loss, on the device."""

@@ -2,10 +2,10 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from planner.errors import BadOption, BadSize
-from planner.models.emoji import sampling
-from planner.models.emoji.sampling import Pipeline, flux_velocity, hunyuan_velocity
+from planner.errors import BadOption, BadSize, UnknownName
+from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import Embeddings
+from planner.models.families.base import FAMILIES, Family
 
 
 class Oracle(torch.nn.Module):
@@ -31,7 +31,8 @@ def embed(prompts):
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    monkeypatch.setitem(sampling.VELOCITIES, "Oracle", oracle_velocity)
+    assert FAMILIES  # filled before an entry is added for one test
+    monkeypatch.setitem(FAMILIES._entries, "Oracle", Family(dict, velocity=oracle_velocity))
     return Pipeline(Oracle(), FlowMatchEulerDiscreteScheduler(shift=3.0), embed, (3, 8, 8), guidance=1.0, steps=5)
 
 
@@ -89,45 +90,7 @@ def test_no_prompts_are_refused(pipeline):
         pipeline([])
 
 
-def test_flux_packs_two_by_two_pixels_in_raster_order():
-    given = {}
-
-    def model(**kwargs):
-        given.update(kwargs)
-        return (kwargs["hidden_states"],)
-
-    x = torch.randn(2, 3, 8, 16)
-    text = Embeddings(torch.zeros(2, 64, 384), torch.zeros(2, 384))
-    assert torch.equal(flux_velocity(model, x, torch.ones(2), text), x)
-    packed, ids = given["hidden_states"], given["img_ids"]
-    assert packed.shape == (2, 4 * 8, 12)
-    assert torch.equal(packed[0, 9].view(3, 2, 2), x[0, :, 2:4, 2:4])
-    assert ids[9].tolist() == [0, 8, 8]
-
-
-def test_positions_do_not_depend_on_the_resolution():
-    seen = []
-
-    def model(**kwargs):
-        seen.append(kwargs["img_ids"])
-        return (kwargs["hidden_states"],)
-
-    text = Embeddings(torch.zeros(1, 64, 384), torch.zeros(1, 384))
-    for side in (32, 128, 256):
-        flux_velocity(model, torch.zeros(1, 3, side, side), torch.ones(1), text)
-    assert [ids[:, 1].max().item() for ids in seen] == [60, 63, 63.5]
-    assert [ids[1, 2].item() for ids in seen] == [4, 1, 0.5]
-
-
-def test_hunyuan_counts_noise_to_a_thousand_and_masks_no_text():
-    given = {}
-
-    def model(**kwargs):
-        given.update(kwargs)
-        return (kwargs["hidden_states"],)
-
-    x = torch.randn(1, 3, 2, 8, 8)
-    text = Embeddings(torch.zeros(1, 64, 384), torch.zeros(1, 384))
-    assert torch.equal(hunyuan_velocity(model, x, torch.tensor([0.25]), text), x)
-    assert given["timestep"].item() == 250
-    assert given["encoder_attention_mask"].all()
+def test_a_class_without_a_velocity_is_named(pipeline):
+    other = torch.nn.Linear(1, 1)
+    with pytest.raises(UnknownName, match=r"no family with a velocity 'Linear'.*\n.*FluxTransformer2DModel"):
+        pipeline.using(other)(["0"])
