@@ -6,15 +6,15 @@ TRITON := 3.9.0
 NEWEST := $(VENV)/triton-$(TRITON)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test newest check format bench clean
+.PHONY: help demo test newest check docs install-check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml models/weights/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,models,triton]'
+	$(BIN)/pip install -q -c constraints.txt -e models/weights -e '.[dev,docs,demo,triton]'
 	touch $@
 
 demo: $(READY)  ## plan FLUX.1-dev and HunyuanVideo, sample two small trained models dense and planned
@@ -36,6 +36,16 @@ check: $(READY)  ## ruff, pyright, the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## build the documentation site into build/docs, warnings as errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+
+install-check: $(READY)  ## install the wheel without extras into a fresh environment, and plan, compile and run a model with it
+	rm -rf build/wheel build/plain && $(PYTHON) -m venv build/plain
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	build/plain/bin/pip install -q -c constraints.txt torch
+	build/plain/bin/pip install -q -c constraints.txt build/wheel/*.whl
+	build/plain/bin/python tests/packaging/plain_install.py
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .

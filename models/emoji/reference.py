@@ -1,22 +1,32 @@
-"""The reference models: small, trained, shipped with the package, loaded by name."""
+"""The reference models: small and trained, loaded by name from the package of their weights."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
+from planner.errors import BadModelFolder, DamagedFile, MissingDependency, NoWeights, UnknownName
 from planner.models.catalogue import CATALOGUE, default_size, load_config
 from planner.models.emoji.integrity import digest, verify_file
 from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import PromptBook
 from planner.models.metrics.scorer import Scorer
 from planner.plan.atomic_write import write_text
+from planner.plan.evidence import Evidence
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
-DIGESTS = "SHA256SUMS"
+PACKAGE = "grat_planner_weights"
+"""The package that has the weights: a folder for each model."""
+
+DEMO_PROMPTS = {
+    "emoji-flux": ("smiling face with sunglasses", "hamburger, blue background"),
+    "emoji-hunyuan": ("ghost",),
+}
+"""What the demo paints, and evidence is not recorded on."""
+
+DIGESTS, EVIDENCE = "SHA256SUMS", "evidence.safetensors"
 
 
 SHIPPED = tuple(name for name, entry in CATALOGUE.items() if entry.trained)
@@ -42,20 +52,26 @@ def load(
     import diffusers
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    if name not in CATALOGUE:
-        raise UnknownName("model", name, CATALOGUE)
-    if name not in SHIPPED:
-        raise NoWeights(name, SHIPPED)
+    _require_shipped(name)
     source = folder or _verified(name)
     if not (source / "transformer" / "config.json").is_file():
         raise BadModelFolder(str(source), "it has no transformer/config.json")
     cls = getattr(diffusers, str(load_config(name)["_class_name"]))
     model = cls.from_pretrained(source / "transformer", torch_dtype=dtype, low_cpu_mem_usage=False).to(device).eval()
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(source / "scheduler")
-    book = PromptBook(WEIGHTS / name / "prompts.safetensors")
+    book = PromptBook(weights_folder() / name / "prompts.safetensors")
     (width, height), frames = default_size(name)
     shape = (3, height, width) if frames == 1 else (3, frames, height, width)
     return Reference(model, scheduler, Pipeline(model, scheduler, book, shape))
+
+
+def load_evidence(name: str) -> Evidence:
+    """Load the evidence that ships with a reference model: for its own size, in float32, with the demo's batch.
+
+    Raises UnknownName, NoWeights and DamagedFile.
+    """
+    _require_shipped(name)
+    return Evidence.load(_verified(name) / EVIDENCE)
 
 
 def load_scorer(device: str = "cpu", folder: Path | None = None) -> Scorer:
@@ -65,6 +81,14 @@ def load_scorer(device: str = "cpu", folder: Path | None = None) -> Scorer:
     scorer = Scorer()
     scorer.load_state_dict(load_file((folder or _verified("emoji-scorer")) / "model.safetensors"))
     return scorer.requires_grad_(False).to(device).eval()
+
+
+def weights_folder() -> Path:
+    """Return the folder that holds a folder of weights for each model; raises MissingDependency."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingDependency("grat-planner-weights", "the models with weights", "Install grat-planner[demo].")
+    return Path(spec.origin).parent
 
 
 def verify(home: Path) -> None:
@@ -84,6 +108,14 @@ def seal(home: Path) -> None:
     write_text(home / DIGESTS, "\n".join(lines) + "\n")
 
 
+def _require_shipped(name: str) -> None:
+    if name not in CATALOGUE:
+        raise UnknownName("model", name, CATALOGUE)
+    if name not in SHIPPED:
+        raise NoWeights(name, SHIPPED)
+
+
 def _verified(name: str) -> Path:
-    verify(WEIGHTS / name)
-    return WEIGHTS / name
+    home = weights_folder() / name
+    verify(home)
+    return home

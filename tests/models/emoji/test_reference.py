@@ -8,9 +8,11 @@ from planner import models
 from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
 from planner.models.catalogue import CATALOGUE, load_config
 from planner.models.emoji.integrity import digest
-from planner.models.emoji.reference import DIGESTS, SHIPPED, WEIGHTS, load_scorer, seal, verify
+from planner.models.emoji.reference import DIGESTS, SHIPPED, load_scorer, seal, verify, weights_folder
 from planner.models.metrics.pictures import as_pictures
 from planner.plan.quality import psnr
+
+WEIGHTS = weights_folder()
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ import torch
 
 from planner.errors import MissingDependency, UnknownPrompt
 from planner.models.emoji import text
-from planner.models.emoji.reference import WEIGHTS
+from planner.models.emoji.reference import weights_folder
 from planner.models.emoji.text import PromptBook, TextEncoder, save_prompts
+
+WEIGHTS = weights_folder()
 
 BOOK = WEIGHTS / "emoji-flux" / "prompts.safetensors"
 
