@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 
+from planner.api import allocate
 from planner.api import compile as compile_planned
 from planner.capture.call import Call
 from planner.capture.trace import capture_module
 from planner.cli import render
+from planner.cli.machine import BUSY, Usage, others_share
 from planner.models.catalogue import build, load_config
-from planner.models.emoji.drawing import save_grid
-from planner.models.emoji.reference import load
+from planner.models.emoji.figure import Cell, difference, draw_figure
+from planner.models.emoji.reference import DEMO_PROMPTS, load, load_evidence
 from planner.models.emoji.sampling import Pipeline
 from planner.models.inputs import example_inputs
-from planner.models.metrics.pictures import as_pictures, side_by_side
+from planner.models.metrics.pictures import as_pictures
 from planner.plan.options import Options
 from planner.plan.plan import Plan
 from planner.plan.quality import psnr, ssim
@@ -35,24 +37,34 @@ FULL_SIZE = (
     ("hunyuanvideo", (1280, 720), 129, "4x8x8"),
 )
 TARGET = "h100"
-PICTURE, CLIP = "demo.png", "demo.webp"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is sampled: a reference model, its prompts, steps, and the pattern that is planned."""
+    """What is sampled: a reference model, its prompts, steps, the uniform pattern, and the file of the figure."""
 
     model: str
     prompts: tuple[str, ...]
     steps: int
     pattern: str
     group: str
+    figure: str
 
 
 SAMPLES = (
-    Sample("emoji-flux", ("red apple", "rocket"), 6, "crisscross", "8x8"),
-    Sample("emoji-hunyuan", ("rocket",), 5, "neighborhood", "2x8x8"),
+    Sample("emoji-flux", DEMO_PROMPTS["emoji-flux"], 6, "crisscross", "8x8", "demo.png"),
+    Sample("emoji-hunyuan", DEMO_PROMPTS["emoji-hunyuan"], 4, "crisscross", "2x8x8", "demo.webp"),
 )
+
+
+@dataclass(frozen=True)
+class Run:
+    """Samples of one plan, the plan (None: dense), the seconds of all steps, and the share of the CPU others had."""
+
+    samples: torch.Tensor
+    plan: Plan | None
+    seconds: float
+    others: float
 
 
 def run_demo(output: Path) -> None:
@@ -63,10 +75,17 @@ def run_demo(output: Path) -> None:
     out.print("\nGRAT-X is the criss-cross of groups, GRAT-B the 3×3(×3) surrounding groups (arXiv 2505.14687).")
     out.print("Predicted: roofline over matrix products and attention. bound: dense over attended pairs.\n")
     out.print(
-        "Small models with trained weights, float32, sampled on this CPU, dense and planned from the same seeds:\n"
+        "Small models with trained weights, float32, sampled on this CPU from the same seeds: dense, by one pattern\n"
+        "for every layer and head, and by a plan from evidence that attends to as many pairs:\n"
     )
-    out.print(_samples_table(output))
-    out.print(f"\nDense, planned, and four times their difference: {output / PICTURE} and {output / CLIP}.")
+    table, others = _samples_table(output)
+    out.print(table)
+    if others > BUSY:
+        out.print(
+            f"\nOther processes had up to {others:.0%} of this machine meanwhile, so no speed-up is given."
+            " Run it again when it is quiet."
+        )
+    out.print(f"\nFigures: {', '.join(str(output / sample.figure) for sample in SAMPLES)}.")
     out.print("\nNext:")
     out.print("  planner plan flux.1-dev --size 4096x4096 --speedup 8 -o plan.json")
     out.print("  planner explain plan.json transformer_blocks.0.attn")
@@ -75,18 +94,10 @@ def run_demo(output: Path) -> None:
 
 def _full_size_table() -> Any:
     table = render.table(
-        "model",
-        ">size",
-        ">tokens",
-        ">GRAT-X density",
-        ">attention",
-        ">bound",
-        ">step",
-        ">GRAT-B density",
-        ">attention",
-        ">bound",
-        ">step",
-    )
+        "model", ">size", ">tokens",
+        ">GRAT-X: density", ">attention", ">bound", ">whole step",
+        ">GRAT-B: density", ">attention", ">bound", ">whole step",
+    )  # fmt: skip
     for name, (width, height), frames, group in FULL_SIZE:
         size = f"{width}x{height}" + (f"x{frames}" if frames > 1 else "")
         with render.progress(f"planning {name} at {size}"):
@@ -118,49 +129,81 @@ def _cells(plan: Plan) -> list[str]:
     ]
 
 
-def _samples_table(output: Path) -> Any:
-    """Sample every model dense and planned, write the pictures, and tabulate time and likeness."""
-    table = render.table(
-        "model", "prompt", "pattern", ">tokens", ">density", ">dense s", ">planned s", ">speed-up", ">PSNR dB", ">SSIM"
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    rows = list[torch.Tensor]()
+def _samples_table(output: Path) -> tuple[Any, float]:
+    """Draw the figures; return times and likeness of every plan, and the greatest share of the CPU that others had."""
+    table = render.table("model", "plan", ">density", ">seconds", ">speed-up", ">PSNR dB", ">SSIM")
+    others = 0.0
     for sample in SAMPLES:
-        pipeline = load(sample.model).pipeline
-        compiled = compile_planned(pipeline.transformer, pattern=sample.pattern, group=sample.group, min_speedup=0)
-        dense, dense_seconds = _timed(sample, pipeline, "dense")
-        planned, seconds = _timed(sample, pipeline.using(compiled), "planned")
-        decision = report(compiled).plans[0].decisions[-1]
-        pairs = as_pictures(planned), as_pictures(dense)
-        table.add_row(
-            sample.model,
-            "; ".join(sample.prompts),
-            decision.pattern,
-            f"{decision.queries:,}",
-            f"{decision.density:.1%}",
-            f"{dense_seconds:.1f}",
-            f"{seconds:.1f}",
-            f"{dense_seconds / seconds:.2f}x",
-            f"{float(psnr(*pairs).mean()):.1f}",
-            f"{float(ssim(*pairs).mean()):.3f}",
-        )
-        shown = side_by_side(dense, planned)
-        if shown.dim() == 5:
-            save_grid(output / CLIP, shown, columns=1)
-            shown = torch.nn.functional.interpolate(shown[:, :, shown.shape[2] // 2], scale_factor=2)
-        rows.append(shown)
-    save_grid(output / PICTURE, torch.cat(rows), columns=1)
-    return table
+        dense, *planned = _runs(sample)
+        others = max(others, *(run.others for run in (dense, *planned)))
+        table.add_row(sample.model, "dense", "100.0%", f"{dense.seconds:.1f}", "", "", "")
+        for name, run in zip(("one pattern", "from evidence"), planned, strict=True):
+            likeness = as_pictures(run.samples), as_pictures(dense.samples)
+            is_quiet = max(dense.others, run.others) <= BUSY
+            table.add_row(
+                sample.model,
+                f"{name}: {sample.pattern} {sample.group}" if name == "one pattern" else name,
+                f"{_density(run):.1%}",
+                f"{run.seconds:.1f}",
+                f"{dense.seconds / run.seconds:.2f}x" if is_quiet else "busy",
+                f"{float(psnr(*likeness).mean()):.1f}",
+                f"{float(ssim(*likeness).mean()):.3f}",
+            )
+        _draw(sample, dense, planned, output / sample.figure)
+    return table, others
 
 
-def _timed(sample: Sample, pipeline: Pipeline, what: str) -> tuple[torch.Tensor, float]:
+def _runs(sample: Sample) -> tuple[Run, Run, Run]:
+    """Samples of a model, dense, by one pattern, and by a plan from evidence of the same density."""
+    pipeline, evidence = load(sample.model).pipeline, load_evidence(sample.model)
+    uniform = compile_planned(pipeline.transformer, pattern=sample.pattern, group=sample.group, min_speedup=0)
+    dense = _timed(sample, pipeline, "dense")
+    one = _timed(sample, pipeline.using(uniform), "one pattern")
+    plan = allocate(evidence, density=_density(one), target="cpu")
+    chosen = compile_planned(pipeline.transformer, plan=plan)
+    return dense, one, _timed(sample, pipeline.using(chosen), "from evidence")
+
+
+def _density(run: Run) -> float:
+    """Attended over all pairs of the sites that can be sparse."""
+    decisions = [decision for decision in run.plan.decisions if decision.own_grid is not None] if run.plan else []
+    pairs = [decision.batch * decision.heads * decision.queries**2 for decision in decisions]
+    attended = sum(n * decision.density for n, decision in zip(pairs, decisions, strict=True))
+    return attended / sum(pairs) if pairs else 1.0
+
+
+def _draw(sample: Sample, dense: Run, planned: Sequence[Run], path: Path) -> None:
+    is_quiet = max(run.others for run in (dense, *planned)) <= BUSY
+    names = (f"one pattern: {sample.pattern} {sample.group}", "chosen from evidence")
+    rows = list[tuple[str, list[Cell]]]()
+    for number, prompt in enumerate(sample.prompts):
+        truth = dense.samples[number]
+        cells = [Cell(truth, f"dense\n100% of the pairs{_seconds(dense, is_quiet)}")]
+        for name, run in zip(names, planned, strict=True):
+            made = run.samples[number]
+            quality = float(psnr(as_pictures(made[None]), as_pictures(truth[None])).mean())
+            cells.append(Cell(made, f"{name}\n{_density(run):.0%} of the pairs{_seconds(run, is_quiet)}"))
+            cells.append(Cell(difference(made, truth), f"difference from dense\nPSNR {quality:.1f} dB"))
+        rows.append((f'"{prompt}"', cells))
+    title = f"{sample.model}: {sample.steps} steps, guidance 4, float32, on this CPU, the same seeds"
+    draw_figure(path, rows, title)
+
+
+def _seconds(run: Run, is_quiet: bool) -> str:
+    return f", {run.seconds:.1f} s" if is_quiet else ""
+
+
+def _timed(sample: Sample, pipeline: Pipeline, what: str) -> Run:
     """Samples, and the seconds of all steps but the first, which plans, scaled to all."""
-    times = [time.perf_counter()]
+    times, usage = [time.perf_counter()], list[Usage | None]()
     with render.steps(f"{sample.model}, {what}", sample.steps) as advance:
 
         def stepped(_: torch.Tensor) -> None:
             times.append(time.perf_counter())
+            usage.append(Usage.now())
             advance()
 
-        made = pipeline(sample.prompts, steps=sample.steps, each_step=stepped)
-    return made, (times[-1] - times[1]) * sample.steps / (sample.steps - 1)
+        samples = pipeline(sample.prompts, steps=sample.steps, each_step=stepped)
+    plans = report(pipeline.transformer).plans if what != "dense" else ()
+    seconds = (times[-1] - times[1]) * sample.steps / (sample.steps - 1)
+    return Run(samples, plans[0] if plans else None, seconds, others_share(usage[0], usage[-1]))

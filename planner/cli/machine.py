@@ -1,0 +1,42 @@
+"""How busy other processes keep this machine while something is timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+BUSY = 0.15
+"""Share of all cores in other processes from which times are not worth comparing."""
+
+_STATISTICS = Path("/proc/stat")
+_IDLE = (3, 4)
+"""Places of idle and waiting time in the first line of /proc/stat."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds that were used since the machine started, by all processes and by this one, and the time."""
+
+    everyone: float
+    ours: float
+    wall: float
+
+    @staticmethod
+    def now() -> Usage | None:
+        """Return what has been used until now, None where the system does not say (outside of Linux)."""
+        try:
+            ticks = [int(word) for word in _STATISTICS.read_text().split("\n", 1)[0].split()[1:9]]
+        except (OSError, ValueError):
+            return None
+        used = sum(count for place, count in enumerate(ticks) if place not in _IDLE)
+        return Usage(used / os.sysconf("SC_CLK_TCK"), time.process_time(), time.monotonic())
+
+
+def others_share(before: Usage | None, after: Usage | None) -> float:
+    """Return the share of all cores that other processes had between two moments, 0 where it is not known."""
+    if before is None or after is None or after.wall <= before.wall:
+        return 0.0
+    others = (after.everyone - before.everyone) - (after.ours - before.ours)
+    return max(0.0, others / ((after.wall - before.wall) * (os.cpu_count() or 1)))
