@@ -33,6 +33,9 @@ from planner.search.knapsack import Item, solve
 RANGES = 3
 """Ranges of noise levels, with as many steps in each."""
 
+ROUNDING = 1e-8
+"""Sums of shares miss their whole by less: a budget of exactly what dense takes is met by dense."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -194,7 +197,7 @@ class Allocator:
             limit = dense / max(budget.speedup, 1e-9)
             least = dense / math.fsum(min(choice.seconds) for choice in self.choices)
         items = [self._item(alike, costs, spent, only) for alike in self.together]
-        found = solve(items, limit)
+        found = solve(items, limit * (1 + ROUNDING))
         if found is None:
             best = replace(budget, **{name: least for name, value in vars(budget).items() if value is not None})
             raise UnreachableQuality(str(budget), str(best))

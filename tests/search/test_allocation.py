@@ -122,6 +122,16 @@ def test_choosing_beats_one_pattern_for_all_at_its_own_cost():
     assert all(not rule.heads for decision in tied.plan.decisions for rule in decision.rules.rules)
 
 
+@pytest.mark.parametrize("budget", [{"density": 1.0}, {"speedup": 1.0}, {"error": 0.0}, {"recall": 1.0}])
+@pytest.mark.parametrize("by_head", [True, False])
+def test_what_dense_meets_exactly_is_met(budget, by_head):
+    # Without candidates dense is all there is; the sum of its shares is not 1 to the last bit.
+    allocator = Allocator(EVIDENCE, H100, patterns=[], by_head=by_head)
+    found = allocator.within(Budget(**budget))
+    assert not any(decision.is_sparse for decision in found.plan.decisions)
+    assert found.density == pytest.approx(1)
+
+
 def test_mistakes_name_what_can_be_had():
     with pytest.raises(UnreachableQuality, match=r"no plan reaches density 0\.01.*\n.*density 0\.\d"):
         ALLOCATOR.within(Budget(density=0.01))
