@@ -329,6 +329,10 @@ class Machine:
         def number(value):
             return Scalar(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+        def of_two(of_numbers, of_blocks, a, b):
+            a, b = (b, a) if isinstance(b, torch.Tensor) else (a, b)
+            return of_blocks(a, b) if isinstance(a, torch.Tensor) else number(of_numbers(a, b))
+
         language = SimpleNamespace(
             constexpr=number, to_tensor=number, where=where, maximum=greater, minimum=lesser,
             sum=reduced(torch.sum), max=reduced(torch.amax), min=reduced(torch.amin),
@@ -375,8 +379,8 @@ class Machine:
             "warpgroup_mma": self.multiply,
             "warpgroup_mma_wait": self.products,
             "range": lambda *ends: map(Scalar, range(*map(int, ends))),
-            "min": lambda *values: number(min(values)),
-            "max": lambda *values: number(max(values)),
+            "min": lambda a, b: of_two(min, lesser, a, b),
+            "max": lambda a, b: of_two(max, greater, a, b),
         }
 
 

@@ -24,10 +24,13 @@ def header(spec: KernelSpec) -> list[str]:
     program = spec.program
     shares = [attended_pairs(pattern, spec.token_layout) / spec.queries**2 for pattern in spec.patterns]
     share = ", ".join(f"{each:.2%}" for each in shares) + (" in turn" if len(shares) > 1 else "")
+    read = f"{share} of the pairs are attended"
+    if program.listed is not None:
+        read = f"lists name up to {program.listed.longest} groups of keys, {share} of the pairs at most"
     lines = [
         f"batch {spec.batch}, {spec.heads} heads ({spec.kv_heads} of keys) of {spec.head_dim} channels, {spec.dtype}",
         f"config {spec.config}, {spec.num_sms} SMs",
-        f"{share} of the pairs are attended; a query tile is a box of {program.queries.box} tokens",
+        f"{read}; a query tile is a box of {program.queries.box} tokens",
     ]
     if program.coords:
         whose = "pair of groups" if spec.paired else "group"

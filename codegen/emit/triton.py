@@ -21,6 +21,7 @@ from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.spec.problem import SLOT_BITS, Problem
 from planner.codegen.tiling.boxes import View
+from planner.codegen.tiling.key_source import LIST, LISTS, ListedTiles, list_of
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.sympy_source import Names, source_of
@@ -34,7 +35,7 @@ _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
 class TritonBody(KernelBody):
     """A CTA for each query tile, a loop for each region: it runs everywhere, and reads rows by pointers."""
 
-    name, order = "triton", 30
+    name, order, reads_lists = "triton", 30, True
 
     def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
         q = problem.dtypes.q
@@ -86,7 +87,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     several = len(spec.programs) > 1
     edges = Names(_query_stops(program), "edge") if several else _edges(program)
     means = {f"{letter}_means_{kind}": rows for kind, rows in spec.mean_rows.items() for letter in "kv"}
-    mine = ["which"] * several + [*means, "mean_bias"] * bool(means)
+    mine = ["which"] * several + [*means, "mean_bias"] * bool(means) + [LIST] * spec.has_key_lists
     strides = [f"{letter}_{axis}" for letter in "qkvo" for axis in ("batch", "head", "token")]
     source = render(
         "triton.py.jinja",
@@ -116,6 +117,7 @@ def emit_triton(spec: KernelSpec) -> Emitted:
     arguments = [pointer_argument(letter, spec.dtypes) for letter in "qkvo"]
     arguments += [Argument(f"{letter}_scale", "*fp32") for letter in spec.scales]
     arguments += [Argument("lse", "*fp32")] * spec.returns_lse + [Argument("key_mask", "*i1")] * spec.key_mask
+    arguments += [Argument(LISTS, "*i32")] * spec.has_key_lists
     arguments += [pointer_argument(name, spec.dtypes) for name in means]
     arguments += (
         [Argument("mean_bias", "*fp32")] * bool(means) + TABLE * spec.has_head_table + WORKSPACE * has_global_rows
@@ -148,8 +150,7 @@ def _edges(program: TileProgram) -> Names:
 
 
 def _ends(program: TileProgram) -> list[Number]:
-    spans = [span for tiles in program.keys for span in tiles.region.spans]
-    return [end for span in spans for end in (span.start, span.stop)]
+    return [end for tiles in program.keys if tiles is not program.listed for end in tiles.region.ends]
 
 
 def _query_stops(program: TileProgram) -> Sequence[sympy.Expr]:
@@ -201,6 +202,9 @@ def _global_rows(spec: KernelSpec) -> Iterator[str]:
 def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
     """A loop for each region of the pattern, and one for the means."""
     for tiles in spec.program.keys:
+        if isinstance(tiles, ListedTiles):
+            yield from _listed_loop(tiles, spec)
+            continue
         stops = [edges.source_of(span.stop) for span in tiles.region.spans]
         starts = [edges.source_of(start) for start in tiles.starts(_I)]
         yield f"for i in range({edges.source_of(tiles.count)}):"
@@ -208,6 +212,22 @@ def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
     if spec.program.means is not None:
         yield f"for i in range({spec.program.mean_tiles}):"
         yield from indented(_mean_step(spec.program.means.kind, spec))
+
+
+def _listed_loop(tiles: ListedTiles, spec: KernelSpec) -> Iterator[str]:
+    """A loop over the boxes of the key groups that the query group's list names."""
+    yield f"{LIST} += {list_of(spec.program.coords, tiles)}"
+    yield from tiles.bound(_loaded)
+    yield f"for i in range({source_of(tiles.count)}):"
+    edges = Names(tiles.region.ends, "listed_edge")
+    stops = [edges.source_of(span.stop) for span in tiles.region.spans]
+    starts = [edges.source_of(start) for start in tiles.starts(_I)]
+    yield from indented([*tiles.lookup(_I, _loaded), *edges.lines()])
+    yield from indented(_step(tiles.view, tiles.box, tiles.ragged, starts, stops, spec))
+
+
+def _loaded(pointer: str) -> str:
+    return f"tl.load({pointer})"
 
 
 def _shared_loops(spec: KernelSpec) -> Iterator[str]:

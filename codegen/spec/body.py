@@ -34,7 +34,8 @@ class KernelBody(ABC):
 
     name: in the spelling of configs. order: its place among bodies, those that are expected to be fastest first.
     language: what its source is written in. computes_means: whether it computes the means of groups, not attention.
-    paired: whether a query tile holds a pair of groups, and a key tile a box for each.
+    paired: whether a query tile holds a pair of groups, and a key tile a box for each. reads_lists: whether it can read
+    the key groups that lists made at run time name.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class KernelBody(ABC):
     language: ClassVar[Literal["triton", "gluon"]] = "triton"
     computes_means: ClassVar[bool] = False
     paired: ClassVar[bool] = False
+    reads_lists: ClassVar[bool] = False
 
     @abstractmethod
     def why_not(self, config: KernelConfig, problem: Problem) -> str | None:

@@ -25,6 +25,10 @@ def why_not(config: KernelConfig, problem: Problem) -> str | None:
     body = BODIES[config.body]
     if problem.only_means != body.computes_means:
         return f"a kernel with the body {config.body} computes {'attention' if problem.only_means else 'means'}"
+    if problem.has_key_lists and not body.reads_lists:
+        return f"a kernel with the body {config.body} reads no lists of keys"
+    if problem.has_key_lists and (len(problem.patterns) > 1 or problem.mean_rows):
+        return "lists of keys are of one pattern alone, and do not say which means to leave out"
     reason = body.why_not(config, problem)
     needed, has = body.shared_bytes(config, problem), SHARED_KIB[problem.arch] * 1024
     if reason is None and needed > has:

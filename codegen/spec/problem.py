@@ -97,6 +97,18 @@ class Problem:
         sizes = self.token_layout.grid.sizes
         return {kind_of_groups(each): math.prod(each.grid(sizes).counts) for each in self.patterns if each.pooled}
 
+    @property
+    def has_key_lists(self) -> bool:
+        """Whether lists made at run time say what query groups read (planner.codegen.tiling.key_source)."""
+        return self.list_words > 0
+
+    @property
+    def list_words(self) -> int:
+        """Numbers of the lists of a head: of each query group how many key groups it reads at most, and one more."""
+        counts = [each.grid(self.token_layout.grid.sizes).counts for each in self.grouped]
+        lengths = [pattern.list_length(each) for pattern, each in zip(self.grouped, counts, strict=True)]
+        return max((math.prod(each) * (1 + n) for each, n in zip(counts, lengths, strict=True) if n), default=0)
+
     def first_mean(self, kind: str) -> int:
         """Where the biases of a kind of groups begin."""
         kinds = list(self.mean_rows)

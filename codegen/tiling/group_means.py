@@ -46,6 +46,20 @@ class MeanTiles:
         """What the rows lie in, in a tensor of their own."""
         return View(0, ((self.rows, 1),))
 
+    @property
+    def mean_count(self) -> float:
+        """Tiles that a query tile reads: all of them."""
+        return float(self.count)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What each mean adds to its score: how often it counts, and which keys are masked."""
+        return ("mean_bias",)
+
+    def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
+        """Return the first row of the i-th tile."""
+        return (i * self.block,)
+
     def digits(self, number: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Return the coordinates of a group from its number."""
         return mixed_radix(number, self.groups)

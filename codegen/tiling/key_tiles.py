@@ -60,6 +60,16 @@ class KeyTiles:
         along = zip(self._lengths, self.box, strict=True)
         return math.prod(sum(-(-length // box) for length in lengths) / len(lengths) for lengths, box in along)
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """None: all is known when the kernel is emitted."""
+        return ()
+
+    @property
+    def may_lie_beyond(self) -> bool:
+        """Whether a whole box may lie beyond the region."""
+        return False
+
     def starts(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
         """Return the coordinates of the i-th box's first token."""
         starts, stride = list[sympy.Expr](), sympy.Integer(1)

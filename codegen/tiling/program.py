@@ -16,6 +16,7 @@ import sympy
 
 from planner.codegen.tiling.boxes import with_side
 from planner.codegen.tiling.group_means import MeanTiles
+from planner.codegen.tiling.key_source import KeySource, ListedTiles, listed_tiles
 from planner.codegen.tiling.key_tiles import KeyTiles, key_box
 from planner.codegen.tiling.query_tiles import QueryTiles, query_tiles
 from planner.codegen.tiling.regions import Region, Span, global_regions, regions, shared_by_pair, whole
@@ -88,6 +89,16 @@ class TileProgram:
         return all(shared >= self.boxes and one == other for shared, one, other in found)
 
     @property
+    def sources(self) -> tuple[KeySource, ...]:
+        """Where a query tile's keys come from, in the order in which it reads them."""
+        return (*self.keys, *([self.means] if self.means is not None else []))
+
+    @property
+    def listed(self) -> ListedTiles | None:
+        """The key groups that lists made at run time name; None where there are no such lists."""
+        return next((tiles for tiles in self.keys if isinstance(tiles, ListedTiles)), None)
+
+    @property
     def row_blocks(self) -> tuple[int, ...]:
         """Query tiles of each run of global tokens."""
         return tuple(-(-size // self.block_m) for _, size in self.global_runs)
@@ -129,21 +140,23 @@ def _tile_program(
     if isinstance(pattern, Dense):
         return TileProgram(coords, queries, (every,), runs, every, block_m, block_n, boxes=boxes)
     groups = pattern.grid(sizes).verify().counts
-    kinds: tuple[Sequence[Region], ...] = (regions(layout, pattern, coords, SYMBOLS), (), ())
+    is_listed = pattern.list_length(groups) > 0
+    read = global_regions(layout) if is_listed else regions(layout, pattern, coords, SYMBOLS)
+    kinds: tuple[Sequence[Region], ...] = (read, (), ())
     if paired:
         axis = queries.pair_axis
         assert axis is not None
         groups = with_side(groups, axis, groups[axis] // 2)
         kinds = shared_by_pair(kinds[0], axis, coords[axis], groups[axis])
-    read = list(itertools.chain(*kinds))
-    alike = {
-        axes: [region for region in read if region.view[1] == axes] for axes in {region.view[1] for region in read}
-    }
+    every_region = list(itertools.chain(*kinds))
+    views = {region.view[1] for region in every_region}
+    alike = {axes: [region for region in every_region if region.view[1] == axes] for axes in views}
     cuts = {axes: key_box(members, groups, block_n // boxes) for axes, members in alike.items()}
     cut = [[KeyTiles(region, cuts[region.view[1]], groups) for region in kind] for kind in kinds]
     shared, exclusive, others = (
         tuple(tiles for tiles in kind if tiles.mean_count) for kind in cut
     )  # some are always empty
+    shared += (listed_tiles(layout, pattern, block_n // boxes),) * is_listed
     means = MeanTiles(pattern, pattern.grid(sizes).counts, block_n) if pattern.pooled else None
     keys = (*shared, *exclusive, *others)
     return TileProgram(coords, queries, keys, runs, every, block_m, block_n, means, (exclusive, others), boxes)

@@ -17,7 +17,8 @@ from functools import partial
 import sympy
 
 from planner.patterns.arithmetic import INTS, Arithmetic, Number
-from planner.patterns.base import Pattern
+from planner.patterns.axis_set import Own
+from planner.patterns.base import Box, Pattern
 from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 
@@ -49,6 +50,11 @@ class Region:
     spans: tuple[Span, ...]
 
     @property
+    def ends(self) -> list[Number]:
+        """Where the spans start and stop."""
+        return [end for span in self.spans for end in (span.start, span.stop)]
+
+    @property
     def view(self) -> tuple[int, tuple[tuple[int, int], ...]]:
         """(origin, (size, stride) along each axis): what a tensor map must know to read tiles of the region."""
         return self.origin, tuple((span.size, span.stride) for span in self.spans)
@@ -76,14 +82,31 @@ def grid_regions(
     layout: TokenLayout, pattern: Pattern, coords: Sequence[Number], arithmetic: Arithmetic = INTS
 ) -> tuple[Region, ...]:
     """Return the regions of grid tokens that the group at coords reads."""
-    sizes = layout.grid.sizes
-    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     if isinstance(pattern, Dense):
+        sizes = layout.grid.sizes
+        strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
         spans = [Span(n, s, 0, n, None) for n, s in zip(sizes, strides, strict=True)]
         return (_joined(layout, spans),)
+    return _box_regions(layout, pattern, pattern.boxes(), coords, arithmetic)
+
+
+def own_region(
+    layout: TokenLayout, pattern: Pattern, coords: Sequence[Number], arithmetic: Arithmetic = INTS
+) -> Region:
+    """Return the region of the group at coords itself."""
+    (region,) = _box_regions(layout, pattern, [(Own(),) * len(coords)], coords, arithmetic)
+    return region
+
+
+def _box_regions(
+    layout: TokenLayout, pattern: Pattern, boxes: Sequence[Box], coords: Sequence[Number], arithmetic: Arithmetic
+) -> tuple[Region, ...]:
+    """The regions of boxes of groups around the group at coords."""
+    sizes = layout.grid.sizes
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     counts = pattern.grid(sizes).counts
     found = list[Region]()
-    for box in pattern.boxes():
+    for box in boxes:
         spans = list[list[Span]]()
         for axis, axis_set in enumerate(box):
             c, G, n = coords[axis], counts[axis], sizes[axis]

@@ -98,6 +98,13 @@ class Pattern(ABC):
         if breadth >= Breadth.NAMED:
             yield cls(group)
 
+    def list_length(self, counts: Sequence[int]) -> int:
+        """Count the key groups at most of a list made at run time, where such lists say what query groups read.
+
+        0 where ``boxes`` says it; else ``boxes`` is what may be listed at most.
+        """
+        return 0
+
     def is_too_wide(self, counts: Sequence[int]) -> bool:
         """Tell whether a pattern that can be narrower, as by a radius, is so wide that it reads the whole grid."""
         return False

@@ -74,7 +74,8 @@ def tuned_config(problem: Problem) -> KernelConfig | None:
 
 
 def _launch(spec: KernelSpec, device: torch.device) -> Any:
-    from planner.runtime.cuda.launch import Kernel, RoutingArguments
+    from planner.runtime.cuda.launch import Kernel
+    from planner.runtime.cuda.parameters import RoutingArguments
 
     made = build(spec)
     kernel = Kernel(made.emitted, made.binary, device)

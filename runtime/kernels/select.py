@@ -16,10 +16,12 @@ import torch
 from planner.codegen.spec.dtypes import DTYPES, dtype_of
 from planner.codegen.spec.launch_plan import HeadRouting, Launch, launches
 from planner.codegen.spec.problem import HEAD_DIMS, Problem
+from planner.codegen.tiling.key_source import LISTS
 from planner.errors import BadAttentionInput
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
-from planner.runtime.cuda.launch import Kernel, RoutingArguments, Tensors
+from planner.runtime.cuda.launch import Kernel
+from planner.runtime.cuda.parameters import RoutingArguments, Tensors
 from planner.runtime.kernels.autotune import configured
 from planner.runtime.kernels.bundle import Bundle
 from planner.runtime.kernels.cache import Cache
@@ -46,6 +48,7 @@ def attention(
     scale: float | None = None,
     returns_lse: bool = False,
     routing_args: RoutingArguments | None = None,
+    key_lists: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention under a pattern, or several, by an emitted kernel, on the CUDA device where the tensors live.
@@ -54,7 +57,8 @@ def attention(
     lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
     A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
     attention has them: in every row whose tiles hold them. routing_args: which heads follow which of several patterns;
-    for others nothing is written. out: write there. Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
+    for others nothing is written. key_lists: of a pattern whose key groups are listed at run time (planner.codegen.
+    tiling.key_source). out: write there. Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
     """
     place = (
         *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
@@ -91,8 +95,12 @@ def attention(
         found = (key_mask.dtype, tuple(key_mask.shape), key_mask.device)
         _require(found == expected, f"the key mask has {found}", f"Pass one of {expected}.")
         key_mask = key_mask.contiguous()
-    far = _far(kernel, key, value, factor, key_mask, routing_args) if kernel.emitted.spec.mean_rows else None
-    kernel(query, key, value, out, factor, lse, key_mask, far, routing_args)
+    spec, more = kernel.emitted.spec, Tensors()
+    if spec.mean_rows:
+        more |= _means_for(kernel, key, value, factor, key_mask, routing_args)
+    if spec.has_key_lists:
+        more[LISTS] = _checked_lists(key_lists, spec, query.device)
+    kernel(query, key, value, out, factor, lse, key_mask, more, routing_args)
     return out, lse
 
 
@@ -131,7 +139,18 @@ def attention_under(
     return out
 
 
-def _far(
+def _checked_lists(lists: torch.Tensor | None, spec: Problem, device: torch.device) -> torch.Tensor:
+    """Lists of keys as the kernel reads them; raises BadAttentionInput."""
+    _require(lists is not None, f"{spec.pattern} reads lists of keys, of which there are none", "Pass key_lists.")
+    assert lists is not None
+    expected = (torch.int32, spec.slots * spec.list_words, device, True)
+    found = (lists.dtype, lists.numel(), lists.device, lists.is_contiguous())
+    what = "(dtype, numbers, device, whether they are contiguous)"
+    _require(found == expected, f"the lists of keys have {what} {found}", f"Pass some of {expected}.")
+    return lists
+
+
+def _means_for(
     kernel: Kernel,
     key: torch.Tensor,
     value: torch.Tensor,

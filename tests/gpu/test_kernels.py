@@ -2,6 +2,7 @@
 
 import math
 
+import listed
 import pytest
 import torch
 from hypothesis import given, settings
@@ -405,3 +406,25 @@ def test_patterns_follow_the_noise_and_graphs_need_not_know_it(layout, pattern):
         # Rows of global queries are summed in other parts than by a kernel of one pattern.
         torch.testing.assert_close(replayed, expected, rtol=0.02, atol=2e-3)
         assert torch.equal(gated(), replayed)
+
+
+@pytest.mark.parametrize(
+    ("layout", "group"),
+    [(FLUX, (16, 16)), ("t:9 h:21 w:40 | text:77", (4, 8, 8)), ("h:60 w:44", (8, 16)), ("text:5 | h:30 w:47", (7, 5))],
+)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_lists_made_at_run_time_say_which_groups_are_read(layout, group, head_dim):
+    q, k, v = tensors(TokenLayout.parse(layout).tokens, batch=2, heads=6, kv_heads=3, head_dim=head_dim)
+    with listed.registered():
+        pattern = str(listed.Listed(group, 5))
+        spec = kernel_for(q, k, v, layout, pattern, returns_lse=True).emitted.spec
+        for _ in range(2):  # other lists are other work for the same kernel
+            lists = listed.random_lists(spec, "cuda")
+            out, lse = attention(q, k, v, layout, pattern, returns_lse=True, key_lists=lists)
+            expected, expected_lse = listed.masked_dense(spec, q, k, v, lists)
+            assert (out.double() - expected).norm() / expected.norm() < 4e-3
+            torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-4, atol=1e-4)
+        with pytest.raises(BadAttentionInput, match="reads lists of keys, of which there are none"):
+            attention(q, k, v, layout, pattern, returns_lse=True)
+        with pytest.raises(BadAttentionInput, match="the lists of keys have"):
+            attention(q, k, v, layout, pattern, returns_lse=True, key_lists=lists[:1])

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 
 import kernel_specs
+import listed
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -20,6 +21,7 @@ from planner.codegen.emit.bodies import emit
 from planner.codegen.emit.group_means import MEANS
 from planner.codegen.spec.body import make_spec
 from planner.codegen.spec.config import KernelConfig
+from planner.codegen.spec.feasibility import why_not
 from planner.codegen.spec.launch_plan import HeadRouting
 
 pytestmark = [
@@ -206,3 +208,34 @@ def test_a_level_belongs_to_the_range_that_ends_with_it_and_no_number_is_high(tm
     run(spec, tmp_path, torch.ones(1, 113, dtype=torch.bool), routing, noise if noise == noise else 1.0)
     given = routing_args(routing.table(spec), noise)
     assert (given["noise"] <= given["levels"][0]).item() == (noise <= 0.8)
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from([("h:9 w:12", (3, 4)), ("text:5 | h:13 w:11", (7, 5)), ("t:3 h:9 w:10 | text:9", (2, 4, 4))]),
+    st.integers(1, 9),
+    st.sampled_from([(16, 16), (32, 16), (16, 32)]),
+    st.sampled_from([(1, 1, 1), (2, 2, 1)]),
+)
+def test_lists_made_at_run_time_say_which_groups_are_read(tmp_path_factory, where, longest, blocks, shape):
+    (layout, group), (batch, heads, kv_heads) = where, shape
+    with listed.registered():
+        asked = kernel_specs.problem(
+            layout, str(listed.Listed(group, longest)), batch=batch, heads=heads, kv_heads=kv_heads, head_dim=16,
+            dtype="float32", arch=80, returns_lse=True,
+        )  # fmt: skip
+        config = KernelConfig("triton", *blocks, 4, 2)
+        assert why_not(config, asked) is None
+        spec, emitted = make_spec(asked, config), emit(make_spec(asked, config))
+        q = torch.randn(batch, heads, spec.queries, 16)
+        k, v = torch.randn(2, batch, kv_heads, spec.queries, 16)
+        out, lse = torch.full_like(q, math.nan), torch.full(q.shape[:3], math.nan)
+        lists = listed.random_lists(spec)
+        tensors = {"q": q, "k": k, "v": v, "o": out, "lse": lse, "key_lists": lists, "scale_log2": 0.25 / math.log(2)}
+        tensors["partials"] = torch.full((max(1, emitted.partial_rows * spec.head_block),), math.nan)
+        tensors["partial_lse"] = torch.full((max(1, emitted.partial_rows),), math.nan)
+        tensors["arrivals"] = torch.zeros(max(1, emitted.arrivals), dtype=torch.int32)
+        launch(spec, tmp_path_factory.mktemp("kernels"), tensors)
+        exact, exact_lse = listed.masked_dense(spec, q, k, v, lists)
+    torch.testing.assert_close(out.double(), exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lse.double(), exact_lse, rtol=1e-4, atol=1e-4)

@@ -17,7 +17,7 @@ from planner.errors import times
 class Sm90Body(KernelBody):
     """Query tiles of one group each, which two warpgroups share, or four."""
 
-    name, order, language = "sm90", 10, "gluon"
+    name, order, language, reads_lists = "sm90", 10, "gluon", True
 
     def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
         reason = self._why_not_hopper(config, problem, block_ms=(128, 256))
@@ -65,7 +65,7 @@ class Sm90Body(KernelBody):
 class PairsBody(Sm90Body):
     """Query tiles of a pair of groups of 64 tokens: each of two warpgroups has one, and a key tile is two boxes."""
 
-    name, order, paired = "pairs", 20, True
+    name, order, paired, reads_lists = "pairs", 20, True, False
 
     def why_not(self, config: KernelConfig, problem: Problem) -> str | None:
         reason = self._why_not_hopper(config, problem, block_ms=(128,))

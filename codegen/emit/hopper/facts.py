@@ -13,6 +13,7 @@ from planner.codegen.spec.head_table import HEADER
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.spec.problem import SLOT_BITS
 from planner.codegen.tiling.group_means import MeanTiles
+from planner.codegen.tiling.key_source import ListedTiles
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.query_tiles import SHARE
@@ -108,6 +109,11 @@ class HopperFacts:
     def has_means(self) -> bool:
         """Whether means of groups are keys."""
         return bool(self.means)
+
+    @property
+    def listed(self) -> ListedTiles | None:
+        """The key groups that lists made at run time name."""
+        return self.program.listed
 
     @cached_property
     def key_tiles(self) -> list[KeyTiles]:

@@ -10,6 +10,7 @@ from planner.codegen.emit.hopper.facts import HopperFacts
 from planner.codegen.emit.kernel_source import by_pattern
 from planner.codegen.spec.emitted import ViewArgument
 from planner.codegen.tiling.group_means import MeanTiles
+from planner.codegen.tiling.key_source import ListedTiles
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.query_tiles import QueryTiles
@@ -29,6 +30,14 @@ def group_coords(programs: Sequence[TileProgram]) -> Iterator[str]:
     names = [str(c) for c in programs[0].coords]
     yield from by_pattern([[f"{c} = {x}" for c, x in zip(names, each, strict=True)] for each in coords])
     yield f"return {', '.join(names)}"
+
+
+def tiles_read(programs: Sequence[TileProgram]) -> Iterator[str]:
+    """Yield lines that return how many key tiles a query tile reads."""
+    (listed,) = {program.listed for program in programs}  # of several patterns none has lists
+    if listed is not None:
+        yield from listed.bound(_loaded)
+    yield from counted([program.tiles_read for program in programs])
 
 
 def counted(counts: Sequence[sympy.Expr]) -> Iterator[str]:
@@ -97,10 +106,12 @@ def digits(box: Sequence[int], counter: str = "column") -> list[str]:
 
 def _regions(facts: HopperFacts, program: TileProgram) -> list[str]:
     """What a pattern's query tile reads: names that are needed, and what the lanes of each region find."""
-    spans = [span for tiles in program.keys for span in tiles.region.spans]
-    edges = Names([end for span in spans for end in (span.start, span.stop)], "edge")
+    ends = [end for tiles in program.keys if tiles is not program.listed for end in tiles.region.ends]
+    edges = Names(ends, "edge")
     lines, end, named_end = list(edges.lines()), sympy.Integer(0), "0"
-    read = [*program.keys, *([program.means] if program.means is not None else [])]
+    if program.listed is not None:
+        lines += program.listed.bound(_loaded)
+    read = program.sources
     for at, tiles in enumerate(read):
         first, end, named, is_last = end, end + tiles.count, named_end, at + 1 == len(read)
         if not is_last:
@@ -109,13 +120,17 @@ def _regions(facts: HopperFacts, program: TileProgram) -> list[str]:
                 count = edges.source_of(tiles.count)
                 lines.append(f"{named_end} = {count}" if named == "0" else f"{named_end} = {named} + {count}")
         index = _INDEX if first == 0 else _J
+        if first != 0:
+            lines.append(f"j = gl.maximum(i - {named}, 0)")
         if isinstance(tiles, MeanTiles):
             found = _place_means(tiles, index, facts.k_views, program.boxes)
+        elif isinstance(tiles, ListedTiles):
+            inner = Names(tiles.region.ends, "listed_edge")
+            lines += [*_lookup(tiles, index), *inner.lines()]
+            found = _place(facts, tiles, index, inner, tiles.may_lie_beyond)
         else:
             found = _place(facts, tiles, index, edges)
         found = {name: value for name, value in found.items() if value != "0"}
-        if first != 0:
-            lines.append(f"j = gl.maximum(i - {named}, 0)")
         if len(read) == 1:
             lines += (f"{name} += {value}" for name, value in found.items())
             continue
@@ -123,6 +138,16 @@ def _regions(facts: HopperFacts, program: TileProgram) -> list[str]:
         lines.append(f"here = {before if first == 0 else after if is_last else f'({after}) & ({before})'}")
         lines += (f"{name} = gl.where(here, {value}, {name})" for name, value in found.items())
     return lines
+
+
+def _lookup(tiles: ListedTiles, index: sympy.Symbol) -> Iterator[str]:
+    """Lines that find the group of each lane's box; lanes beyond the list look at the last place it may have."""
+    yield f"within = gl.minimum({index}, {tiles.longest * tiles.boxes_per_group - 1})"
+    yield from tiles.lookup(sympy.Symbol("within", integer=True, nonnegative=True), _loaded)
+
+
+def _loaded(pointer: str) -> str:
+    return f"gl.load({pointer})"
 
 
 def _place(

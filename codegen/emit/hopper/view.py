@@ -7,6 +7,7 @@ from functools import cached_property
 
 from planner.codegen.emit.hopper import index_map, moves, visibility
 from planner.codegen.emit.hopper.facts import HopperFacts
+from planner.codegen.tiling.key_source import LIST, LISTS, list_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class HopperKernel(HopperFacts):
 
     @property
     def table_args(self) -> str:
-        """The head table's row, and the numbers that it begins with."""
-        return ", row, row_header" * self.has_head_table
+        """What says at run time what a work tile is: the head table's row and the numbers it begins with, key lists."""
+        return ", row, row_header" * self.has_head_table + f", {LISTS}" * self.spec.has_key_lists
 
     @property
     def header_arg(self) -> str:
@@ -89,8 +90,23 @@ class HopperKernel(HopperFacts):
 
     @property
     def coord_args(self) -> str:
-        """The pattern's number and the group's coordinates, before others."""
-        return "".join(f"{name}, " for name in self.pattern_args)
+        """The pattern's number, the group's coordinates and its list of keys, before others."""
+        return "".join(f"{name}, " for name in [*self.pattern_args, *[LIST] * self.spec.has_key_lists])
+
+    @property
+    def list_of_tile(self) -> str:
+        """The list of keys of a work tile's group; a split of global queries, which has none, looks at the first."""
+        return f"list_of_tile({LISTS}, head, {'gl.where(is_global, 0, tile)' if self.has_global_rows else 'tile'})"
+
+    @property
+    def place_of_list(self) -> str:
+        """The distance of a group's list from its head's first."""
+        return "" if self.listed is None else list_of(self.program.coords, self.listed)
+
+    @property
+    def list_arg(self) -> str:
+        """The list of keys of a work tile's group, as a last argument."""
+        return f", {self.list_of_tile}" * self.spec.has_key_lists
 
     @property
     def init_args(self) -> str:
@@ -164,12 +180,12 @@ class HopperKernel(HopperFacts):
     @property
     def tiles_vary(self) -> bool:
         """Whether groups read different numbers of key tiles."""
-        return any(each.tiles_read.free_symbols for each in self.spec.programs)
+        return any(each.tiles_read.free_symbols & {*each.coords} for each in self.spec.programs)
 
     @cached_property
     def tiles_read(self) -> list[str]:
         """How many key tiles a query tile reads."""
-        return list(index_map.counted([each.tiles_read for each in self.spec.programs]))
+        return list(index_map.tiles_read(self.spec.programs))
 
     @property
     def shared_boxes_vary(self) -> bool:

@@ -20,6 +20,7 @@ def visible_words(facts: HopperFacts) -> Iterator[str]:
     """Yield lines that tell which columns of a box lie inside its region, and which the key mask leaves."""
     views, key_mask = facts.k_views, facts.spec.key_mask
     ragged = {(tiles.view, tiles.box) for tiles in facts.key_tiles if any(tiles.ragged)}
+    beyond = {(tiles.view, tiles.box) for tiles in facts.key_tiles if tiles.may_lie_beyond}
     if facts.passes_end:
         ragged.add((facts.program.everything.view, facts.program.everything.box))
     if key_mask:
@@ -30,7 +31,10 @@ def visible_words(facts: HopperFacts) -> Iterator[str]:
         counts = ("(extent & 255)", "((extent >> 8) & 255)", "((extent >> 16) & 255)")
         axes = list(zip(digits(view.box), counts, view.box, view.view.axes, strict=False))
         yield f"if (extent >> 24) == {number + 1}:"
-        yield f"    visible = {' & '.join(f'({digit} < {count})' for digit, count, side, _ in axes if side > 1)}"
+        tests = [
+            f"({digit} < {count})" for digit, count, side, _ in axes if side > 1 or (view.view, view.box) in beyond
+        ]
+        yield f"    visible = {' & '.join(tests)}"
         if key_mask:
             places = [f"(x{axis} + {digit}) * {stride}" for axis, (digit, _, _, (_, stride)) in enumerate(axes)]
             yield f"    token = {view.view.origin} + {' + '.join(places)}"

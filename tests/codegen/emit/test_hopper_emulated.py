@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import hopper_emulator as hopper
+import listed
 import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
@@ -208,3 +209,43 @@ def test_a_buffer_that_is_given_back_too_early_shows(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "emit", lambda spec: replace(emitted, source=broken))
     with pytest.raises(AssertionError, match="a deadlock"):
         run(spec)
+
+
+LISTED = [
+    ("h:16 w:30", (8, 16)),
+    ("text:70 | h:21 w:32", (8, 16)),
+    ("t:5 h:8 w:19 | a:9", (2, 8, 8)),
+    ("h:37 w:16", (16, 16)),
+]
+
+
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
+@given(
+    st.sampled_from(LISTED),
+    st.integers(1, 5),
+    st.booleans(),
+)
+def test_lists_made_at_run_time_say_which_groups_are_read(where, longest, narrow):
+    layout, group = where
+    config = KernelConfig("sm90", 128, 64 if narrow else 128, 4, 8)
+    with listed.registered():
+        pattern = str(listed.Listed(group, longest))
+        asked = problem(layout, pattern, batch=2, heads=2, kv_heads=1, head_dim=64, num_sms=3, returns_lse=True)
+        assert why_not(config, asked) is None
+        spec = make_spec(asked, config)
+        emitted = emit(spec)
+        q = torch.randn(2, 2, spec.queries, 64)
+        k, v = torch.randn(2, 2, 1, spec.queries, 64)
+        lists = listed.random_lists(spec)
+        tensors = {"q": q.flatten(0, 1), "k": k.flatten(0, 1), "v": v.flatten(0, 1), "key_lists": lists}
+        tensors |= {f"{letter}_last": 0 for letter in "qkvo"} | {"scale_log2": 0.125 / math.log(2)}
+        tensors |= {"o": torch.full_like(tensors["q"], math.nan), "lse": torch.full(q.shape[:3], math.nan)}
+        tensors |= {"arrivals": torch.zeros(emitted.arrivals + 1).int()}
+        tensors |= {"work_counter": torch.zeros(1 + emitted.retry_flags).int()}
+        tensors |= {"partials": torch.full((emitted.partial_rows * 64 + 1,), math.nan)}
+        tensors |= {"partial_lse": torch.full((emitted.partial_rows + 1,), math.nan)}
+        for seed in range(2):
+            hopper.launch(emitted, tensors, seed)
+        exact, exact_lse = listed.masked_dense(spec, q, k, v, lists)
+    torch.testing.assert_close(tensors["o"].view(q.shape).double(), exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tensors["lse"].double(), exact_lse, rtol=1e-4, atol=1e-5)

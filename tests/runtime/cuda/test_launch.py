@@ -13,7 +13,7 @@ from planner.codegen.tiling.boxes import View
 from planner.errors import BadAttentionInput
 from planner.runtime.attention.cpu import grouped_sdpa
 from planner.runtime.attention.dispatch import attend
-from planner.runtime.cuda import driver, launch
+from planner.runtime.cuda import driver, launch, parameters
 from planner.runtime.kernels import select as kernels
 from planner.runtime.kernels.cache import build
 from planner.runtime.kernels.select import attention
@@ -29,7 +29,7 @@ def encoded(monkeypatch):
         made = ctypes.create_string_buffer(128)
         return made, made
 
-    monkeypatch.setattr(launch, "encode_tensor_map", encode)
+    monkeypatch.setattr(parameters, "encode_tensor_map", encode)
     return asked
 
 
@@ -46,8 +46,8 @@ def packet(spec, heads_last=True):
     tensors |= {name: rows(name, spec.kv_heads, spec.keys) for name in "kv"}
     tensors |= {f"{letter}_scale": torch.ones(()) for letter in spec.scales}
     tensors |= {"lse": torch.empty(1), "key_mask": torch.empty(1)}
-    workspace = launch.Workspace(*(torch.empty(1) for _ in range(4)))
-    return launch._Packet(made.emitted, made.binary, tensors, workspace, 0.5), tensors, made
+    workspace = parameters.Workspace(*(torch.empty(1) for _ in range(4)))
+    return parameters.Packet(made.emitted, made.binary, tensors, workspace, 0.5), tensors, made
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_tensor_maps_describe_the_grid_where_the_model_has_it(encoded):
 
 def test_heads_lie_in_the_last_axis_where_batch_and_heads_are_not_one():
     apart = torch.empty(2, 100, 3, 64, dtype=torch.bfloat16).transpose(1, 2)
-    assert launch.why_not_boxes(apart, 64) is None
-    assert not launch.heads_merge(apart)
-    assert "not one axis" in str(launch.why_not_boxes(apart[..., ::1][:, :, :, :48], 64))
-    assert launch.heads_merge(apart.contiguous())
-    assert "not contiguous" in str(launch.why_not_boxes(apart.transpose(2, 3), 64))
-    assert "expanded" in str(launch.why_not_boxes(apart[:, :1].expand(2, 3, 100, 64), 64))
+    assert parameters.why_not_boxes(apart, 64) is None
+    assert not parameters.heads_merge(apart)
+    assert "not one axis" in str(parameters.why_not_boxes(apart[..., ::1][:, :, :, :48], 64))
+    assert parameters.heads_merge(apart.contiguous())
+    assert "not contiguous" in str(parameters.why_not_boxes(apart.transpose(2, 3), 64))
+    assert "expanded" in str(parameters.why_not_boxes(apart[:, :1].expand(2, 3, 100, 64), 64))
     odd = torch.empty(1, 2, 100, 65, dtype=torch.bfloat16)[..., :64]
-    assert "16 bytes" in str(launch.why_not_boxes(odd, 64))
-    assert "16 bytes" in str(launch.why_not_rows(torch.empty(1, 2, 9, 8).flatten()[1:129].view(1, 1, 16, 8)))
+    assert "16 bytes" in str(parameters.why_not_boxes(odd, 64))
+    assert "16 bytes" in str(parameters.why_not_rows(torch.empty(1, 2, 9, 8).flatten()[1:129].view(1, 1, 16, 8)))
 
 
 class Driver:
@@ -171,7 +171,7 @@ def test_the_driver_is_told_whether_a_kernel_waits_itself(monkeypatch, waits):
 
 def test_axes_of_one_element_get_strides_that_the_driver_takes():
     one = torch.empty(1, 1, 100, 64, dtype=torch.bfloat16).as_strided((1, 1, 100, 64), (3, 5, 64, 1))
-    sizes, strides, _ = launch._view(one, View(20, ((1, 80), (80, 1))), 64)
+    sizes, strides, _ = parameters._view(one, View(20, ((1, 80), (80, 1))), 64)
     assert (sizes, strides) == ([1, 1, 80, 64], [64, 64, 64, 1])
 
 
