@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LINKED = ("codegen", "runtime", "models")
-"""Folders that no page so far writes into, which a tree shares with this one."""
+FOLDERS = ("planner", "codegen", "runtime", "models", "tests")
+LEFT_OUT = shutil.ignore_patterns("goldens", "weights", "*.pyc")
 
 
 def files(page):
@@ -28,6 +28,13 @@ def commands(page):
     return [line for block in blocks for line in block.splitlines()]
 
 
+def insert_after(folder, name, last, text):
+    """Write lines into a file of a tree, after the last line that begins with some words."""
+    lines = (folder / name).read_text().splitlines(keepends=True)
+    at = max(number for number, line in enumerate(lines) if line.lstrip().startswith(last))
+    (folder / name).write_text("".join([*lines[: at + 1], text, *lines[at + 1 :]]))
+
+
 def write(folder, name, text):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +42,9 @@ def write(folder, name, text):
 
 
 def copy_tree(folder):
-    """A tree of one's own, without weights and goldens."""
-    for name in ("planner", "tests"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("goldens", "*.pyc"))
-    for name in LINKED:
-        (folder / name).symlink_to(ROOT / name)
+    """Copy the tree to a folder of one's own, without weights and goldens."""
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=LEFT_OUT)
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
@@ -58,9 +63,9 @@ def install(pyproject, folder):
 
 def run(folder, command, *path, status=0, **environment):
     """Run a command in a folder, with the package that is first on the path, and return what it printed."""
-    words = shlex.split(command)
-    words = [sys.executable, *words[1:]] if words[0] == "python" else words
+    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+    words = [sys.executable, "-m", "planner", *words[1:]] if words[0] == "planner" else words
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path or (folder,))), **environment}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr

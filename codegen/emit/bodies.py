@@ -1,18 +1,12 @@
-"""Emission: a kernel's specification becomes source that can be read, checked in, compiled and cached."""
+"""Emission of any kernel: the body that its config names turns the specification into source."""
 
 from __future__ import annotations
 
-from planner.codegen.emit.group_means import MeansBody
-from planner.codegen.emit.hopper.body import PairsBody, Sm90Body
-from planner.codegen.emit.triton import TritonBody
 from planner.codegen.spec.body import BODIES
 from planner.codegen.spec.emitted import Emitted
 from planner.codegen.spec.feasibility import why_not
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.errors import NoKernel
-
-for _body in (Sm90Body(), PairsBody(), TritonBody(), MeansBody()):
-    BODIES.register(_body.name)(_body)
 
 
 def emit(spec: KernelSpec) -> Emitted:

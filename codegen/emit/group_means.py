@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import sympy
 
 from planner.codegen.emit.kernel_source import box_tokens, header, indented, render
-from planner.codegen.spec.body import KernelBody
+from planner.codegen.spec.body import BODIES, KernelBody
 from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.emitted import TABLE, Argument, Emitted, pointer_argument, stride_argument
 from planner.codegen.spec.head_table import HEADER
@@ -91,3 +91,6 @@ def _token_lines(spec: KernelSpec, means: MeanTiles) -> Iterator[str]:
     yield f"inside = {' & '.join(inside)}"
     if spec.key_mask:
         yield "inside = inside & (tl.load(key_mask + tokens, mask=inside, other=0) != 0)"
+
+
+BODIES.register(MeansBody.name)(MeansBody())

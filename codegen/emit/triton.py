@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import sympy
 
 from planner.codegen.emit.kernel_source import box_tokens, by_pattern, header, indented, reads_groups, render
-from planner.codegen.spec.body import KernelBody
+from planner.codegen.spec.body import BODIES, KernelBody
 from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.emitted import TABLE, WORKSPACE, Argument, Emitted, pointer_argument, stride_argument
 from planner.codegen.spec.head_table import HEADER
@@ -349,3 +349,6 @@ def _global_step(spec: KernelSpec) -> Iterator[str]:
     every = spec.program.everything
     starts, stops = map(source_of, every.starts(_I)), [source_of(span.stop) for span in every.region.spans]
     return _step(every.view, every.box, every.ragged, list(starts), stops, spec)
+
+
+BODIES.register(TritonBody.name)(TritonBody())

@@ -11,9 +11,10 @@ A body is an instance of a subclass of ``KernelBody``, registered under its name
 
     BODIES.register("reference")(ReferenceBody())
 
-Its kernels are then chosen, compiled, cached, bundled and launched as all others are. ``planner.codegen.emit.bodies``
-has the project's own. What arguments of a kernel may be called is said by ``planner.runtime.cuda.parameters``; those
-that are a ``ViewArgument`` are passed as tensor maps, and tensors must then lie as TMA needs them.
+Its kernels are then chosen, compiled, cached, bundled and launched as all others are. The project's own are files of
+``codegen/emit/``, which are found there. What arguments of a kernel may be called is said by
+``planner.runtime.cuda.parameters``; those that are a ``ViewArgument`` are passed as tensor maps, and tensors must then
+lie as TMA needs them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class KernelBody(ABC):
         return 0
 
 
-BODIES: Registry[KernelBody] = Registry("kernel body", builtin=("planner.codegen.emit.bodies",))
+BODIES: Registry[KernelBody] = Registry("kernel body", builtin=("planner.codegen.emit", "planner.codegen.emit.hopper"))
 """Kernel bodies by name."""
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from pages import ROOT, copy_tree, files, install, run, write
+from pages import ROOT, copy_tree, files, insert_after, install, run, write
 
 import planner
 
@@ -28,11 +28,7 @@ def test_the_operation_has_no_rule_without_the_page(operation, name):
 def test_a_rule_is_a_file_of_the_tree(tmp_path):
     found = files(PAGE)
     copy_tree(tmp_path)
-    table = tmp_path / "planner" / "capture" / "ops.py"
-    lines = table.read_text().splitlines(keepends=True)
-    movements = [number for number, line in enumerate(lines) if line.startswith("_register(Kind.MOVEMENT")]
-    lines.insert(movements[-1] + 1, found["planner/capture/ops.py"])
-    table.write_text("".join(lines))
+    insert_after(tmp_path, "planner/capture/ops.py", "_register(Kind.MOVEMENT", found["planner/capture/ops.py"])
     write(tmp_path, "planner/provenance/rules/pooling.py", found["planner/provenance/rules/pooling.py"])
     write(tmp_path, "tests/provenance/test_pooling.py", found["tests/provenance/test_pooling.py"])
     assert "3 passed" in run(tmp_path, f"{PYTEST} -n 0 tests/provenance/test_pooling.py")

@@ -16,8 +16,8 @@ from docs import preludes
 from planner.cli.commands import app
 
 ROOT = Path(__file__).parents[2]
-FOLLOWED = {path.stem.removeprefix("test_").replace("_", "-") for path in Path(__file__).parent.glob("test_add_*.py")}
-"""Pages that say how to add a thing: a test of their own does what they say, in a copy of the tree."""
+FOLLOWED = {path.stem.removeprefix("test_").replace("_", "-") for path in Path(__file__).parent.glob("test_*.py")}
+"""Pages that say how to add a thing: a test of their own, named as the page is, does what they say."""
 
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.stem not in FOLLOWED)]
 REASONS = {"needs the network", "needs a GPU", "an excerpt of a file", "a file to create"}

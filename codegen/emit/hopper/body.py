@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from planner.codegen.emit.hopper.emit import emit_hopper
-from planner.codegen.spec.body import KernelBody, make_spec
+from planner.codegen.spec.body import BODIES, KernelBody, make_spec
 from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.emitted import Emitted
 from planner.codegen.spec.kernel_spec import KernelSpec
@@ -84,3 +84,7 @@ class PairsBody(Sm90Body):
 
     def candidates(self, problem: Problem) -> Iterable[KernelConfig]:
         yield KernelConfig(self.name, 128, 128, 4, 5 if problem.head_block > 64 else 8)
+
+
+BODIES.register(Sm90Body.name)(Sm90Body())
+BODIES.register(PairsBody.name)(PairsBody())
