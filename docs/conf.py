@@ -34,6 +34,9 @@ ELSEWHERE = {
     "architecture": "ARCHITECTURE.md",
     "results": "bench/RESULTS.md",
     "experiments": "bench/EXPERIMENTS.md",
+    "emoji-flux": "models/weights/grat_planner_weights/emoji-flux/README.md",
+    "emoji-hunyuan": "models/weights/grat_planner_weights/emoji-hunyuan/README.md",
+    "emoji-scorer": "models/weights/grat_planner_weights/emoji-scorer/README.md",
 }
 """Pages whose text lies outside of this folder, where a reader of the repository looks for it."""
 
