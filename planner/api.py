@@ -166,14 +166,14 @@ def tune(
     dense, calls = _counting_calls(model, sample)
     if evidence is None:
         evidence = record(model, sample, sampler_calls=calls)
-    made_by = f"planner {__version__}, torch {torch.__version__}, {place.name}"
+    toolchain = f"planner {__version__}, torch {torch.__version__}, {place.name}"
 
     def sample_plan(plan: Plan) -> torch.Tensor:
         torch._dynamo.reset()
         return sample(compile(model, plan=plan, backend=backend))
 
     today = date.today().isoformat()
-    return certify(evidence, place, quality, cases, dense, sample_plan, made_by, today, by_head, progress)
+    return certify(evidence, place, quality, cases, dense, sample_plan, toolchain, today, by_head, progress)
 
 
 def _counting_calls(

@@ -76,10 +76,10 @@ TEXTS = [
         "BadPlanFile: cannot read a plan from 'p'.\n  it is not JSON.\n  Write it again with `planner plan … -o`.",
     ),
     (
-        errors.PlanVersion("p", 9, 1),
+        errors.PlanVersion("p", 9, 4),
         "PlanVersion: 'p' has another plan version.\n"
-        "  The file says version 9; this planner reads version 1.\n"
-        "  Plan again with this version of the planner.",
+        "  The file says version 9; this planner reads versions 1 to 4.\n"
+        "  Update the planner, or plan again with this one: `planner plan … -o`.",
     ),
     (
         errors.NoKernel("dense on n:8", "no candidate fits"),

@@ -76,7 +76,7 @@ def describe(evidence: Evidence) -> str:
     most = max(len(site.candidates) for site in evidence.sites.values())
     return (
         f"evidence of {evidence.plan.model}: {sites} sites, up to {most} candidates each, at {calls} of "
-        f"{len(evidence.steps)} calls, recorded {evidence.made_by['date']} on {evidence.made_by['device']}"
+        f"{len(evidence.steps)} calls, recorded {evidence.toolchain['date']} on {evidence.toolchain['device']}"
     )
 
 

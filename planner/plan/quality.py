@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from planner.errors import BadOption, MalformedValue, MissingDependency
+from planner.plan.serialization import Signed
 
 SHARE, CONFIDENCE = 0.95, 0.9
 METRICS = ("psnr", "ssim", "recall")
@@ -64,14 +65,14 @@ class Quality:
 class Certificate:
     """What was measured of a plan: a metric against dense samples, a value for each case (a prompt and its seed).
 
-    asked: the value that the plan was made for. made_by: versions and device. date: ISO.
+    asked: the value that the plan was made for. toolchain: versions and device. date: ISO.
     """
 
     metric: str
     asked: float
     cases: tuple[str, ...]
-    values: tuple[float, ...]
-    made_by: str
+    values: tuple[Signed, ...]
+    toolchain: str
     date: str
 
     @property

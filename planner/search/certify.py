@@ -60,7 +60,7 @@ def certify(
     cases: Sequence[str],
     dense: torch.Tensor,
     sample: SamplePlan,
-    made_by: str,
+    toolchain: str,
     date: str,
     by_head: bool = True,
     progress: Progress = lambda _: None,
@@ -82,7 +82,7 @@ def certify(
         patterns = tuple(decision.pattern for decision in found.plan.decisions)
         if patterns not in tried:
             values = quality.of(sample(found.plan), dense)
-            tried[patterns] = Certificate(quality.metric, quality.asked, tuple(cases), tuple(values), made_by, date)
+            tried[patterns] = Certificate(quality.metric, quality.asked, tuple(cases), tuple(values), toolchain, date)
             progress(f"{len(tried)}: density {found.density:.3f}, {tried[patterns]}")
         return tried[patterns]
 
