@@ -309,7 +309,8 @@ class BadBundle(PlannerError, ValueError):
         super().__init__(
             f"cannot use the kernels in {path!r}.",
             found=f"{fault[:1].upper()}{fault[1:]}.",
-            remedy="Make it again with `planner build`, with the same version of the planner that loads it.",
+            remedy="Build it anew into an empty folder, with the version of the planner that loads it: "
+            "`planner build PLAN -o FOLDER --target TARGET`.",
         )
 
 

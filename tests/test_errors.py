@@ -97,7 +97,8 @@ TEXTS = [
         errors.BadBundle("b", "it holds no kernel"),
         "BadBundle: cannot use the kernels in 'b'.\n"
         "  It holds no kernel.\n"
-        "  Make it again with `planner build`, with the same version of the planner that loads it.",
+        "  Build it anew into an empty folder, with the version of the planner that loads it: "
+        "`planner build PLAN -o FOLDER --target TARGET`.",
     ),
     (
         errors.UnreachableQuality("psnr 60 dB", "41.2, with every site dense"),
