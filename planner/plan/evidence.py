@@ -124,7 +124,7 @@ class Evidence:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dictionary
             description = from_json(text, _Description, name, upgrade_evidence)
             return Evidence(
-                plan=description.plan.as_read(name),
+                plan=description.plan.respelled().verify(),
                 steps=tuple(tensors["steps"].tolist()),
                 recorded=tuple(tensors["recorded"].tolist()),
                 sites={

@@ -249,14 +249,15 @@ class Plan:
     @staticmethod
     def from_json(text: str, name: str = "plan") -> Plan:
         """Read a plan of any version from JSON; raises BadPlanFile or PlanVersion, naming the field at fault."""
-        return serialization.from_json(text, Plan, name, upgrade_plan).as_read(name)
-
-    def as_read(self, name: str) -> Plan:
-        """Return a plan that was read from a file with patterns as they are spelled today; raises BadPlanFile."""
+        plan = serialization.from_json(text, Plan, name, upgrade_plan)
         try:
-            return replace(self, decisions=tuple(decision.respelled() for decision in self.decisions)).verify()
+            return plan.respelled().verify()
         except PlannerError as error:
             raise BadPlanFile(name, error.in_a_line()) from error
+
+    def respelled(self) -> Plan:
+        """The same with patterns as they are spelled today; raises BadSpelling, MalformedValue or UnknownName."""
+        return replace(self, decisions=tuple(decision.respelled() for decision in self.decisions))
 
 
 def _farthest(rules: Rules, level: float, sizes: Sequence[int]) -> tuple[Pattern, tuple[int, ...]]:

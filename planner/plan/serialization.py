@@ -161,7 +161,7 @@ def _mapping_hook(cls: Any) -> Hook:
         if not isinstance(value, dict):
             raise _Fault("is not an object")
         _require_few(value)
-        return {_text(key): _after(f"[{clip(key)!r}]", hook, each, item) for key, each in value.items()}
+        return {_str(key): _after(f"[{clip(key)!r}]", hook, each, item) for key, each in value.items()}
 
     return structure
 
@@ -171,7 +171,7 @@ def _require_few(items: Any) -> None:
         raise _Fault(f"has {len(items)} items, more than {MAX_ITEMS}")
 
 
-def _text(value: Any, _: Any = str) -> str:
+def _str(value: Any, _: Any = str) -> str:
     if isinstance(value, str) and len(value) <= MAX_TEXT:
         return value
     raise _Fault("is no str in range")
@@ -180,7 +180,7 @@ def _text(value: Any, _: Any = str) -> str:
 def _bool(value: Any, _: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise _Fault("is no bool in range")
+    raise _Fault("is no bool")
 
 
 def _int(value: Any, _: Any) -> int:
@@ -203,7 +203,7 @@ def _float(value: Any, _: Any) -> float:
 
 
 _CONVERTER = Converter(detailed_validation=False)
-for _type, _hook in {str: _text, bool: _bool, int: _int, float: _float}.items():
+for _type, _hook in {str: _str, bool: _bool, int: _int, float: _float}.items():
     _CONVERTER.register_structure_hook(_type, _hook)
 _CONVERTER.register_structure_hook_factory(is_dataclass, _dataclass_hook)
 _CONVERTER.register_structure_hook_factory(lambda cls: get_origin(cls) is tuple, _tuple_hook)
