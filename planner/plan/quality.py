@@ -112,10 +112,11 @@ def tolerance_limit(values: Sequence[float]) -> float:
 
 
 def _sure_rank(count: int) -> int:
-    """The most r for which the r-th lowest of so many values is a tolerance limit; 0 where there is none."""
+    """Return the most r for which the r-th lowest of so many values is a tolerance limit; 0 where there is none."""
     rank, above = 0, 1.0
     while True:
-        above -= math.comb(count, rank) * (1 - SHARE) ** rank * SHARE ** (count - rank)
+        ways = math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank + 1)
+        above -= math.exp(ways + rank * math.log(1 - SHARE) + (count - rank) * math.log(SHARE))
         if above < CONFIDENCE:
             return rank
         rank += 1
