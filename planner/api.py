@@ -22,7 +22,8 @@ from planner.plan.options import Options, PlanOptions
 from planner.plan.plan import Plan
 from planner.plan.quality import Quality
 from planner.plan.target import Target
-from planner.search.allocation import Allocator, Budget, Budgets
+from planner.search.allocation import Allocator
+from planner.search.budget import Budget, Budgets
 from planner.search.certify import certify
 from planner.search.transfer import carry_over
 from planner.stages import follow_plan, plan_capture, plan_dense
@@ -118,7 +119,7 @@ def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, 
     """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
     by_head: whether heads of one site may differ. budget: one of ``recall``,
-    ``error``, ``density`` and ``speedup``, as in planner.search.allocation.Budget.
+    ``error``, ``density`` and ``speedup``, as in planner.search.budget.Budget.
     Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
     """
     return Allocator(evidence, Target.named(target), by_head=by_head).within(Budget(**budget)).plan

@@ -24,7 +24,8 @@ from planner.plan.evidence import Evidence
 from planner.plan.plan import Plan
 from planner.plan.quality import Quality
 from planner.plan.target import Target
-from planner.search.allocation import Allocation, Allocator, Budget
+from planner.search.allocation import Allocation, Allocator
+from planner.search.budget import Budget
 
 POINTS = 12
 """Points of the curve of our plans."""

@@ -19,7 +19,8 @@ from planner.plan.options import Options
 from planner.plan.plan import Plan
 from planner.plan.quality import Certificate, Quality, psnr, tolerance_limit
 from planner.plan.target import Target
-from planner.search.allocation import Allocator, Budget
+from planner.search.allocation import Allocator
+from planner.search.budget import Budget
 from planner.search.certify import certify, measured_gains
 from planner.search.decide import decide
 
