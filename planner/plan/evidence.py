@@ -58,7 +58,7 @@ class Evidence:
     toolchain: Mapping[str, str]
 
     def ranges(self, count: int) -> list[tuple[float, float, tuple[int, ...]]]:
-        """Ranges of noise levels with as many steps in each: (end, share of the steps, recorded calls), ascending.
+        """Return ascending ranges of noise levels with as many steps in each: (end, share of steps, recorded calls).
 
         Fewer where steps or recorded calls are few; every range holds a recorded call.
         """
@@ -159,7 +159,7 @@ _TABLES = ("recall", "error", "power", "sensitivity")
 
 
 def mean_over(table: Table, calls: Sequence[int]) -> Table:
-    """Mean of a table over some recorded calls, those without a number left out; NaN where none has one."""
+    """Return the mean of a table over recorded calls, those without a number left out; NaN where none has one."""
     return table[list(calls)].nanmean(0)
 
 

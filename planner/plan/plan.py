@@ -85,7 +85,7 @@ class Decision:
         return (self.batch, self.heads, self.kv_heads, self.queries, self.keys, self.head_dim)
 
     def parsed(self) -> tuple[Rules, TokenLayout | None]:
-        """Rules and layout as values; raises BadSpelling or MalformedValue."""
+        """Return rules and layout as values; raises BadSpelling or MalformedValue."""
         return self.rules, None if self.layout == "unknown" else TokenLayout.parse(self.layout)
 
     @property
@@ -96,16 +96,16 @@ class Decision:
         return layout if fits else None
 
     def respelled(self) -> Decision:
-        """The same with its pattern as it is spelled today; raises BadSpelling, MalformedValue or UnknownName."""
+        """Return the decision with its pattern as spelled today; raises BadSpelling, MalformedValue or UnknownName."""
         return replace(self, pattern=str(self.rules), reason=with_field_names_of_today(self.reason))
 
     def as_dense(self, reason: str) -> Decision:
-        """The same site left dense, and why."""
+        """Return the decision that leaves the site dense. reason: why."""
         costs = {"density": 1.0, "flops": self.dense_flops, "seconds": self.dense_seconds}
         return replace(self, pattern="dense", reason=reason, **costs)
 
     def verify(self) -> None:
-        """Raises MalformedValue or BadSpelling."""
+        """Check the decision; raises MalformedValue, BadSpelling or UnknownName."""
         rules, layout = self.parsed()
         rules.verify(self.heads)
         if not rules.patterns:
@@ -181,7 +181,7 @@ class Plan:
         return _ratio(self.dense_attention_seconds + self.other_seconds, self.other_seconds)
 
     def reach(self) -> tuple[str, int | None]:
-        """The longest layout with a grid, and after how many of its sites, at most, all its grid tokens have mixed.
+        """Return the longest layout with a grid, and after how many of its sites, at most, its grid tokens have mixed.
 
         That is at the noise levels where it takes longest. None if they never do; an empty layout where no site has a
         grid.
@@ -217,7 +217,7 @@ class Plan:
         return self
 
     def to_json(self) -> str:
-        """The plan as indented JSON; ``Plan.from_json(plan.to_json()) == plan``."""
+        """Return the plan as indented JSON; ``Plan.from_json(plan.to_json()) == plan``."""
         return serialization.to_json(self)
 
     @cached_property
@@ -256,12 +256,12 @@ class Plan:
             raise BadPlanFile(name, error.in_a_line()) from error
 
     def respelled(self) -> Plan:
-        """The same with patterns as they are spelled today; raises BadSpelling, MalformedValue or UnknownName."""
+        """Return the plan with patterns as spelled today; raises BadSpelling, MalformedValue or UnknownName."""
         return replace(self, decisions=tuple(decision.respelled() for decision in self.decisions))
 
 
 def _farthest(rules: Rules, level: float, sizes: Sequence[int]) -> tuple[Pattern, tuple[int, ...]]:
-    """Of the patterns that a site's heads follow at a noise level the one that reaches farthest; its group counts."""
+    """Return the pattern that reaches farthest of those that a site follows at a noise level, and its group counts."""
     patterns = [rule.pattern for rule in rules.at(level)]
     grids = [pattern.grid(sizes) if pattern.group else GroupGrid(tuple(sizes), tuple(sizes)) for pattern in patterns]
     layers = zip(patterns, (grid.counts for grid in grids), strict=True)

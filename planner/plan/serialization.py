@@ -103,11 +103,13 @@ class _Fault(ValueError):
         if self.of_field:
             border = max((at for at, step in enumerate(self.steps) if step.startswith(".")), default=0)
         place, field = ("".join(part).removeprefix(".") for part in (self.steps[:border], self.steps[border:]))
-        text = f"{field!r} {self.text}" if field else self.text
+        subject = repr(field) if field else "it"
+        text = f"{subject} {self.text}" if self.of_field else self.text
         return f"{text}, at {place}" if place else text
 
 
 def _after(step: str, hook: Hook, value: Any, cls: Any) -> Any:
+    """Read a value to which a step leads; a fault of it says so."""
     try:
         return hook(value, cls)
     except _Fault as fault:
@@ -134,6 +136,7 @@ def _dataclass_hook(cls: Any) -> Hook:
 
 
 def _field_hook(name: str, hint: Any) -> Hook:
+    """Return what reads a field of a dataclass."""
     hook = _CONVERTER.get_structure_hook(hint)
     return lambda value, _: _after(f".{name}", hook, value, hint)
 
