@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.protocol import publish
 from planner.codegen.emit.bodies import emit
-from planner.runtime.kernels.cache import Cache, made_by
+from planner.runtime.kernels.cache import Cache, toolchain
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from kernel_specs import SPECS
@@ -24,7 +24,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    made_by()  # once a process: the digest of the code
+    toolchain()  # once a process: the digest of the code
     emit(next(iter(SPECS.values())))
     rows = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,8 @@ from planner.plan.plan import Decision, Plan
 from planner.plan.quality import Quality, psnr
 from planner.plan.target import Target
 from planner.runtime.masked_dense import masked_model
-from planner.search.allocation import Allocation, Allocator, Budget
+from planner.search.allocation import Allocation, Allocator
+from planner.search.budget import Budget
 from planner.search.certify import certify, measured_gains
 
 UNIFORM = {

@@ -34,7 +34,8 @@ from planner.provenance.find_sites import find_sites
 from planner.provenance.propagate import trace_provenance
 from planner.runtime.kernels.bundle import problems_of
 from planner.runtime.measure import interleaved
-from planner.search.allocation import Allocator, Budget
+from planner.search.allocation import Allocator
+from planner.search.budget import Budget
 from planner.search.decide import decide
 
 SIDES = (64, 128, 256, 512, 1024)

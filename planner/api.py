@@ -22,7 +22,8 @@ from planner.plan.options import Options, PlanOptions
 from planner.plan.plan import Plan
 from planner.plan.quality import Quality
 from planner.plan.target import Target
-from planner.search.allocation import Allocator, Budget, Budgets
+from planner.search.allocation import Allocator
+from planner.search.budget import Budget, Budgets
 from planner.search.certify import certify
 from planner.search.transfer import carry_over
 from planner.stages import follow_plan, plan_capture, plan_dense
@@ -118,7 +119,7 @@ def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, 
     """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
     by_head: whether heads of one site may differ. budget: one of ``recall``,
-    ``error``, ``density`` and ``speedup``, as in planner.search.allocation.Budget.
+    ``error``, ``density`` and ``speedup``, as in planner.search.budget.Budget.
     Raises UnknownName, BadOption, BadEvidence, and UnreachableQuality with the best that can be reached.
     """
     return Allocator(evidence, Target.named(target), by_head=by_head).within(Budget(**budget)).plan
@@ -166,14 +167,14 @@ def tune(
     dense, calls = _counting_calls(model, sample)
     if evidence is None:
         evidence = record(model, sample, sampler_calls=calls)
-    made_by = f"planner {__version__}, torch {torch.__version__}, {place.name}"
+    toolchain = f"planner {__version__}, torch {torch.__version__}, {place.name}"
 
     def sample_plan(plan: Plan) -> torch.Tensor:
         torch._dynamo.reset()
         return sample(compile(model, plan=plan, backend=backend))
 
     today = date.today().isoformat()
-    return certify(evidence, place, quality, cases, dense, sample_plan, made_by, today, by_head, progress)
+    return certify(evidence, place, quality, cases, dense, sample_plan, toolchain, today, by_head, progress)
 
 
 def _counting_calls(

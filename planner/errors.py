@@ -19,6 +19,10 @@ class PlannerError(Exception):
         super().__init__(f"{place}: {problem}\n  {found}\n  {remedy}")
         self.problem, self.found, self.remedy, self.where = problem, found, remedy, where
 
+    def in_a_line(self) -> str:
+        """Return the text as one line without its full stop, to be told as the fault of something larger."""
+        return str(self).replace("\n ", "").removesuffix(".")
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors cross processes whole, whatever arguments their class takes."""
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -176,13 +180,13 @@ class BadPlanFile(PlannerError, ValueError):
 
 
 class PlanVersion(PlannerError, ValueError):
-    """A plan written by another version of the format."""
+    """A plan written by a version of the format that is not known here."""
 
-    def __init__(self, path: str, found: object, expected: int) -> None:
+    def __init__(self, path: str, found: object, newest: int) -> None:
         super().__init__(
             f"{path!r} has another plan version.",
-            found=f"The file says version {found!r}; this planner reads version {expected}.",
-            remedy="Plan again with this version of the planner.",
+            found=f"The file says version {clip(repr(found))}; this planner reads versions 1 to {newest}.",
+            remedy="Update the planner, or plan again with this one: `planner plan … -o`.",
         )
 
 
@@ -305,7 +309,8 @@ class BadBundle(PlannerError, ValueError):
         super().__init__(
             f"cannot use the kernels in {path!r}.",
             found=f"{fault[:1].upper()}{fault[1:]}.",
-            remedy="Make it again with `planner build`, with the same version of the planner that loads it.",
+            remedy="Build it anew into an empty folder, with the version of the planner that loads it: "
+            "`planner build PLAN -o FOLDER --target TARGET`.",
         )
 
 

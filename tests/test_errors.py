@@ -76,10 +76,10 @@ TEXTS = [
         "BadPlanFile: cannot read a plan from 'p'.\n  it is not JSON.\n  Write it again with `planner plan … -o`.",
     ),
     (
-        errors.PlanVersion("p", 9, 1),
+        errors.PlanVersion("p", 9, 4),
         "PlanVersion: 'p' has another plan version.\n"
-        "  The file says version 9; this planner reads version 1.\n"
-        "  Plan again with this version of the planner.",
+        "  The file says version 9; this planner reads versions 1 to 4.\n"
+        "  Update the planner, or plan again with this one: `planner plan … -o`.",
     ),
     (
         errors.NoKernel("dense on n:8", "no candidate fits"),
@@ -97,7 +97,8 @@ TEXTS = [
         errors.BadBundle("b", "it holds no kernel"),
         "BadBundle: cannot use the kernels in 'b'.\n"
         "  It holds no kernel.\n"
-        "  Make it again with `planner build`, with the same version of the planner that loads it.",
+        "  Build it anew into an empty folder, with the version of the planner that loads it: "
+        "`planner build PLAN -o FOLDER --target TARGET`.",
     ),
     (
         errors.UnreachableQuality("psnr 60 dB", "41.2, with every site dense"),

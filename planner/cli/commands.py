@@ -100,7 +100,8 @@ def explain(
 def diff(a: PlanFile, b: PlanFile, as_json: AsJson = False) -> None:
     """Compare two plans; exit 1 if they differ."""
     from planner.cli import EXIT_DIFFERENT, render
-    from planner.plan.plan import Plan, difference
+    from planner.plan.diff import difference
+    from planner.plan.plan import Plan
 
     changes = difference(Plan.load(a), Plan.load(b))
     render.show_changes(changes, as_json)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from planner.plan.plan import Change, Decision, Plan
+    from planner.plan.diff import Change
+    from planner.plan.plan import Decision, Plan
     from planner.search.rank import Candidate
 
 PLAIN_WIDTH = 1000

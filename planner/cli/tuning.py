@@ -24,7 +24,8 @@ from planner.plan.evidence import Evidence
 from planner.plan.plan import Plan
 from planner.plan.quality import Quality
 from planner.plan.target import Target
-from planner.search.allocation import Allocation, Allocator, Budget
+from planner.search.allocation import Allocation, Allocator
+from planner.search.budget import Budget
 
 POINTS = 12
 """Points of the curve of our plans."""
@@ -76,7 +77,7 @@ def describe(evidence: Evidence) -> str:
     most = max(len(site.candidates) for site in evidence.sites.values())
     return (
         f"evidence of {evidence.plan.model}: {sites} sites, up to {most} candidates each, at {calls} of "
-        f"{len(evidence.steps)} calls, recorded {evidence.made_by['date']} on {evidence.made_by['device']}"
+        f"{len(evidence.steps)} calls, recorded {evidence.toolchain['date']} on {evidence.toolchain['device']}"
     )
 
 

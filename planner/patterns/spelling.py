@@ -16,6 +16,8 @@ _GROUP = Numbers("group", MISSING, {"least": 1})
 _OLD_NAMES = {"far": "pooled"}
 """Names of fields in plans and evidence of version 0.1, with those of today."""
 
+_OLD_FIELD = re.compile(rf"(?<=[{{,])(\s*)({'|'.join(_OLD_NAMES)})(?=\s*=)")
+
 
 @dataclass(frozen=True)
 class PatternRequest:
@@ -85,6 +87,11 @@ def parse_request(text: str) -> PatternRequest:
         return PatternRequest(match[1], _parse_fields(match[1], kind.fields(), match[2] or ""))
     except ValueError as fault:
         raise BadSpelling("pattern", text, str(fault), kind.example()) from None
+
+
+def with_field_names_of_today(text: str) -> str:
+    """Return spellings, or a text that holds some, with the old names of fields replaced."""
+    return _OLD_FIELD.sub(lambda match: match[1] + _OLD_NAMES[match[2]], text)
 
 
 def parse_group(text: str) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ much it changes the site's output (error), head by head; and how much a change o
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ from typing import Any
 
 import torch
 
-from planner.errors import BadEvidence, MissingDependency, PlannerError
+from planner.errors import BadEvidence, BadPlanFile, MissingDependency, PlannerError, PlanVersion
 from planner.patterns.rules import DIGITS
+from planner.patterns.spelling import parse_pattern
 from planner.plan.atomic_write import replacing
 from planner.plan.plan import Plan
+from planner.plan.serialization import from_json, to_json
+from planner.plan.upgrade import EVIDENCE_VERSION, upgrade_evidence
 
-EVIDENCE_VERSION = 1
 Table = torch.Tensor
 
 
@@ -47,17 +48,17 @@ class Evidence:
     """Evidence of a model, for the inputs of a plan that leaves every site dense.
 
     steps: noise levels of all calls of the sampling run, in order; recorded: which of them left evidence.
-    sites: by name; sites where no pattern is possible are not among them. made_by: versions, device, date, cases.
+    sites: by name; sites where no pattern is possible are not among them. toolchain: versions, device, date, cases.
     """
 
     plan: Plan
     steps: tuple[float, ...]
     recorded: tuple[int, ...]
     sites: Mapping[str, SiteEvidence]
-    made_by: Mapping[str, str]
+    toolchain: Mapping[str, str]
 
     def ranges(self, count: int) -> list[tuple[float, float, tuple[int, ...]]]:
-        """Ranges of noise levels with as many steps in each: (end, share of the steps, recorded calls), ascending.
+        """Return ascending ranges of noise levels with as many steps in each: (end, share of steps, recorded calls).
 
         Fewer where steps or recorded calls are few; every range holds a recorded call.
         """
@@ -108,47 +109,57 @@ class Evidence:
         }
         tensors["steps"] = torch.tensor(self.steps, dtype=torch.float64)
         tensors["recorded"] = torch.tensor(self.recorded, dtype=torch.int64)
-        described = {
-            "version": EVIDENCE_VERSION,
-            "plan": json.loads(self.plan.to_json()),
-            "candidates": {name: list(site.candidates) for name, site in self.sites.items()},
-            "made_by": dict(self.made_by),
-        }
+        candidates = {name: site.candidates for name, site in self.sites.items()}
+        description = to_json(_Description(EVIDENCE_VERSION, self.plan, candidates, self.toolchain))
         with replacing(path) as scratch:
-            save_file(tensors, scratch, {"evidence": json.dumps(described)})
+            save_file(tensors, scratch, {"evidence": description})
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Evidence:
-        """Read evidence; raises BadEvidence and MissingDependency."""
+        """Read evidence of any version; raises BadEvidence and MissingDependency."""
+        name, safe_open = str(path), _safetensors().safe_open
         try:
-            with _safetensors().safe_open(path, framework="pt") as file:
-                described = json.loads(file.metadata()["evidence"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
-            if described["version"] != EVIDENCE_VERSION:
-                raise BadEvidence(str(path), f"it is of version {described['version']}, not {EVIDENCE_VERSION}")
+            with safe_open(path, framework="pt") as file:
+                text = file.metadata()["evidence"]
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dictionary
+            description = from_json(text, _Description, name, upgrade_evidence)
             return Evidence(
-                plan=Plan.from_json(json.dumps(described["plan"]), str(path)),
+                plan=description.plan.respelled().verify(),
                 steps=tuple(tensors["steps"].tolist()),
                 recorded=tuple(tensors["recorded"].tolist()),
                 sites={
-                    name: SiteEvidence(tuple(candidates), *(tensors[f"{name}/{what}"] for what in _TABLES))
-                    for name, candidates in described["candidates"].items()
+                    site: SiteEvidence(
+                        tuple(str(parse_pattern(candidate)) for candidate in candidates),
+                        *(tensors[f"{site}/{what}"] for what in _TABLES),
+                    )
+                    for site, candidates in description.candidates.items()
                 },
-                made_by=described["made_by"],
+                toolchain=description.toolchain,
             ).verify()
+        except BadEvidence:
+            raise
         except PlannerError as error:
-            if isinstance(error, BadEvidence | MissingDependency):
-                raise
-            raise BadEvidence(str(path), str(error).replace("\n ", "")) from error
+            is_of_file = isinstance(error, BadPlanFile | PlanVersion)
+            raise BadEvidence(name, error.found.removesuffix(".") if is_of_file else error.in_a_line()) from error
         except Exception as error:  # whatever else damaged files lead to
-            raise BadEvidence(str(path), f"it cannot be read: {str(error)[:80]}") from error
+            raise BadEvidence(name, f"it cannot be read: {str(error)[:80]}") from error
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What evidence has beside its tables, as its file holds it."""
+
+    version: int
+    plan: Plan
+    candidates: Mapping[str, tuple[str, ...]]
+    toolchain: Mapping[str, str]
 
 
 _TABLES = ("recall", "error", "power", "sensitivity")
 
 
 def mean_over(table: Table, calls: Sequence[int]) -> Table:
-    """Mean of a table over some recorded calls, those without a number left out; NaN where none has one."""
+    """Return the mean of a table over recorded calls, those without a number left out; NaN where none has one."""
     return table[list(calls)].nanmean(0)
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from planner.errors import BadOption, times
 from planner.patterns.layout import TokenLayout
-from planner.patterns.spelling import PatternRequest, parse_group, parse_request
+from planner.patterns.spelling import PatternRequest, parse_group, parse_request, with_field_names_of_today
 from planner.plan.noise_level import NoiseLevel
 
 
@@ -51,6 +51,10 @@ class Options:
     sparse_below: float = 1.0
     noise: str | None = None
     alternate_offsets: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None:
+            object.__setattr__(self, "pattern", with_field_names_of_today(self.pattern))
 
     def verify(self) -> Options:
         """Return the options; raises BadOption, BadSpelling or MalformedValue."""

@@ -5,18 +5,15 @@ Saved as JSON that a person can read and diff; reading it back runs no code, bou
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-from planner.errors import BadPlanFile, MalformedValue, PlannerError, PlanVersion
+from planner.errors import BadPlanFile, MalformedValue, PlannerError
 from planner.patterns.base import Pattern
 from planner.patterns.catalogue import catalogue
 from planner.patterns.density import rules_density
@@ -24,22 +21,19 @@ from planner.patterns.groups import GroupGrid
 from planner.patterns.layout import TokenLayout
 from planner.patterns.reach import plan_reach
 from planner.patterns.rules import SEPARATOR, Rules
+from planner.patterns.spelling import with_field_names_of_today
+from planner.plan import serialization
 from planner.plan.atomic_write import write_text
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.options import Options
 from planner.plan.quality import Certificate
 from planner.plan.target import Target
+from planner.plan.upgrade import PLAN_VERSION, upgrade_plan
 
-PLAN_VERSION = 3
 FEW_PATTERNS, MANY_PATTERNS = 4, 100
 """A plan that follows few patterns on a layout, or could follow many, has kernels of its own: a Hopper kernel of 35
 patterns spills 216 bytes of its producer's registers, one of 256 spills 2,452.
 """
-
-MAX_BYTES = 16 * 2**20
-MAX_SITES = 100_000
-MAX_TEXT = 2**16
-MAX_CASES = 10_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class Decision:
         return (self.batch, self.heads, self.kv_heads, self.queries, self.keys, self.head_dim)
 
     def parsed(self) -> tuple[Rules, TokenLayout | None]:
-        """Rules and layout as values; raises BadSpelling or MalformedValue."""
+        """Return rules and layout as values; raises BadSpelling or MalformedValue."""
         return self.rules, None if self.layout == "unknown" else TokenLayout.parse(self.layout)
 
     @property
@@ -101,13 +95,17 @@ class Decision:
         fits = layout is not None and len(layout.grids) == 1 and self.queries == self.keys == layout.tokens
         return layout if fits else None
 
+    def respelled(self) -> Decision:
+        """Return the decision with its pattern as spelled today; raises BadSpelling, MalformedValue or UnknownName."""
+        return replace(self, pattern=str(self.rules), reason=with_field_names_of_today(self.reason))
+
     def as_dense(self, reason: str) -> Decision:
-        """The same site left dense, and why."""
+        """Return the decision that leaves the site dense. reason: why."""
         costs = {"density": 1.0, "flops": self.dense_flops, "seconds": self.dense_seconds}
         return replace(self, pattern="dense", reason=reason, **costs)
 
     def verify(self) -> None:
-        """Raises MalformedValue or BadSpelling."""
+        """Check the decision; raises MalformedValue, BadSpelling or UnknownName."""
         rules, layout = self.parsed()
         rules.verify(self.heads)
         if not rules.patterns:
@@ -138,6 +136,7 @@ class Plan:
     plan's samples, where it was tuned for a quality.
     """
 
+    version: int = field(default=PLAN_VERSION, kw_only=True)
     model: str
     inputs: str
     target: str
@@ -147,7 +146,6 @@ class Plan:
     other_flops: int
     other_seconds: float
     certificate: Certificate | None = None
-    version: int = PLAN_VERSION
 
     @property
     def attention_seconds(self) -> float:
@@ -183,7 +181,7 @@ class Plan:
         return _ratio(self.dense_attention_seconds + self.other_seconds, self.other_seconds)
 
     def reach(self) -> tuple[str, int | None]:
-        """The longest layout with a grid, and after how many of its sites, at most, all its grid tokens have mixed.
+        """Return the longest layout with a grid, and after how many of its sites, at most, its grid tokens have mixed.
 
         That is at the noise levels where it takes longest. None if they never do; an empty layout where no site has a
         grid.
@@ -219,8 +217,8 @@ class Plan:
         return self
 
     def to_json(self) -> str:
-        """The plan as indented JSON; ``Plan.from_json(plan.to_json()) == plan``."""
-        return json.dumps({"version": self.version, **asdict(self)}, indent=1) + "\n"
+        """Return the plan as indented JSON; ``Plan.from_json(plan.to_json()) == plan``."""
+        return serialization.to_json(self)
 
     @cached_property
     def kernel_patterns(self) -> Mapping[str, str]:
@@ -245,133 +243,25 @@ class Plan:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Plan:
-        """Read a plan from a file; raises BadPlanFile or PlanVersion."""
-        name = str(path)
-        try:
-            if Path(path).stat().st_size > MAX_BYTES:
-                raise BadPlanFile(name, f"it is larger than {MAX_BYTES >> 20} MiB")
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise BadPlanFile(name, error.strerror or "it cannot be opened") from error
-        except UnicodeDecodeError as error:
-            raise BadPlanFile(name, "it is not text") from error
-        return Plan.from_json(text, name)
+        """Read a plan of any version from a file; raises BadPlanFile or PlanVersion."""
+        return Plan.from_json(serialization.read_text(path), str(path))
 
     @staticmethod
     def from_json(text: str, name: str = "plan") -> Plan:
-        """Read a plan from JSON; raises BadPlanFile or PlanVersion, naming the field at fault."""
-
-        def refuse(constant: str) -> Any:
-            raise BadPlanFile(name, f"it holds {constant}")
-
+        """Read a plan of any version from JSON; raises BadPlanFile or PlanVersion, naming the field at fault."""
+        plan = serialization.from_json(text, Plan, name, upgrade_plan)
         try:
-            data = json.loads(text, parse_constant=refuse)
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, PlannerError):
-                raise
-            raise BadPlanFile(name, f"it is not JSON: {str(error)[:80]}") from error
-        if not isinstance(data, dict) or "version" not in data:
-            raise BadPlanFile(name, "it has no version")
-        if data["version"] != PLAN_VERSION:
-            raise PlanVersion(name, data["version"], PLAN_VERSION)
-        record = _Record(name)
-        decisions = record.get(data, "decisions", list)
-        if len(decisions) > MAX_SITES:
-            raise BadPlanFile(name, f"it has {len(decisions)} sites")
-        certificate = data.get("certificate")
-        plan = Plan(
-            **record.fields(data, Plan, leave_out=("options", "decisions", "certificate")),
-            options=Options(**record.fields(record.get(data, "options", dict), Options)),
-            decisions=tuple(Decision(**record.fields(item, Decision)) for item in decisions),
-            certificate=None if certificate is None else record.certificate(certificate),
-        )
-        try:
-            return plan.verify()
+            return plan.respelled().verify()
         except PlannerError as error:
-            raise BadPlanFile(name, str(error).replace("\n ", "")) from error
+            raise BadPlanFile(name, error.in_a_line()) from error
 
-
-@dataclass(frozen=True)
-class Change:
-    """A field in which two plans differ; ``where`` is a site, or ``plan``."""
-
-    where: str
-    field: str
-    a: object
-    b: object
-
-
-def difference(a: Plan, b: Plan) -> list[Change]:
-    """Every field in which two plans differ, the plan's own first, then site by site."""
-    changes = _changes("plan", a, b, leave_out=("decisions", "options"))
-    changes += _changes("options", a.options, b.options)
-    ours, theirs = ({decision.site: decision for decision in plan.decisions} for plan in (a, b))
-    for site in dict.fromkeys([*ours, *theirs]):
-        if site in ours and site in theirs:
-            changes += _changes(site, ours[site], theirs[site])
-        else:
-            changes.append(
-                Change(site, "site", "present" if site in ours else "absent", "present" if site in theirs else "absent")
-            )
-    return changes
-
-
-def _changes(where: str, a: Any, b: Any, leave_out: Sequence[str] = ()) -> list[Change]:
-    names = [field.name for field in fields(a) if field.name not in leave_out]
-    return [
-        Change(where, name, getattr(a, name), getattr(b, name))
-        for name in names
-        if getattr(a, name) != getattr(b, name)
-    ]
-
-
-class _Record:
-    """Reads the fields of a dataclass out of JSON objects, each of the declared type and nothing else."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def get(self, data: Any, key: str, kind: type) -> Any:
-        value = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(value, kind):
-            raise BadPlanFile(self.name, f"{key!r} is not a {kind.__name__}")
-        return value
-
-    def fields(self, data: Any, of: type, leave_out: Sequence[str] = ()) -> dict[str, Any]:
-        expected = {field.name: str(field.type) for field in fields(of) if field.name not in leave_out}
-        if not isinstance(data, dict) or set(data) - set(leave_out) != set(expected):
-            raise BadPlanFile(self.name, f"the fields of a {of.__name__} are {', '.join(expected)}")
-        return {name: self._value(name, data[name], kind) for name, kind in expected.items()}
-
-    def certificate(self, data: Any) -> Certificate:
-        rest = self.fields(data, Certificate, leave_out=("cases", "values"))
-        cases, values = self.get(data, "cases", list), self.get(data, "values", list)
-        return Certificate(
-            **rest,
-            cases=tuple(str(self._value("cases", case, "str")) for case in cases[:MAX_CASES]),
-            values=tuple(float(self._value("values", value, "float")) for value in values[:MAX_CASES]),
-        )
-
-    def _value(self, name: str, value: Any, kind: str) -> Any:
-        if value is None and kind.endswith("| None"):
-            return None
-        kind = kind.removesuffix(" | None")
-        if kind == "bool":
-            if isinstance(value, bool):
-                return value
-        elif kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-            if 0 <= value < 1e30:
-                return float(value)
-        elif kind == "int" and isinstance(value, int) and not isinstance(value, bool):
-            if 0 <= value < 2**100:
-                return value
-        elif kind == "str" and isinstance(value, str) and len(value) <= MAX_TEXT:
-            return value
-        raise BadPlanFile(self.name, f"{name!r} is no {kind} in range")
+    def respelled(self) -> Plan:
+        """Return the plan with patterns as spelled today; raises BadSpelling, MalformedValue or UnknownName."""
+        return replace(self, decisions=tuple(decision.respelled() for decision in self.decisions))
 
 
 def _farthest(rules: Rules, level: float, sizes: Sequence[int]) -> tuple[Pattern, tuple[int, ...]]:
-    """Of the patterns that a site's heads follow at a noise level the one that reaches farthest; its group counts."""
+    """Return the pattern that reaches farthest of those that a site follows at a noise level, and its group counts."""
     patterns = [rule.pattern for rule in rules.at(level)]
     grids = [pattern.grid(sizes) if pattern.group else GroupGrid(tuple(sizes), tuple(sizes)) for pattern in patterns]
     layers = zip(patterns, (grid.counts for grid in grids), strict=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from planner.errors import BadOption, MalformedValue, MissingDependency
+from planner.plan.serialization import Signed
 
 SHARE, CONFIDENCE = 0.95, 0.9
 METRICS = ("psnr", "ssim", "recall")
@@ -64,14 +65,14 @@ class Quality:
 class Certificate:
     """What was measured of a plan: a metric against dense samples, a value for each case (a prompt and its seed).
 
-    asked: the value that the plan was made for. made_by: versions and device. date: ISO.
+    asked: the value that the plan was made for. toolchain: versions and device. date: ISO.
     """
 
     metric: str
     asked: float
     cases: tuple[str, ...]
-    values: tuple[float, ...]
-    made_by: str
+    values: tuple[Signed, ...]
+    toolchain: str
     date: str
 
     @property
@@ -111,10 +112,11 @@ def tolerance_limit(values: Sequence[float]) -> float:
 
 
 def _sure_rank(count: int) -> int:
-    """The most r for which the r-th lowest of so many values is a tolerance limit; 0 where there is none."""
+    """Return the most r for which the r-th lowest of so many values is a tolerance limit; 0 where there is none."""
     rank, above = 0, 1.0
     while True:
-        above -= math.comb(count, rank) * (1 - SHARE) ** rank * SHARE ** (count - rank)
+        ways = math.lgamma(count + 1) - math.lgamma(rank + 1) - math.lgamma(count - rank + 1)
+        above -= math.exp(ways + rank * math.log(1 - SHARE) + (count - rank) * math.log(SHARE))
         if above < CONFIDENCE:
             return rank
         rank += 1

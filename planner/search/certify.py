@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -17,7 +17,8 @@ from planner.plan.evidence import Evidence
 from planner.plan.plan import Plan
 from planner.plan.quality import Certificate, Quality
 from planner.plan.target import Target
-from planner.search.allocation import Allocation, Allocator, Budget
+from planner.search.allocation import Allocation, Allocator
+from planner.search.budget import Budget
 
 SamplePlan = Callable[[Plan], torch.Tensor]
 """Samples of all cases, made by a plan: (cases, 3, [frames,] height, width) in [0, 1]."""
@@ -37,19 +38,20 @@ CLOSE = {"psnr": 0.3, "ssim": 0.003}
 def measured_gains(
     evidence: Evidence, target: Target, dense: torch.Tensor, sample: SamplePlan, progress: Progress
 ) -> list[float]:
-    """What an error of the model's output in each range of noise levels adds to the mean squared error of samples.
+    """Return what an error of the model's output in each range of noise levels adds to that of samples.
 
-    One sampling run for each range, there at a density halfway to the sparsest, and dense elsewhere.
+    Both are mean squared errors. One sampling run for each range, there at a density halfway to the sparsest, and dense
+    elsewhere.
     """
-    plain, gains = Allocator(evidence, target), list[float]()
-    if len(plain.levels) == 1:
+    allocator, gains = Allocator(evidence, target), list[float]()
+    if len(allocator.levels) == 1:
         return [1.0]
-    for number in range(len(plain.levels)):
-        saved = math.fsum(choice.pairs[0] - min(choice.pairs) for choice in plain.choices if choice.range == number)
-        found = plain.within(Budget(density=1 - saved / 2), only=number)
-        error = float((sample(found.plan) - dense).square().mean())
-        gains.append(error / found.error if found.error > 0 else 1.0)
-        progress(f"range {number + 1} of {len(plain.levels)}: an error of 1 there makes one of {gains[-1]:.3g}")
+    for number in range(len(allocator.levels)):
+        saved = math.fsum(choice.pairs[0] - min(choice.pairs) for choice in allocator.choices if choice.range == number)
+        halfway = allocator.within(Budget(density=1 - saved / 2), only=number)
+        error = float((sample(halfway.plan) - dense).square().mean())
+        gains.append(error / halfway.error if halfway.error > 0 else 1.0)
+        progress(f"range {number + 1} of {len(allocator.levels)}: an error of 1 there makes one of {gains[-1]:.3g}")
     return gains
 
 
@@ -60,12 +62,12 @@ def certify(
     cases: Sequence[str],
     dense: torch.Tensor,
     sample: SamplePlan,
-    made_by: str,
+    toolchain: str,
     date: str,
     by_head: bool = True,
     progress: Progress = lambda _: None,
 ) -> Plan:
-    """The fastest plan found whose measured quality is kept, with its certificate.
+    """Return the fastest plan found whose measured quality is kept, with its certificate.
 
     dense: samples of the cases by the model itself. Raises UnreachableQuality where even a plan that leaves everything
     dense does not keep it, BadOption for a quality that is not measured on samples.
@@ -76,66 +78,124 @@ def certify(
         raise BadOption("cases", len(cases), f"one for each of the {len(dense)} samples, at least three")
     gains = measured_gains(evidence, target, dense, sample, progress)
     allocator = Allocator(evidence, target, gains, by_head=by_head)
-    tried = dict[tuple[str, ...], Certificate]()
-
-    def measure(found: Allocation) -> Certificate:
-        patterns = tuple(decision.pattern for decision in found.plan.decisions)
-        if patterns not in tried:
-            values = quality.of(sample(found.plan), dense)
-            tried[patterns] = Certificate(quality.metric, quality.asked, tuple(cases), tuple(values), made_by, date)
-            progress(f"{len(tried)}: density {found.density:.3f}, {tried[patterns]}")
-        return tried[patterns]
-
-    best: tuple[float, Plan] | None = None
-    error, fastest = _first_error(quality, allocator), allocator.within(Budget(error=math.inf)).seconds
-    passing, failing = None, None
-    for number in range(TRIES):
-        found = allocator.within(Budget(error=error))
-        certificate = measure(found)
-        point = math.log(max(error, 1e-30)), certificate.bound - quality.asked
-        if certificate.bound >= quality.asked:
-            passing = point if passing is None or point[0] > passing[0] else passing
-            if best is None or found.seconds < best[0]:
-                best = found.seconds, replace(found.plan, certificate=certificate)
-            if point[1] <= CLOSE[quality.metric] or found.seconds == fastest:
-                break
-        else:
-            failing = point if failing is None or point[0] < failing[0] else failing
-        step = _next(quality, passing, failing, number)
-        if step is None:
-            break
-        error = math.exp(step)
-    if best is None:
-        leaving = allocator.within(Budget(density=1.0))
-        certificate = measure(leaving)
-        if certificate.bound < quality.asked:
-            raise UnreachableQuality(str(quality), f"{certificate.bound:.4g}, with every site dense")
-        best = leaving.seconds, replace(leaving.plan, certificate=certificate)
-    return best[1].verify()
+    judge = _Judge(quality, tuple(cases), dense, sample, toolchain, date, progress)
+    plan = _fastest(allocator, judge) or _all_dense(allocator, judge)
+    return plan.verify()
 
 
-def _first_error(quality: Quality, allocator: Allocator) -> float:
-    """Where to begin: the mean squared error of the asked PSNR, less what spread between cases takes; or a tenth."""
-    if quality.metric == "psnr":
-        return 10 ** (-(quality.asked + 3) / 10)
-    return allocator.within(Budget(error=math.inf)).error / 10
+@dataclass(frozen=True)
+class _Judge:
+    """Measures the quality of plans on samples, of each plan once."""
+
+    quality: Quality
+    cases: tuple[str, ...]
+    dense: torch.Tensor
+    sample: SamplePlan
+    toolchain: str
+    date: str
+    progress: Progress
+    certificates: dict[tuple[str, ...], Certificate] = field(default_factory=dict[tuple[str, ...], Certificate])
+
+    def certificate(self, allocation: Allocation) -> Certificate:
+        """Return what is measured of a plan, whether or not the quality is kept."""
+        patterns = tuple(decision.pattern for decision in allocation.plan.decisions)
+        if patterns not in self.certificates:
+            quality, values = self.quality, self.quality.of(self.sample(allocation.plan), self.dense)
+            certificate = Certificate(
+                quality.metric, quality.asked, self.cases, tuple(values), self.toolchain, self.date
+            )
+            self.certificates[patterns] = certificate
+            self.progress(f"{len(self.certificates)}: density {allocation.density:.3f}, {certificate}")
+        return self.certificates[patterns]
 
 
-def _next(
-    quality: Quality, passing: tuple[float, float] | None, failing: tuple[float, float] | None, number: int
-) -> float | None:
-    """The logarithm of the next error to allow: between the two, or outwards where there is one; None at the end.
+def _fastest(allocator: Allocator, judge: _Judge) -> Plan | None:
+    """Return the fastest plan that was found to keep the quality, with its certificate; None where none did.
 
-    Both as (logarithm of the error, how far the bound was above what is asked). Outwards each step is at least twice
-    the one before: a case that goes another way early on stays far off until errors are much smaller.
+    The predicted error that is allowed is moved towards the greatest that keeps it.
     """
-    if passing is None or failing is None:
-        known = passing or failing
-        assert known is not None
-        least = math.log(4) if quality.metric == "ssim" else FIRST_STEP * 2**number
-        if quality.metric == "psnr" and math.isfinite(known[1]):  # a decibel of error is a decibel of PSNR
-            least = max(least, abs(known[1] - CLOSE["psnr"] / 2) * math.log(10) / 10)
-        return known[0] + (least if passing is not None else -least)
+    quality = judge.quality
+    sparsest = allocator.within(Budget(error=math.inf))
+    error = _first_error(quality, sparsest)
+    bracket = _Bracket(quality)
+    best_seconds, best = math.inf, None
+    for number in range(TRIES):
+        allocation = allocator.within(Budget(error=error))
+        certificate = judge.certificate(allocation)
+        margin = certificate.bound - quality.asked
+        if margin >= 0 and allocation.seconds < best_seconds:
+            best_seconds, best = allocation.seconds, replace(allocation.plan, certificate=certificate)
+        if margin >= 0 and (margin <= CLOSE[quality.metric] or allocation.seconds == sparsest.seconds):
+            break
+        bracket.add(error, margin)
+        log_error = bracket.next_log_error(number)
+        if log_error is None:
+            break
+        error = math.exp(log_error)
+    return best
+
+
+def _all_dense(allocator: Allocator, judge: _Judge) -> Plan:
+    """Return the plan that leaves everything dense, with its certificate; raises UnreachableQuality."""
+    allocation = allocator.within(Budget(density=1.0))
+    certificate = judge.certificate(allocation)
+    if certificate.bound < judge.quality.asked:
+        raise UnreachableQuality(str(judge.quality), f"{certificate.bound:.4g}, with every site dense")
+    return replace(allocation.plan, certificate=certificate)
+
+
+def _first_error(quality: Quality, sparsest: Allocation) -> float:
+    """Return where to begin: the error of the asked PSNR, less what cases differ by; else a tenth of the greatest."""
+    return 10 ** (-(quality.asked + 3) / 10) if quality.metric == "psnr" else sparsest.error / 10
+
+
+@dataclass
+class _Bracket:
+    """The greatest error known to keep a quality and the least known not to.
+
+    Both as (logarithm of the error, how far the bound was above what is asked).
+    """
+
+    quality: Quality
+    passing: tuple[float, float] | None = None
+    failing: tuple[float, float] | None = None
+
+    def add(self, error: float, margin: float) -> None:
+        """Note how far above what is asked the bound is with an error."""
+        point = math.log(max(error, 1e-30)), margin
+        if margin >= 0:
+            self.passing = point if self.passing is None else max(self.passing, point, key=_log_error)
+        else:
+            self.failing = point if self.failing is None else min(self.failing, point, key=_log_error)
+
+    def next_log_error(self, number: int) -> float | None:
+        """Return the logarithm of the error to allow next, None where the two are close; number: of the try."""
+        if self.passing is not None and self.failing is not None:
+            return _between(self.passing, self.failing)
+        if self.passing is not None:
+            return self.passing[0] + self._step(self.passing[1], number)
+        assert self.failing is not None
+        return self.failing[0] - self._step(self.failing[1], number)
+
+    def _step(self, margin: float, number: int) -> float:
+        """Return how far to go outwards, each time at least twice as far as before.
+
+        A case that goes another way early on stays far off until errors are much smaller.
+        """
+        if self.quality.metric == "ssim":
+            return math.log(4)
+        step = FIRST_STEP * 2**number
+        if math.isfinite(margin):  # a decibel of error is a decibel of PSNR
+            step = max(step, abs(margin - CLOSE["psnr"] / 2) * math.log(10) / 10)
+        return step
+
+
+def _log_error(point: tuple[float, float]) -> float:
+    return point[0]
+
+
+def _between(passing: tuple[float, float], failing: tuple[float, float]) -> float | None:
+    """Return where the margin is expected to be zero between two points, None where they are close."""
     (low, above), (high, below) = passing, failing
     if high - low < 0.02:
         return None

@@ -22,7 +22,7 @@ from planner.codegen.spec.launch_plan import HeadRouting
 from planner.codegen.spec.problem import Problem
 from planner.errors import BadSpelling
 from planner.plan.atomic_write import write_text
-from planner.runtime.kernels.cache import Cache, build, made_by
+from planner.runtime.kernels.cache import Cache, build, toolchain
 from planner.runtime.measure import device_seconds, interleaved
 
 FILE = "tuned.json"
@@ -64,7 +64,7 @@ def configured(problem: Problem) -> KernelSpec:
 def tuned_config(problem: Problem) -> KernelConfig | None:
     """The config that tuning found for a problem with this version of the code, None if it was not tuned."""
     entry = _read().get(problem.digest)
-    if not isinstance(entry, dict) or entry.get("code") != made_by()["code"]:
+    if not isinstance(entry, dict) or entry.get("code") != toolchain()["code"]:
         return None
     try:
         config = KernelConfig.parse(str(entry.get("config")))
@@ -117,7 +117,7 @@ def _entry(problem: Problem, trials: list[Trial], device: torch.device) -> Itera
     yield "device", torch.cuda.get_device_name(device)
     yield "torch", torch.__version__
     yield "date", date.today().isoformat()
-    yield from made_by().items()
+    yield from toolchain().items()
 
 
 def _path() -> Path:

@@ -14,7 +14,7 @@ from planner.plan.atomic_write import replacing
 from planner.plan.plan import Decision, Plan
 from planner.plan.target import TARGETS, Target
 from planner.runtime.kernels.autotune import configured
-from planner.runtime.kernels.cache import SUFFIX, build, made_by
+from planner.runtime.kernels.cache import SUFFIX, build, toolchain
 from planner.runtime.kernels.kernel_file import KernelFile
 from planner.runtime.kernels.private_folder import why_unsafe
 
@@ -47,7 +47,7 @@ class Bundle:
                 kernel = KernelFile.from_bytes(path.read_bytes())
             except (OSError, ValueError) as error:
                 raise BadBundle(str(path), str(error)) from None
-            theirs, ours = kernel.made_by, made_by()
+            theirs, ours = kernel.toolchain, toolchain()
             if (theirs.get("planner"), theirs.get("code")) != (ours["planner"], ours["code"]):
                 raise BadBundle(str(path), f"planner {theirs.get('planner')} of other code made it")
             found[kernel.emitted.spec.problem] = kernel

@@ -187,16 +187,16 @@ def build(spec: KernelSpec) -> KernelFile:
     binary = compile_emitted(emitted)
     if binary.shared > SHARED_KIB[spec.arch] * 1024:
         raise NoKernel(f"{spec.pattern} with {spec.config}", f"it came out with {binary.shared} bytes of shared memory")
-    return KernelFile(emitted, binary, made_by())
+    return KernelFile(emitted, binary, toolchain())
 
 
 def key_of(spec: KernelSpec) -> str:
     """The digest of everything that a compiled kernel depends on."""
-    return hashlib.sha256("\n".join([spec.digest, *made_by().values()]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([spec.digest, *toolchain().values()]).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
-def made_by() -> dict[str, str]:
+def toolchain() -> dict[str, str]:
     """Versions of what makes a kernel, and the digest of the code that emits and compiles it."""
     try:
         triton = version("triton")

@@ -15,10 +15,12 @@ from planner.codegen.spec.config import KernelConfig
 from planner.codegen.spec.emitted import Argument, Emitted, ViewArgument
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.tiling.boxes import View
-from planner.errors import PlannerError
+from planner.errors import PlannerError, clip
 from planner.runtime.cuda.binary import Binary
 
-FORMAT = 2
+FORMAT = 3
+"""Raised where the record of a kernel gets other fields, or other names for them."""
+
 MAX_HEADER = 2**22
 
 
@@ -26,12 +28,12 @@ MAX_HEADER = 2**22
 class KernelFile:
     """A kernel that can be launched without emitting or compiling; ``from_bytes(to_bytes(x)) == x``.
 
-    made_by: versions and fingerprint of what compiled it.
+    toolchain: versions and fingerprint of what compiled it.
     """
 
     emitted: Emitted
     binary: Binary
-    made_by: dict[str, str]
+    toolchain: dict[str, str]
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -53,7 +55,7 @@ class KernelFile:
             "tensor_maps": binary.tensor_maps,
             "code_sha256": hashlib.sha256(binary.code).hexdigest(),
             "source": emitted.source,
-            "made_by": self.made_by,
+            "toolchain": self.toolchain,
         }
         text = json.dumps(body)
         seal = {"planner_kernel": FORMAT, "sha256": hashlib.sha256(text.encode()).hexdigest(), "kernel": body}
@@ -68,7 +70,8 @@ class KernelFile:
         try:
             seal = json.loads(content[:end])
             if seal["planner_kernel"] != FORMAT:
-                raise ValueError(f"its format is {seal['planner_kernel']!r}, not {FORMAT}")
+                written = clip(repr(seal["planner_kernel"]))
+                raise ValueError(f"its format is {written}, and this planner reads format {FORMAT} alone")
             body, code = seal["kernel"], content[end + 1 :]
             if hashlib.sha256(json.dumps(body).encode()).hexdigest() != seal["sha256"]:
                 raise ValueError("its header does not have its digest")
@@ -105,7 +108,7 @@ def _kernel_file(body: dict[str, Any], code: bytes) -> KernelFile:
         parameters=tuple(map(str, body["parameters"])),
         tensor_maps=tuple((int(swizzle), tuple(map(int, box))) for swizzle, box in body["tensor_maps"]),
     )
-    return KernelFile(emitted, binary, {str(k): str(v) for k, v in body["made_by"].items()})
+    return KernelFile(emitted, binary, {str(k): str(v) for k, v in body["toolchain"].items()})
 
 
 def _argument(fields: dict[str, Any]) -> Argument:

@@ -19,7 +19,8 @@ from planner.plan.options import Options
 from planner.plan.plan import Plan
 from planner.plan.quality import Certificate, Quality, psnr, tolerance_limit
 from planner.plan.target import Target
-from planner.search.allocation import Allocator, Budget
+from planner.search.allocation import Allocator
+from planner.search.budget import Budget
 from planner.search.certify import certify, measured_gains
 from planner.search.decide import decide
 
@@ -303,3 +304,10 @@ def test_of_many_cases_the_bound_holds_however_they_are_distributed():
         values = torch.rand(2000, count, generator=draw, dtype=torch.float64).log()  # 5 % lie below log(0.05)
         kept = [tolerance_limit(row) <= least for row in values.tolist()]
         assert sum(kept) / len(kept) > 0.88
+
+
+def test_a_tolerance_limit_of_thousands_of_values_is_one_of_the_lowest():
+    values = [float(n) for n in range(100_000)]
+    assert tolerance_limit(values[:44]) < 0
+    assert tolerance_limit(values[:45]) == 0
+    assert tolerance_limit(values) / len(values) == pytest.approx(0.05, abs=1e-3)

@@ -8,7 +8,7 @@ from kernel_specs import FLUX, problem
 from planner.codegen.spec.candidates import candidates, choose_config
 from planner.codegen.spec.config import KernelConfig
 from planner.runtime.kernels import autotune as tuned
-from planner.runtime.kernels.cache import made_by
+from planner.runtime.kernels.cache import toolchain
 
 ASKED = problem(FLUX, "neighborhood{radius=1,edge=clamp,group=8x8}")
 FOUND = KernelConfig("triton", 64, 32, 4, 3)
@@ -29,7 +29,7 @@ def remembered(monkeypatch, tmp_path):
 
 
 def entry(**changes):
-    return json.dumps({ASKED.digest: {"config": str(FOUND), "code": made_by()["code"], **changes}})
+    return json.dumps({ASKED.digest: {"config": str(FOUND), "code": toolchain()["code"], **changes}})
 
 
 def test_what_tuning_found_is_used(remembered):

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from planner.plan.atomic_write import SCRATCH_PREFIX, SCRATCH_SUFFIX
 from planner.runtime.kernels import cache as cache_module
 from planner.runtime.kernels.bundle import Bundle, write_bundle
 from planner.runtime.kernels.cache import Cache, CacheWarning, build, key_of
-from planner.runtime.kernels.kernel_file import KernelFile
+from planner.runtime.kernels.kernel_file import FORMAT, KernelFile
 
 OTHER = replace(SMALL, heads=12, kv_heads=12)
 
@@ -70,7 +71,7 @@ def test_a_kernel_is_compiled_once(cache, compiled):
 
 def test_versions_live_side_by_side(cache, compiled, monkeypatch):
     cache.get(SMALL)
-    monkeypatch.setattr(cache_module, "made_by", lambda: {"planner": "0", "triton": "9", "code": "x"})
+    monkeypatch.setattr(cache_module, "toolchain", lambda: {"planner": "0", "triton": "9", "code": "x"})
     cache.get(SMALL)
     assert len(compiled) == len(cache.entries()) == 2
 
@@ -87,7 +88,7 @@ def damages():
     yield from [("a flipped bit in the code", flip(-5)), ("a flipped bit in the header", flip(60))]
     yield from [("half a file", lambda content: content[: len(content) // 2]), ("nothing", lambda content: b"")]
     yield "no header", lambda content: b"\x00" * 5000
-    yield "another format", lambda content: content.replace(b'"planner_kernel": 2', b'"planner_kernel": 1')
+    yield "another format", lambda content: content.replace(b'"planner_kernel": %d' % FORMAT, b'"planner_kernel": 1')
     yield "no kernel", lambda content: b'{"planner_kernel": 2, "kernel": [], "sha256": ""}\n'
     yield "deep JSON", lambda content: b"[" * 100_000 + b"\n"
 
@@ -289,10 +290,34 @@ def test_unusable_bundles_say_why(tmp_path, kernel):
     with pytest.raises(BadBundle, match="It holds no kernel"):
         Bundle.open(tmp_path / "absent")
     path = tmp_path / "x.kernel"
-    path.write_bytes(replace(kernel, made_by={**kernel.made_by, "code": "other"}).to_bytes())
+    path.write_bytes(replace(kernel, toolchain={**kernel.toolchain, "code": "other"}).to_bytes())
     with pytest.raises(BadBundle, match="of other code made it"):
         Bundle.open(tmp_path)
     header = json.loads(kernel.to_bytes().split(b"\n", 1)[0])
     path.write_bytes(json.dumps(header).encode() + b"\nother code")
     with pytest.raises(BadBundle, match="Its machine code does not have its digest"):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize("written", [FORMAT - 1, FORMAT + 1, "2"])
+def test_bundles_of_another_format_say_how_they_are_built_anew(tmp_path, kernel, written):
+    header, code = kernel.to_bytes().split(b"\n", 1)
+    seal = {**json.loads(header), "planner_kernel": written}
+    (tmp_path / "x.kernel").write_bytes(json.dumps(seal).encode() + b"\n" + code)
+    with pytest.raises(BadBundle) as error:
+        Bundle.open(tmp_path)
+    assert f"Its format is {written!r}, and this planner reads format {FORMAT} alone." in str(error.value)
+    assert "`planner build PLAN -o FOLDER --target TARGET`" in str(error.value)
+
+
+def test_a_bundle_as_version_0_1_wrote_it_is_refused(tmp_path, kernel):
+    header, code = kernel.to_bytes().split(b"\n", 1)
+    body = json.loads(header)["kernel"]
+    names = {"partial_rows": "part_rows", "retry_flags": "marks", "toolchain": "made_by"}
+    body = {names.get(name, name): value for name, value in body.items()}
+    spec_names = {"num_sms": "processors", "has_head_table": "tabled"}
+    body["spec"] = {spec_names.get(name, name): value for name, value in body["spec"].items() if name != "scales"}
+    seal = {"planner_kernel": 2, "sha256": hashlib.sha256(json.dumps(body).encode()).hexdigest(), "kernel": body}
+    (tmp_path / "x.kernel").write_bytes(json.dumps(seal).encode() + b"\n" + code)
+    with pytest.raises(BadBundle, match="Its format is 2, and this planner reads format"):
         Bundle.open(tmp_path)
