@@ -24,7 +24,7 @@ from planner.codegen.tiling.sympy_source import source_of
 _GROUP = sympy.Symbol("group", integer=True, nonnegative=True)
 
 MEANS = KernelConfig("means", 16, 64, 2, 1)
-"""The fastest of ten tried on an H100: 3.0 TB/s at FLUX 4096² (bench/RESULTS.md, rules)."""
+"""The fastest of ten tried on an H100: 3.0 TB/s at FLUX 4096² (E10 in bench/EXPERIMENTS.md)."""
 
 
 class MeansBody(KernelBody):

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import diffusers.models.transformers
@@ -44,6 +45,14 @@ def test_every_class_of_diffusers_is_here():
             if inspect.isclass(value) and issubclass(value, ModelMixin) and value.__module__ == imported.__name__
         }
     assert classes == ZOO.keys()
+
+
+def test_the_pages_say_how_many_classes_get_sparse_sites():
+    rows = re.findall(r"^\| (\w+) \| (\d+) of \d+ \|", MODELS.read_text(), re.MULTILINE)
+    sparse = sum(int(count) > 0 for _, count in rows)
+    assert len(rows) == len(ZOO)
+    assert f"**{sparse} of the {len(ZOO)} transformer classes of diffusers" in MODELS.read_text()
+    assert f"[{sparse} of {len(ZOO)}](docs/models.md)" in (MODELS.parents[1] / "README.md").read_text()
 
 
 @pytest.mark.parametrize("left", [0.0, 3.0])
