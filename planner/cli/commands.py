@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Plan attention sparsity for diffusion transformers, and look at the plans.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -17,6 +16,23 @@ app = typer.Typer(
 
 PlanFile = Annotated[Path, typer.Argument(help="A plan file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from planner._version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def planner(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Plan attention sparsity for diffusion transformers, and look at the plans."""
 
 
 @app.command()
@@ -284,9 +300,7 @@ def cache_clear() -> None:
     typer.echo(f"removed {Cache().clear()} kernels")
 
 
-@app.command()
+@app.command(hidden=True)
 def version() -> None:
-    """Print the version."""
-    from planner._version import __version__
-
-    typer.echo(__version__)
+    """Print the version, as ``planner --version`` does."""
+    _print_version(True)

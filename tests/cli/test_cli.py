@@ -299,3 +299,8 @@ def test_evidence_is_recorded_tuned_with_drawn_and_explained(run, tmp_path):
     assert (code, "emoji-flux" in err) == (2, True)
     code, _, err = run("pareto", plan)
     assert (code, "cannot be read" in err) == (2, True)
+
+
+@pytest.mark.parametrize("asked", ["--version", "version"])
+def test_the_version_is_that_of_the_package(run, asked):
+    assert run(asked) == (0, f"{planner.__version__}\n", "")
