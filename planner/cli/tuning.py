@@ -173,7 +173,7 @@ def _draw(rows: Sequence[dict[str, Any]], title: str, target: str, output: Path)
         "chosen from evidence": lambda row: row["plan"] == "chosen from evidence",
         "uniform GRAT-X": lambda row: row["plan"].startswith("crisscross") and "pooled" not in row["plan"],
         "uniform GRAT-B": lambda row: row["plan"].startswith("neighborhood") and "pooled" not in row["plan"],
-        "uniform, with means of far groups": lambda row: "pooled" in row["plan"],
+        "uniform, with pooled groups": lambda row: "pooled" in row["plan"],
     }
     for (label, belongs), marker in zip(kinds.items(), "os^x", strict=True):
         points = [(row["ms"], max(row["error"], 1e-12)) for row in rows if belongs(row) and row["error"] > 0]

@@ -122,7 +122,7 @@ class Pattern(ABC):
 
     @property
     def near(self) -> Self:
-        """The pattern without the means of far groups."""
+        """The pattern without pooled groups."""
         return replace(self, pooled=False) if self.pooled else self
 
     @property

@@ -31,7 +31,7 @@ def grid_pairs(pattern: Pattern, sizes: Sequence[Number], arithmetic: Arithmetic
 def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
     """Count the pairs attended at a site: the pattern's on the grid, and every pair with a global token.
 
-    With the means of far groups, also one pair for every query of the grid and every group.
+    With pooled groups, also one pair for every query of the grid and every group.
     """
     if isinstance(pattern, Dense):
         return layout.tokens**2

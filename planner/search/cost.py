@@ -21,7 +21,7 @@ SMALL_GROUP = 128
 """Tokens under which a group does not fill a tile of queries."""
 
 MEANS_TILE, MEANS_SHARE = 128, 0.4
-"""Means of far groups that a kernel reads at once, and at what share of its rate, for the masks and biases that they
+"""Means of pooled groups that a kernel reads at once, and at what share of its rate, for the masks and biases that they
 take. Fitted to an H100 at FLUX 1024², 2048² and 4096² (bench/results/rules.json).
 """
 

@@ -48,7 +48,7 @@ with torch.no_grad():
         judged = model(image)
     torch.testing.assert_close(planned, judged, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(planned, model(image), atol=1e-3), "it ran dense"
-print('planner', planner.__version__, plan.decisions[0].layout, plan.decisions[0].pattern, "agrees with masked dense attention")
+print('planner', planner.__version__, str(plan.decisions[0].pattern), "agrees with masked dense attention")
 ''',
 }
 

@@ -5,7 +5,7 @@ import torch
 
 import planner
 from planner import models
-from planner.errors import BadModelFolder, DamagedFile, NoWeights, UnknownName
+from planner.errors import BadModelFolder, DamagedFile, MissingDependency, NoWeights, UnknownName
 from planner.models.catalogue import CATALOGUE, load_config
 from planner.models.emoji.integrity import digest
 from planner.models.emoji.reference import DIGESTS, SHIPPED, load_scorer, seal, verify, weights_folder
@@ -140,3 +140,9 @@ def test_shipped_weights_are_sealed(name):
     sealed = {line.partition("  ")[2] for line in (WEIGHTS / name / DIGESTS).read_text().splitlines()}
     files = {path.relative_to(WEIGHTS / name).as_posix() for path in (WEIGHTS / name).rglob("*.safetensors")}
     assert files <= sealed
+
+
+def test_without_the_package_of_weights_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("planner.models.emoji.reference.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"Install grat-planner\[demo\]\."):
+        models.load("emoji-flux")
