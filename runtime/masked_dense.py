@@ -16,6 +16,7 @@ from planner.patterns.layout import TokenLayout
 from planner.patterns.spelling import parse_pattern
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision, Plan
+from planner.runtime.attention.cpu import empty_output
 from planner.runtime.attention.group_means import visible_keys
 from planner.runtime.eager.sdpa_mode import SdpaMode
 
@@ -116,7 +117,7 @@ class MaskedDense(SdpaMode):
         options = {**arguments, "enable_gqa": False}
         options.pop("dropout_p", None)
         query, key, value = (options.pop(name) for name in ("query", "key", "value"))
-        out = query.new_empty(*query.shape[:3], value.shape[3])
+        out = empty_output(query, value)
         for rule in rules:
             heads = list(rule.heads or range(decision.heads))
             kv_heads = [head * decision.kv_heads // decision.heads for head in heads]

@@ -54,7 +54,8 @@ def grouped_sdpa(
         q, k, v = (x.index_select(2, plan.order) for x in (q, k, v))
         mask = None if mask is None else mask.index_select(-1, plan.order)
     pooled = _PooledGroups.of(plan, k, v, mask, layout) if plan.pooled else None
-    out = query.new_empty(*query.shape[:3], value.shape[3])
+    result = empty_output(query, value)
+    out = result if token_order else result.new_empty(result.shape)
     for batch in plan.batches(1 if is_causal else ROWS.get(query.device.type, 1)):
         start, stop = batch[0].queries[0], batch[-1].queries[1]
         keys, values, visible = _gather_keys(k, v, mask, batch)
@@ -71,7 +72,21 @@ def grouped_sdpa(
             enable_gqa=enable_gqa,
         )
         out[:, :, start:stop] = attended.unflatten(0, (-1, len(batch))).transpose(1, 2).flatten(2, 3)
-    return out if token_order else out.index_select(2, plan.inverse)
+    return out if token_order else result.index_copy_(2, plan.order, out)
+
+
+def empty_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Allocate the output, (B, H, N, E) for a query (B, H, N, D) and a value (B, H', N, E), in the query's dtype.
+
+    Its dimensions lie in memory as the query's do, as those of torch's own attention: what a model makes of the output
+    without a copy (``transpose(1, 2).view``) it can make of this one.
+    """
+    if query.shape[3] == value.shape[3]:
+        return torch.empty_like(query)
+    order = sorted(range(4), key=lambda dim: (-query.stride(dim), dim))
+    shape = (*query.shape[:3], value.shape[3])
+    empty = query.new_empty([shape[dim] for dim in order])
+    return empty.permute([order.index(dim) for dim in range(4)])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from planner.patterns.dense import Dense
 from planner.patterns.rules import Rule, Rules
-from planner.runtime.attention.cpu import grouped_sdpa
+from planner.runtime.attention.cpu import empty_output, grouped_sdpa
 from planner.runtime.kernels.select import attention_under, why_no_kernel
 
 fallbacks: Counter[str] = Counter()
@@ -62,11 +62,9 @@ def attend(
             key_mask=mask, scale=scale, noise=noise, kernel_patterns=kernel_patterns, out=out,
         )  # fmt: skip
     options: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-    output = _by_runs(query, key, value, layout, _active_rules(parsed, noise), token_order, options)
-    if query.device.type != "cuda":
-        return output
-    _count_fallback(reason)
-    return empty_output(query, value).copy_(output)
+    if query.device.type == "cuda":
+        _count_fallback(reason)
+    return _by_runs(query, key, value, layout, _active_rules(parsed, noise), token_order, options)
 
 
 @lru_cache(maxsize=1024)
@@ -92,7 +90,7 @@ def _by_runs(
 
     if len(rules) == 1:
         return run(rules[0], query, key, value, options)
-    out = query.new_empty(*query.shape[:3], value.shape[3])
+    out = empty_output(query, value)
     for rule in rules:
         mask = options["attn_mask"]
         if mask is not None and mask.dim() == 4 and mask.shape[1] > 1:
@@ -125,16 +123,6 @@ def _is_active(rule: Rule, noise: torch.Tensor) -> torch.Tensor:
     """Whether a rule applies at a noise level, () bool on the level's device; NaN counts as high."""
     after = noise.new_ones((), dtype=torch.bool) if rule.above == 0 else ~(noise <= rule.above)
     return after if rule.up_to == 1 else after & (noise <= rule.up_to)
-
-
-def empty_output(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Allocate the output, (B, H, N, E) for a query (B, H, N, D) and a value (B, H', N, E), in the query's dtype.
-
-    On a GPU it has the query's strides where D = E, so that an order of heads beside channels is kept.
-    """
-    if query.device.type == "cuda" and query.shape[3] == value.shape[3]:
-        return torch.empty_like(query)
-    return query.new_empty(*query.shape[:3], value.shape[3])
 
 
 def _why_not_arguments(mask: torch.Tensor | None, is_causal: bool, scale: float | None) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from planner.errors import NoGradient
-from planner.runtime.attention.dispatch import attend, empty_output
+from planner.runtime.attention.cpu import empty_output
+from planner.runtime.attention.dispatch import attend
 
 _library = torch.library.Library("planner", "FRAGMENT")
 _library.define(
