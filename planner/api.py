@@ -72,14 +72,17 @@ def compile(
     plan: run this plan, for its input shapes only, instead of planning. target: as in make_plan; ``auto`` is the device
     that attention runs on when it is planned. backend: what runs the rest of the graph: ``eager`` leaves it as it is,
     ``inductor`` or another name that torch.compile knows lowers it, equal blocks once. fullgraph: a graph break is an
-    error. Options are those of planner.Options. Raises NotAModule, BadOption, UnknownName; at a call, what make_plan
-    raises, PlanMismatch and OutOfMemory.
+    error. Options are those of planner.Options. Inputs that are too small for the group or the pattern that is named run
+    dense, and the report says so. Raises NotAModule, BadOption, UnknownName; at a call, what make_plan raises besides,
+    PlanMismatch and OutOfMemory.
     """
     from planner.runtime.model.compiled import compile_model
 
     decided = Options(**options).verify()
     place = None if target == "auto" else Target.named(target)
-    plan_graph = partial(plan_capture, decided, place) if plan is None else partial(follow_plan, plan.verify())
+    plan_graph = (
+        partial(plan_capture, decided, place, at_any_size=True) if plan is None else partial(follow_plan, plan.verify())
+    )
     return compile_model(require_module(model), plan_graph, backend, fullgraph)
 
 

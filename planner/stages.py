@@ -36,16 +36,22 @@ class PlannedGraph:
 
 
 def plan_capture(
-    options: Options, target: Target | None, capture: Capture, call: Call, memory: Memory | None = None, model: str = ""
+    options: Options,
+    target: Target | None,
+    capture: Capture,
+    call: Call,
+    memory: Memory | None = None,
+    model: str = "",
+    at_any_size: bool = False,
 ) -> PlannedGraph:
     """Plan one captured graph of a call, for a target or for where its attention runs.
 
-    Raises what decide, find_sites and find_noise_level raise.
+    at_any_size: as in decide. Raises what decide, find_sites and find_noise_level raise.
     """
     target = target or Target.of_device(capture.device)
     provenance = trace_provenance(capture, call, memory)
     sites = find_sites(capture, provenance, call, options.layout)
-    decisions = decide(sites, options, target)
+    decisions = decide(sites, options, target, at_any_size)
     gated = any(decision.is_gated for decision in decisions)
     noise = str(find_noise_level(capture, call, options.noise)) if gated else None
     flops, seconds = rest_of_step(capture.graph.graph.nodes, target)

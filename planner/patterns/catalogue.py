@@ -31,10 +31,12 @@ def proposals(
 ) -> list[Pattern]:
     """Return the candidates for a grid of such sizes, each once, also where groups do not fit.
 
-    group: the shape of groups; without one, or where it has other axes than the grid, those of GROUPS. request: the
-    kind of pattern and those of its fields that are named.
+    group: the shape of groups, those of GROUPS without one; there are no candidates where it has other axes than the
+    grid. request: the kind of pattern and those of its fields that are named.
     """
-    shapes = (group,) if group is not None and len(group) == len(sizes) else GROUPS[len(sizes)]
+    if group is not None and len(group) != len(sizes):
+        return []
+    shapes = GROUPS[len(sizes)] if group is None else (group,)
     kinds = tuple(PATTERNS.values()) if request is None else (PATTERNS[request.kind],)
 
     def proposed() -> Iterator[Pattern]:

@@ -17,10 +17,14 @@ from planner.search.cost import costs_under
 from planner.search.rank import Candidate, Rejection, rank, why_dense
 
 
-def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> tuple[Decision, ...]:
-    """One decision per site. A site's cost depends on its layout's spelling alone, never on its number of tokens.
+def decide(
+    sites: Sequence[AttentionSite], options: Options, target: Target, at_any_size: bool = False
+) -> tuple[Decision, ...]:
+    """Make one decision per site; what that costs depends on its layout's spelling, never on its number of tokens.
 
-    Raises GroupTooLarge, PatternCoversAll or UnreachableBudget if an option that the caller named fits no site.
+    at_any_size: sites that are too small for what the caller named stay dense, with the reason. Raises
+    UnreachableBudget if no site can meet a budget, GroupTooLarge if no site has the axes of the group that is named,
+    and, unless at any size, GroupTooLarge or PatternCoversAll if all are too small for the group or the pattern.
     """
     seen = Counter[str]()
     ranked = list[tuple[AttentionSite, list[Candidate]]]()
@@ -28,7 +32,7 @@ def decide(sites: Sequence[AttentionSite], options: Options, target: Target) -> 
         is_shifted = options.alternate_offsets and seen[str(site.layout)] % 2 == 1
         ranked.append((site, rank(site, options, target, is_shifted)))
         seen[str(site.layout)] += site.why_not() is None
-    _check_request(ranked, options)
+    _check_request(ranked, options, at_any_size)
     return tuple(_decision(site, candidates, options, target) for site, candidates in ranked)
 
 
@@ -83,7 +87,9 @@ def _why(options: Options) -> str:
     return f"keeps the most within {budget}" if budget else "keeps the most of what beats dense attention"
 
 
-def _check_request(ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], options: Options) -> None:
+def _check_request(
+    ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], options: Options, at_any_size: bool
+) -> None:
     """An option that no site can follow is the caller's mistake, not a reason to stay dense everywhere."""
     if options.request is not None and options.request.kind == "dense":
         return
@@ -97,10 +103,15 @@ def _check_request(ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], 
     assert isinstance(layout, TokenLayout)
     losses = [(candidate, candidate.rejected) for _, candidate in sparse if candidate.rejected is not None]
     shape = options.group_shape
-    if shape is not None and all(_is_misfit(site, shape) for site in gridded):
+    if shape is not None and all(_is_misfit(site, shape, at_any_size) for site in gridded):
         suggestion = tuple(max(1, min(8, n // 2)) for n in layout.grid.sizes)
         raise GroupTooLarge(site.name, shape, str(layout.grid), suggestion)
-    if options.pattern is not None and losses and all(loss.kind == "covers all" for _, loss in losses):
+    if (
+        not at_any_size
+        and options.pattern is not None
+        and losses
+        and all(loss.kind == "covers all" for _, loss in losses)
+    ):
         candidate = max((c for s, c in sparse if s is site), key=lambda c: c.density)
         counts = candidate.pattern.grid(layout.grid.sizes).counts
         raise PatternCoversAll(site.name, str(candidate.pattern), counts)
@@ -109,9 +120,12 @@ def _check_request(ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], 
         raise UnreachableBudget(site.name, _budget(options), _nearest(over, options))
 
 
-def _is_misfit(site: AttentionSite, group: tuple[int, ...]) -> bool:
+def _is_misfit(site: AttentionSite, group: tuple[int, ...], at_any_size: bool) -> bool:
+    """Whether a group has other axes than a site's grid, or, unless at any size, is larger than the grid."""
     sizes = site.layout.grid.sizes if isinstance(site.layout, TokenLayout) else ()
-    return len(sizes) != len(group) or any(g > n for g, n in zip(group, sizes, strict=True))
+    if len(sizes) != len(group):
+        return True
+    return not at_any_size and any(g > n for g, n in zip(group, sizes, strict=True))
 
 
 def _budget(options: Options) -> str:

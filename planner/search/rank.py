@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from planner.errors import times
 from planner.patterns.base import Pattern
 from planner.patterns.dense import Dense
 from planner.patterns.density import attended_pairs
@@ -79,9 +80,13 @@ def why_dense(site: AttentionSite, options: Options, ranked: Sequence[Candidate]
         return "pattern=dense asks for it"
     losers = [(c.rejected, c) for c in ranked if c.rejected is not None]
     if not losers:
-        return f"no candidate fits the axes of {site.layout}"
+        return f"{_unfit(options)} fits the axes of {site.layout}"
     rejected, nearest = min(losers, key=lambda loser: (_NEARNESS.index(loser[0].kind), loser[1].seconds))
     return f"{rejected} ({nearest.pattern})"
+
+
+def _unfit(options: Options) -> str:
+    return "no candidate" if options.group_shape is None else f"no group of {times(options.group_shape)}"
 
 
 _NEARNESS: tuple[RejectionKind, ...] = ("beaten", "below break-even", "over budget", "covers all", "too large")
@@ -97,7 +102,7 @@ def _judge(
     density, seconds = pairs / layout.tokens**2, sparse_seconds(site, pattern, target)
     speedup = dense.seconds / seconds
     rejected = None
-    if pattern.is_too_wide(pattern.grid(grid.sizes).counts):
+    if pattern.is_too_wide(pattern.grid(grid.sizes).counts) or pairs == layout.tokens**2:
         rejected = Rejection("covers all", "it reads the whole grid")
     elif options.density is not None and density > options.density:
         rejected = Rejection("over budget", f"density {density:.3f}, asked for {options.density:g} at most")

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from zoo import FORCE, ZOO
 from zoo.registry import distance, outputs
-from zoo.table import GROUPS, plan_of, row
+from zoo.table import GROUPS, covering, plan_of, row
 
 import planner
 from planner.capture.call import Call
@@ -107,18 +107,12 @@ def test_a_backend_lowers_the_rest_of_a_few(name, backend):
 
 @pytest.mark.parametrize("name", [name for name in ZOO if len(ZOO[name].sizes[0]) > 1])
 def test_a_plan_that_covers_everything_is_the_original(name):
-    """One row of groups, as long as the grid: the criss-cross is all of it."""
     size = ZOO[name].sizes[0]
     model, inputs = ZOO[name].case(size)
-    try:
-        compiled = planner.compile(model, pattern="crisscross", group="x".join(map(str, (*size[:-1], 3))), **FORCE)
-        ours = outputs(compiled, inputs)
-    except planner.errors.GroupTooLarge:  # attention over space and over time apart
-        compiled = planner.compile(model, pattern="crisscross", group="x".join(map(str, (*size[1:-1], 3))), **FORCE)
-        ours = outputs(compiled, inputs)
-    assert_close(ours, outputs(*ZOO[name].case(size)))
+    compiled = covering(model)
+    assert_close(outputs(compiled, inputs), outputs(*ZOO[name].case(size)))
     (plan,) = planner.report(compiled).plans
-    assert {decision.density for decision in plan.decisions if decision.is_sparse} <= {1.0}
+    assert {decision.density for decision in plan.decisions} <= {1.0}
 
 
 class Queries(SdpaMode):

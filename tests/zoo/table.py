@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
 import torch
 
 import planner
+from planner.capture.call import Call
+from planner.capture.trace import Capture
+from planner.plan.options import Options
 from planner.plan.plan import Decision
-from planner.runtime.model.compiled import Report
+from planner.plan.target import Target
+from planner.provenance.propagate import Memory
+from planner.runtime.model.compiled import Report, compile_model
+from planner.stages import PlannedGraph, plan_capture
 from zoo import FORCE, ZOO
 
 GROUPS = {1: "5", 2: "3x5", 3: "1x3x5"}
@@ -25,6 +32,26 @@ def plan_of(model: torch.nn.Module, size: tuple[int, ...]) -> torch.nn.Module:
     pattern = "neighborhood{radius=1}" if len(size) == 1 else "crisscross"
     group = "2x3" if type(model).__name__ == "LatteTransformer3DModel" else GROUPS[len(size)]
     return planner.compile(model, pattern=pattern, group=group, **FORCE)
+
+
+def covering(model: torch.nn.Module) -> torch.nn.Module:
+    """Compile a model with a criss-cross that reads everything wherever one goes: a row of groups as long as the grid."""
+    dense = Options(pattern="dense", min_speedup=0.0)
+
+    def plan(capture: Capture, call: Call, memory: Memory, name: str) -> PlannedGraph:
+        planned = plan_capture(dense, Target.named("cpu"), capture, call, memory, name)
+        decisions = tuple(map(_covering, planned.plan.decisions))
+        return replace(planned, plan=replace(planned.plan, decisions=decisions).verify())
+
+    return compile_model(model, plan, "eager", fullgraph=False)
+
+
+def _covering(decision: Decision) -> Decision:
+    layout = decision.own_grid
+    if layout is None or len(layout.grid.sizes) < 2 or not decision.reason.startswith("pattern=dense"):
+        return decision
+    group = "x".join(map(str, (*layout.grid.sizes[:-1], min(3, layout.grid.sizes[-1]))))
+    return replace(decision, pattern=f"crisscross{{axes=lines,group={group}}}", density=1.0, reason="to be tested")
 
 
 def row(name: str, report: Report) -> str:

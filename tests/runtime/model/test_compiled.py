@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from zoo import CROSS, EXPECTED, FAMILIES, FORCE, GROUPS, flux, flux_inputs, mochi
+from zoo.table import covering
 
 import planner
 from planner.errors import (
@@ -21,6 +22,7 @@ from planner.errors import (
     NotCompiled,
     NotPicklable,
     OutOfMemory,
+    PatternCoversAll,
     PlanMismatch,
     UnknownName,
 )
@@ -66,15 +68,21 @@ def test_alternate_offsets_equal_masked_dense_attention(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_plan_that_covers_everything_equals_the_original(name):
-    """One row of groups, as long as the grid: the criss-cross is all of it."""
     model, kwargs = FAMILIES[name]()
-    sizes = {"latte": "4x2"} | dict.fromkeys(["qwen", "pixart"], "6x3") | dict.fromkeys(["flux", "sd3"], "12x5")
-    video = {"hunyuanvideo": "5x6x3", "wan": "3x6x3", "cogvideox": "3x6x3", "ltx": "2x6x3"}
-    group = (sizes | video)[name]
-    compiled = planner.compile(model, pattern="crisscross", group=group, **FORCE)
+    compiled = covering(model)
     torch.testing.assert_close(output(compiled, kwargs), output(model, kwargs), rtol=1e-5, atol=1e-5)
     (plan,) = planner.report(compiled).plans
     assert {d.density for d in plan.decisions if d.is_sparse} == {1.0}
+
+
+def test_a_pattern_that_reads_everything_is_dense_and_says_so():
+    model, kwargs = flux()
+    compiled = planner.compile(model, pattern="crisscross", group="12x5", **FORCE)
+    compiled(**kwargs)
+    (plan,) = planner.report(compiled).plans
+    assert {decision.reason.partition(" (")[0] for decision in plan.decisions} == {
+        "covers all: it reads the whole grid"
+    }
 
 
 @pytest.mark.parametrize("name", ["flux", "hunyuanvideo", "wan"])
@@ -528,4 +536,22 @@ def test_mistakes_are_named_at_once():
     with pytest.raises(NotCompiled, match=r"planner\.compile\(model\)"):
         planner.report(model)
     with pytest.raises(GroupTooLarge, match=r"transformer_blocks\.0\.attn"):
-        planner.compile(model, group="64x64")(**kwargs)
+        planner.compile(model, group="4x4x4")(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"group": "64x64"}, "too large: the grid is hidden_states[h:12 w:16]"),
+        ({"pattern": "neighborhood{radius=9}", "group": "4x4"}, "covers all: it reads the whole grid"),
+    ],
+)
+def test_a_size_that_is_too_small_stays_dense_and_says_so(options, reason):
+    """In a server one size among many must not stop a call; where a plan is asked for it is a mistake."""
+    model, kwargs = flux()
+    with pytest.raises((GroupTooLarge, PatternCoversAll)):
+        planner.make_plan(model, kwargs=kwargs, **options, **FORCE)
+    compiled = planner.compile(model, **options, **FORCE)
+    torch.testing.assert_close(output(compiled, kwargs), output(model, kwargs))
+    (plan,) = planner.report(compiled).plans
+    assert {decision.reason.partition(" (")[0] for decision in plan.decisions} == {reason}
