@@ -115,7 +115,7 @@ def record(
 
 
 def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, **budget: Unpack[Budgets]) -> Plan:
-    """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
+    """Return the best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
     by_head: whether heads of one site may differ. budget: one of ``recall``,
     ``error``, ``density`` and ``speedup``, as in planner.search.allocation.Budget.
@@ -127,7 +127,7 @@ def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, 
 def transfer(
     plan: Plan, model: torch.nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Plan:
-    """A plan carried over to other inputs of its model, of another size say; reasons say what was extrapolated.
+    """Carry a plan over to other inputs of its model, of another size say; reasons say what was extrapolated.
 
     What the plan keeps there was not measured: its certificate is left behind. Raises what make_plan raises, and
     PlanMismatch for another model.
@@ -151,7 +151,7 @@ def tune(
     by_head: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """The fastest plan found that keeps a quality, measured on samples, with a certificate of what was measured.
+    """Find the fastest plan that keeps a quality, measured on samples; its certificate says what was measured.
 
     sample: samples of all cases with a given model, (cases, 3, [frames,] height, width) in [0, 1], the same for the
     same model. cases: what they are, a prompt and its seed each. evidence: of this model and these input shapes;
@@ -179,7 +179,7 @@ def tune(
 def _counting_calls(
     model: torch.nn.Module, sample: Callable[[torch.nn.Module], torch.Tensor]
 ) -> tuple[torch.Tensor, int]:
-    """(dense samples, calls of the model that it took to make them, at least 1)"""
+    """Sample the dense model; return the samples and the number of calls of the model that they took, at least 1."""
     calls = 0
 
     def count(*_: Any) -> None:
@@ -194,14 +194,14 @@ def _counting_calls(
 
 
 def require_module(model: Model) -> Model:
-    """The model itself; raises NotAModule."""
+    """Return the model itself; raises NotAModule where it is not an nn.Module."""
     if not isinstance(model, torch.nn.Module):
         raise NotAModule(model)
     return model
 
 
 def resolve_target(name: str, model: torch.nn.Module) -> Target:
-    """A target by name, or that of the device a model lives on; raises UnknownName."""
+    """Return the target of a name, or for "auto" that of the device a model is on; raises UnknownName."""
     if name != "auto":
         return Target.named(name)
     parameter = next(model.parameters(), None)

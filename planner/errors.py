@@ -20,7 +20,7 @@ class PlannerError(Exception):
         self.problem, self.found, self.remedy, self.where = problem, found, remedy, where
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross processes whole, whatever arguments their class takes."""
+        """Pickle the error with all its attributes, whatever arguments its class takes."""
         return _rebuild, (type(self), self.args, self.__dict__)
 
 

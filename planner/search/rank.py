@@ -47,7 +47,10 @@ class Candidate:
 
 
 def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool = False) -> list[Candidate]:
-    """All candidates of a site, the winner first, each loser with its reason. is_shifted: by half a group."""
+    """List all candidates of a site, the winner first, the others with the reason why each was rejected.
+
+    is_shifted: whether groups are shifted by half a group.
+    """
     dense = Candidate(
         Dense(), 1.0, attention_flops(site, site.queries * site.keys), dense_seconds(site, target), rejected=None
     )
@@ -71,7 +74,7 @@ def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool
 
 
 def why_dense(site: AttentionSite, options: Options, ranked: Sequence[Candidate]) -> str:
-    """The reason for leaving a ranked site dense: the site's own, or that of the candidate which came nearest."""
+    """Return why a ranked site is left dense: the site's own reason, or that of the candidate which came nearest."""
     reason = site.why_not()
     if reason is not None:
         return reason

@@ -12,7 +12,7 @@ PACKAGE = Package("@scope/name", "1.0.0", 1, hashlib.sha512(CONTENT).hexdigest()
 
 
 def npm(tmp_path, script):
-    """A stand-in for npm: a shell script that is given npm's arguments."""
+    """Make a stand-in for npm: a shell script that gets npm's arguments."""
     path = tmp_path / "bin" / "npm"
     path.parent.mkdir()
     path.write_text(f"#!/bin/sh\n{script}\n")
