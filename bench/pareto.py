@@ -30,7 +30,7 @@ import planner
 from bench.protocol import RESULTS, publish
 from planner.api import resolve_target
 from planner.models.emoji.data.naming import is_held_out, toneless
-from planner.models.emoji.data.sprites import Sprites, clips, pictures
+from planner.models.emoji.data.sprites import Sprites, clips, images
 from planner.models.emoji.reference import SHIPPED, load
 from planner.models.emoji.text import PromptBook, TextEncoder, save_prompts
 from planner.patterns.rules import Rules
@@ -326,7 +326,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 def write_book(model: str, path: Path, calibration: int, held: int) -> None:
     """Embeddings of the empty prompt, of the calibration prompts and of others, of emoji that training never saw."""
-    unseen = (clips() if model == "emoji-hunyuan" else pictures()).where(is_held_out)
+    unseen = (clips() if model == "emoji-hunyuan" else images()).where(is_held_out)
     save_prompts(path, ["", *_names(unseen, calibration + held)], TextEncoder())
 
 

@@ -21,7 +21,7 @@ from planner.models.emoji.figure import Cell, difference, draw_figure
 from planner.models.emoji.reference import DEMO_PROMPTS, load, load_evidence
 from planner.models.emoji.sampling import Pipeline
 from planner.models.inputs import example_inputs
-from planner.models.metrics.pictures import as_pictures
+from planner.models.metrics.images import as_images
 from planner.plan.options import Options
 from planner.plan.plan import Plan
 from planner.plan.quality import psnr, ssim
@@ -138,7 +138,7 @@ def _samples_table(output: Path) -> tuple[Any, float]:
         others = max(others, *(run.others for run in (dense, *planned)))
         table.add_row(sample.model, "dense", "100.0%", f"{dense.seconds:.1f}", "", "", "")
         for name, run in zip(("one pattern", "from evidence"), planned, strict=True):
-            likeness = as_pictures(run.samples), as_pictures(dense.samples)
+            likeness = as_images(run.samples), as_images(dense.samples)
             is_quiet = max(dense.others, run.others) <= BUSY
             table.add_row(
                 sample.model,
@@ -181,7 +181,7 @@ def _draw(sample: Sample, dense: Run, planned: Sequence[Run], path: Path) -> Non
         cells = [Cell(truth, f"dense\n100% of the pairs{_seconds(dense, is_quiet)}")]
         for name, run in zip(names, planned, strict=True):
             made = run.samples[number]
-            quality = float(psnr(as_pictures(made[None]), as_pictures(truth[None])).mean())
+            quality = float(psnr(as_images(made[None]), as_images(truth[None])).mean())
             cells.append(Cell(made, f"{name}\n{_density(run):.0%} of the pairs{_seconds(run, is_quiet)}"))
             cells.append(Cell(difference(made, truth), f"difference from dense\nPSNR {quality:.1f} dB"))
         rows.append((f'"{prompt}"', cells))
