@@ -46,7 +46,7 @@ def test_a_picture_that_is_not_square_is_cropped_in_the_middle():
     assert decode(webp([tall]), "here", 32).min() == 255
 
 
-@pytest.mark.parametrize("damage", [b"", b"RIFF", b"not a image", "cut"])
+@pytest.mark.parametrize("damage", [b"", b"RIFF", b"not an image", "cut"])
 def test_what_does_not_decode_is_named(damage):
     data = webp(clip(3))[:60] if damage == "cut" else damage
     with pytest.raises(BadPicture, match="at some archive/1f600"):
