@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: load machine code, describe tensors to the copy engine, launch.
+"""The CUDA driver through ctypes: load machine code, describe tensors to TMA, launch.
 
 Only functions of the driver's stable interface are used, so a kernel that was compiled elsewhere runs here without a
 compiler, and a launch costs a few microseconds.
@@ -79,7 +79,7 @@ class Function:
         self.symbol = symbol
 
     def launcher(self, programs: int, stream: int, parameters: Any) -> Callable[[], None]:
-        """What starts it on a stream each time it is called; parameters: a ctypes array of pointers to the values."""
+        """Return a function that launches the kernel on a stream; parameters: a ctypes array of pointers to values."""
         launch, function = self._launch, self._function
         size, threads = (programs, 1, 1), (self._threads, 1, 1)
         config = _Config(size, threads, self._shared, stream, self._attributes, len(self._attributes))
@@ -96,7 +96,7 @@ class Function:
 def encode_tensor_map(
     address: int, dtype: Dtype, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], swizzle: int
 ) -> Any:
-    """A tensor map for the copy engine, 128 bytes.
+    """Encode a tensor map for TMA, 128 bytes.
 
     sizes, strides: in elements, slow to fast; the fastest stride is 1. box: elements copied at a time. swizzle: 0 to 3
     for none, 32, 64 and 128 bytes. Elements outside the sizes read as zero and are not written. Raises DriverFailed.

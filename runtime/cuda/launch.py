@@ -31,7 +31,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class RoutingArguments:
-    """What a has_head_table kernel looks at when it runs, so that no host waits for it: its table and the noise level.
+    """Arguments that a has_head_table kernel reads on the device, so that no host waits: its table and the noise level.
 
     noise: one float32 on the device; None where nothing depends on it.
     """
@@ -84,9 +84,11 @@ class Kernel:
         means: Tensors | None = None,
         routing_args: RoutingArguments | None = None,
     ) -> None:
-        """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``.
+        """Attend, and write ``out`` and ``lse``.
 
-        means: what the kernels of means have written, by the names that the kernel has for it.
+        query, out: (batch, heads, tokens, channels), key, value: (batch, key heads, keys, channels); channels are
+        contiguous. lse: (batch, heads, tokens) float32. key_mask: (batch, keys) bool. means: the tensors that the
+        kernels of means have written, by this kernel's names for them.
         """
         tensors = {"q": query, "k": key, "v": value, "o": out}
         if lse is not None:
@@ -96,7 +98,7 @@ class Kernel:
         self.run(tensors | means if means else tensors, scale, routing_args)
 
     def run(self, tensors: Tensors, scale: float, routing_args: RoutingArguments | None = None) -> None:
-        """Launch with tensors by the names that the kernel has for them."""
+        """Launch with tensors by the names that the kernel has for them, of the shapes that ``__call__`` takes."""
         stream = torch._C._cuda_getCurrentRawStream(self._index)
         seen = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors.values()]
         noise = (
@@ -126,13 +128,13 @@ class Kernel:
                 launch()
 
     def why_not(self, tensor: torch.Tensor) -> str | None:
-        """Why the kernel cannot read a tensor as it lies in memory, None if it can."""
+        """Say why the kernel cannot read a tensor (batch, heads, tokens, channels) by its strides, None if it can."""
         if any(isinstance(argument, ViewArgument) for argument in self.emitted.arguments):
             return why_not_boxes(tensor, self.emitted.spec.head_block)
         return why_not_rows(tensor)
 
     def _table(self, routing: HeadRouting) -> _Table:
-        """A table in device memory, written at the first launch; made while a graph is captured it would not be."""
+        """Return a routing's table in device memory, written at its first launch, which no CUDA graph may capture."""
         found = self._tables.get(routing)
         if found is None:
             made = routing.table(self.emitted.spec)
@@ -142,7 +144,10 @@ class Kernel:
         return found
 
     def _workspace(self, stream: int, of_table: int) -> Workspace | None:
-        """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
+        """Return the workspace of a stream; its counters are zero before and after each launch.
+
+        A captured graph gets memory of its own.
+        """
         emitted = self.emitted
         rows = max(emitted.partial_rows, of_table)
         if not rows and WORK_COUNTER not in emitted.arguments:
@@ -192,7 +197,7 @@ def _parameters(
     table: _Table | None,
     routing_args: RoutingArguments | None,
 ) -> Iterator[tuple[Any, str]]:
-    """(value, PTX type) of each parameter."""
+    """Yield the (value, PTX type) of each parameter."""
     spec = emitted.spec
     maps = iter(binary.tensor_maps)
     for argument in emitted.arguments:
@@ -230,17 +235,17 @@ def _parameters(
 
 
 def heads_merge(tensor: torch.Tensor) -> bool:
-    """Whether batch and heads of a (batch, heads, tokens, channels) tensor are one axis of the copy engine's."""
+    """Tell whether batch and heads of a tensor (batch, heads, tokens, channels) are one axis for TMA."""
     return tensor.shape[0] == 1 or tensor.stride(0) == tensor.shape[1] * tensor.stride(1)
 
 
 def heads_are_last(tensor: torch.Tensor) -> bool:
-    """Whether the heads lie next to the channels, so that both are one axis."""
+    """Tell whether heads of a tensor (batch, heads, tokens, channels) lie next to channels: both are then one axis."""
     return tensor.stride(1) == tensor.shape[3]
 
 
 def _view(tensor: torch.Tensor, view: View, head_dim: int) -> tuple[list[int], list[int], int]:
-    """(sizes, strides, address) of a tensor's tokens through a view, heads in the first axis or in the last."""
+    """Return (sizes, strides, address) of a tensor's tokens through a view, heads in the first axis or in the last."""
     batch, heads, _, _ = tensor.shape
     of_batch, of_head, of_token, _ = tensor.stride()
     address = tensor.data_ptr() + view.origin * of_token * tensor.element_size()
@@ -255,7 +260,7 @@ def _view(tensor: torch.Tensor, view: View, head_dim: int) -> tuple[list[int], l
 
 
 def why_not_rows(tensor: torch.Tensor) -> str | None:
-    """Why a kernel cannot read a tensor's rows in pieces of 16 bytes, None if it can."""
+    """Say why rows of a tensor (batch, heads, tokens, channels) cannot be read 16 bytes at a time, None if they can."""
     width = tensor.element_size()
     if tensor.stride(3) != 1:
         return "its channels are not contiguous"
@@ -266,7 +271,7 @@ def why_not_rows(tensor: torch.Tensor) -> str | None:
 
 
 def why_not_boxes(tensor: torch.Tensor, head_block: int) -> str | None:
-    """Why the copy engine cannot fetch boxes of a tensor's tokens, None if it can."""
+    """Say why TMA cannot fetch boxes of tokens of a tensor (batch, heads, tokens, channels), None if it can."""
     reason = why_not_rows(tensor)
     if reason is not None:
         return reason

@@ -47,7 +47,10 @@ class Unmasked(HunyuanVideoAttnProcessor2_0):
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: Any = None,
     ) -> Any:
-        """Attend as the base class does without a mask; attention_mask is ignored."""
+        """Attend as the base class does without a mask: attention_mask is ignored.
+
+        hidden_states: (batch, tokens, channels). encoder_hidden_states: (batch, text tokens, channels).
+        """
         return super().__call__(attn, hidden_states, encoder_hidden_states, None, image_rotary_emb)
 
 
