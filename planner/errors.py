@@ -61,9 +61,9 @@ class GroupTooLarge(PlannerError, ValueError):
 
     def __init__(self, where: str, group: Sequence[int], grid: str, suggestion: Sequence[int]) -> None:
         super().__init__(
-            f"a group of {times(group)} does not fit.",
+            f"a group of {_times(group)} does not fit.",
             found=f"The grid here is {grid}: a group needs as many axes as the grid, each no longer than the grid's.",
-            remedy=f"Pass a smaller group, for instance group={times(suggestion)!r}.",
+            remedy=f"Pass a smaller group, for instance group={_times(suggestion)!r}.",
             where=where,
         )
 
@@ -74,7 +74,7 @@ class PatternCoversAll(PlannerError, ValueError):
     def __init__(self, where: str, pattern: str, group_grid: Sequence[int]) -> None:
         super().__init__(
             f"{pattern} covers everything.",
-            found=f"The grid has {times(group_grid)} groups and the pattern reads all of them from every group.",
+            found=f"The grid has {_times(group_grid)} groups and the pattern reads all of them from every group.",
             remedy='Pass a smaller radius or smaller groups, or pattern="dense" if dense is what you want.',
             where=where,
         )
@@ -458,9 +458,12 @@ def _rebuild(cls: type[PlannerError], args: tuple[Any, ...], state: dict[str, An
     return error
 
 
-def times(numbers: Sequence[int]) -> str:
-    """Spell a shape: (4, 8, 8) is '4x8x8'."""
-    return "x".join(map(str, numbers))
+def _times(sizes: Sequence[int]) -> str:
+    """Spell a shape as planner.patterns.shapes does, which this layer cannot import."""
+    return "x".join(map(str, sizes))
+
+
+times = _times  # for modules of plan and codegen that do not import it from planner.patterns.shapes yet
 
 
 def clip(text: str, limit: int = 80) -> str:

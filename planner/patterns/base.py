@@ -26,11 +26,12 @@ from typing import Self
 
 import torch
 
-from planner.errors import MalformedValue, times
+from planner.errors import MalformedValue
 from planner.patterns.axis_set import AxisSet
 from planner.patterns.fields import PatternField, fields_of
 from planner.patterns.groups import GroupGrid, front_pad_of
 from planner.patterns.layout import TokenLayout
+from planner.patterns.shapes import times
 from planner.registry import Registry
 
 Box = tuple[AxisSet, ...]

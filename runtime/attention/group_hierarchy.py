@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from planner.errors import times
 from planner.patterns.base import Pattern
 from planner.patterns.groups import GroupGrid
+from planner.patterns.shapes import times
 from planner.patterns.spelling import parse_group
 
 Run = tuple[int, int]

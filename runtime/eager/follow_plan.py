@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from planner.capture.call import Call
-from planner.errors import PlanDiverged, times
+from planner.errors import PlanDiverged
+from planner.patterns.shapes import times
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision
 from planner.runtime.attention.operator import OPTIONS, grouped_attention, mask_of_keys, mask_of_queries
