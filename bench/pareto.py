@@ -325,20 +325,20 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def write_book(model: str, path: Path, calibration: int, held: int) -> None:
-    """Embeddings of the empty prompt, of the calibration prompts and of others, of emoji that training never saw."""
+    """Write embeddings of the empty prompt, of calibration prompts and of held prompts, all of held-out emoji."""
     unseen = (clips() if model == "emoji-hunyuan" else images()).where(is_held_out)
     save_prompts(path, ["", *_names(unseen, calibration + held)], TextEncoder())
 
 
 def _names(sprites: Sprites, count: int) -> list[str]:
-    """Names of so many sprites, one of each emoji whatever its skin tones, in the order of their digests."""
+    """List the names of ``count`` sprites, one for each emoji whatever its skin tones, in order of their digests."""
     first = {toneless(code): index for index, code in reversed(list(enumerate(sprites.codes)))}
     order = sorted(first.values(), key=lambda index: hashlib.sha256(sprites.codes[index].encode()).digest())
     return [sprites.names[index] for index in order[:count]]
 
 
 def _cases(prompts: Sequence[str], count: int) -> list[tuple[str, int]]:
-    """(prompt, seed), prompts again with other seeds where they do not suffice."""
+    """List pairs (prompt, seed); where prompts do not suffice they are repeated with other seeds."""
     return [(prompts[number % len(prompts)], number) for number in range(count)]
 
 

@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def held_out(shape: Sequence[int], count: int, device: str) -> tuple[list[str], torch.Tensor]:
-    """Prompts of so many held-out emoji, and what they look like: (count, *shape) in [-1, 1]."""
+    """Return the prompts of ``count`` held-out emoji, and their images or clips, (count, *shape) in [-1, 1]."""
     is_clip = len(shape) == 4
     sprites = (clips() if is_clip else images()).where(is_held_out).to(device)
     scenes = [simple_scene(sprites, index) for index in _one_of_each(sprites, count)]
