@@ -73,7 +73,7 @@ def _plan(model: torch.nn.Module, velocity: Any, x: torch.Tensor, text: Any) -> 
 
 
 def _rows(by_sigma: dict[float, list[SiteLocality]], patterns: list[str]) -> list[dict[str, Any]]:
-    """For each pattern and noise level: the mass kept, mean over layers and heads, and by the worst of them."""
+    """Tabulate by pattern and noise level the mass kept, in the mean over layers and heads and by the worst of them."""
     rows = list[dict[str, Any]]()
     for pattern in patterns:
         for sigma, localities in by_sigma.items():

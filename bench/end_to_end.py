@@ -167,7 +167,7 @@ def compare(
 
 
 def predicted(plan: Plan | None, any_plan: Plan) -> float:
-    """Seconds of a planned step, or of a dense one of the same model and inputs, as plans see it."""
+    """Predict the seconds of a planned step, or of a dense one of the same model and inputs."""
     return (
         any_plan.dense_attention_seconds + any_plan.other_seconds
         if plan is None
@@ -225,7 +225,7 @@ def cut(model: torch.nn.Module, blocks: int) -> dict[str, torch.nn.ModuleList]:
 
 @contextlib.contextmanager
 def shallow(model: torch.nn.Module) -> Iterator[None]:
-    """While open, the model has two blocks of each kind: enough to compile them."""
+    """Cut the model to two blocks of each kind while open: enough to compile them."""
     lists = cut(model, 2)
     try:
         yield
@@ -236,7 +236,7 @@ def shallow(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dense_blocks(model: Any) -> Iterator[None]:
-    """While open, the model's repeated blocks run as torch.compile compiled them."""
+    """Run the model's repeated blocks compiled by torch.compile while open."""
     blocks = [module for module in model.modules() if type(module).__name__ in model._repeated_blocks]
     for block in blocks:
         if not hasattr(block, "_planner_bench_compiled"):
@@ -259,7 +259,7 @@ def kind_of(kernel: str) -> str:
 def startup(
     model: torch.nn.Module, inputs: dict[str, Any], size: str, options_by_name: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """From planner.compile to the end of the first step, and again after a second call."""
+    """Time planner.compile with its first step, and a second call, for each set of options."""
     for name, options in options_by_name.items():
         start = time.perf_counter()
         compiled = planner.compile(model, backend="inductor", **options)

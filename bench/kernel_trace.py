@@ -64,7 +64,7 @@ class Event(NamedTuple):
 
 
 def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
-    """A kernel that leaves marks behind its counters in device memory, and the names of what it marks, from 1 on."""
+    """Make a kernel write marks behind its counters in device memory; return it with the marks' names, from 1 on."""
     warps = {"consumer": "wg", "scheduler_warp": "WARPGROUPS", "load_warp": "WARPGROUPS + 2 - are_keys"}
     names, lines, function = [""], list[str](), ""
     for line in emitted.source.split("\n"):
@@ -94,7 +94,7 @@ def marked(emitted: Emitted) -> tuple[Emitted, list[str]]:
 
 
 def events(marks: Sequence[tuple[int, int]], names: Sequence[str], origin: int) -> Iterator[Event]:
-    """What one warp's marks say, with the cycle of an origin as the first."""
+    """Yield the events of one warp's marks, in cycles after an origin."""
     begun = 0
     for what, clock in marks:
         now = (clock - origin + 2**31) % 2**32 - 2**31
@@ -106,7 +106,7 @@ def events(marks: Sequence[tuple[int, int]], names: Sequence[str], origin: int) 
 
 
 def trace(case: Case) -> dict[str, list[Event]]:
-    """Events of each warp of one SM, in the last of a few launches."""
+    """List the events of each warp of one SM, in the last of a few launches."""
     emitted, names = marked(emit(configured(case.problem)))
     binary, warpgroups = compile_emitted(emitted), emitted.spec.config.block_m // SHARE
     warps = [*(f"warpgroup {n}" for n in range(warpgroups)), "scheduler", "loads keys", "loads values"]
@@ -124,7 +124,7 @@ def trace(case: Case) -> dict[str, list[Event]]:
 
 
 def summary(traced: dict[str, list[Event]]) -> Iterator[dict[str, Any]]:
-    """A row for each kind of wait of each warp."""
+    """Yield a row for each kind of wait of each warp."""
     for warp, done in traced.items():
         whole = done[-1].start + done[-1].cycles - done[0].start
         for name in dict.fromkeys(event.name for event in done if event.cycles):

@@ -228,7 +228,7 @@ def milliseconds(run: Run, launches: int) -> float:
 def measure(
     case: Case, runs: dict[str, Run], rounds: int, cool: Collection[str], cool_rounds: int = 3
 ) -> dict[str, Any]:
-    """Median milliseconds of each run, hot and, of some, cool; and rates over the pairs that it attends to."""
+    """Measure median milliseconds of each run, hot and, of some, cool, and rates over the pairs that it attends to."""
     launches, samples = dict[str, int](), {name: list[float]() for name in runs}
     for name, run in runs.items():
         milliseconds(run, 1)
@@ -256,7 +256,7 @@ def measure(
 
 
 def _after_rest(run: Run, launches: int) -> float:
-    """Milliseconds of a launch, of up to 10 after a rest.
+    """Measure the milliseconds of a launch, of up to 10 after a rest.
 
     Caches and translations are empty then, which weighs on short launches: up to three of these are not timed.
     """
@@ -301,7 +301,7 @@ def host_microseconds(case: Case) -> dict[str, Any]:
 
 
 def matrix_product() -> float:
-    """TFLOP/s of a large bf16 product in cuBLAS: the ceiling."""
+    """Measure the TFLOP/s of a large bf16 product in cuBLAS: the ceiling."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     milliseconds(lambda: a @ b, 3)
     return 2 * 8192**3 / statistics.median(milliseconds(lambda: a @ b, 10) for _ in range(5)) / 1e9

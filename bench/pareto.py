@@ -30,7 +30,7 @@ import planner
 from bench.protocol import RESULTS, publish
 from planner.api import resolve_target
 from planner.models.emoji.data.naming import is_held_out, toneless
-from planner.models.emoji.data.sprites import Sprites, clips, pictures
+from planner.models.emoji.data.sprites import Sprites, clips, images
 from planner.models.emoji.reference import SHIPPED, load
 from planner.models.emoji.text import PromptBook, TextEncoder, save_prompts
 from planner.patterns.rules import Rules
@@ -326,20 +326,20 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def write_book(model: str, path: Path, calibration: int, held: int) -> None:
-    """Embeddings of the empty prompt, of the calibration prompts and of others, of emoji that training never saw."""
-    unseen = (clips() if model == "emoji-hunyuan" else pictures()).where(is_held_out)
+    """Write embeddings of the empty prompt, of calibration prompts and of held prompts, all of held-out emoji."""
+    unseen = (clips() if model == "emoji-hunyuan" else images()).where(is_held_out)
     save_prompts(path, ["", *_names(unseen, calibration + held)], TextEncoder())
 
 
 def _names(sprites: Sprites, count: int) -> list[str]:
-    """Names of so many sprites, one of each emoji whatever its skin tones, in the order of their digests."""
+    """List the names of ``count`` sprites, one for each emoji whatever its skin tones, in order of their digests."""
     first = {toneless(code): index for index, code in reversed(list(enumerate(sprites.codes)))}
     order = sorted(first.values(), key=lambda index: hashlib.sha256(sprites.codes[index].encode()).digest())
     return [sprites.names[index] for index in order[:count]]
 
 
 def _cases(prompts: Sequence[str], count: int) -> list[tuple[str, int]]:
-    """(prompt, seed), prompts again with other seeds where they do not suffice."""
+    """List pairs (prompt, seed); where prompts do not suffice they are repeated with other seeds."""
     return [(prompts[number % len(prompts)], number) for number in range(count)]
 
 

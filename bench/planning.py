@@ -43,7 +43,7 @@ BLOCK_MASK_SIDES = (64, 128, 192, 256)
 
 
 def commands() -> list[dict[str, Any]]:
-    """Whole processes, median of three."""
+    """Time whole processes, median of three."""
     runs = {
         "planner --help": ["--help"],
         "planner models": ["models"],
@@ -103,7 +103,7 @@ def captures() -> list[dict[str, Any]]:
 
 
 def allocations() -> list[dict[str, Any]]:
-    """From evidence of 57 sites of 24 heads at 4096², with scores drawn at random, to plans within budgets.
+    """Time plans within budgets from evidence of 57 sites of 24 heads at 4096², with scores drawn at random.
 
     rules, launches: of a site, on average. kernels: that all sites share, those of means included.
     """
@@ -142,7 +142,7 @@ def allocations() -> list[dict[str, Any]]:
 
 
 def block_masks() -> list[dict[str, Any]]:
-    """FlexAttention's create_block_mask for the same pattern, in a process of its own each, compiled and not."""
+    """Time FlexAttention's create_block_mask for the same pattern, each in its own process, compiled and not."""
     rows = []
     for side in BLOCK_MASK_SIDES:
         row: dict[str, Any] = {"tokens": side * side}
@@ -166,7 +166,7 @@ def block_mask(side: int, compiled: bool) -> None:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """crisscross{group=16x16} in its plainest form, for the compiler's sake."""
+        """Evaluate crisscross{group=16x16} in its plainest form, which the compiler handles best."""
         return (q // side // 16 == k // side // 16) | (q % side // 16 == k % side // 16)
 
     make = torch.compile(create_block_mask) if compiled else create_block_mask

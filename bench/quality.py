@@ -26,12 +26,12 @@ from bench.protocol import RESULTS, publish
 from planner.errors import PatternCoversAll
 from planner.models.emoji.data.naming import is_held_out, toneless
 from planner.models.emoji.data.scenes import paint, simple_scene
-from planner.models.emoji.data.sprites import Sprites, clips, pictures
+from planner.models.emoji.data.sprites import Sprites, clips, images
 from planner.models.emoji.drawing import save_grid
 from planner.models.emoji.reference import SHIPPED, load, load_scorer
 from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import TextEncoder
-from planner.models.metrics.pictures import as_pictures, compare
+from planner.models.metrics.images import as_images, compare
 
 GROUPS = {2: ("8x8", "16x16"), 3: ("2x8x8", "4x8x8")}
 CRISSCROSS = {2: ("crisscross",), 3: ("crisscross{axes=lines}", "crisscross{axes=planes}")}
@@ -57,7 +57,7 @@ def main() -> None:
     shape = pipeline.shape if options.size is None else (*pipeline.shape[:-2], options.size, options.size)
     encoder, scorer = TextEncoder(device), load_scorer(device, options.scorer)
     prompts, painted = held_out(shape, options.count, device)
-    pooled, real = encoder(prompts).pooled, (as_pictures(painted) + 1) / 2
+    pooled, real = encoder(prompts).pooled, (as_images(painted) + 1) / 2
     sampler = Pipeline(pipeline.transformer, pipeline.scheduler, encoder, shape, pipeline.guidance, options.steps)
 
     dense, dense_seconds, _, _ = _sample(sampler, prompts, options.batch, {"pattern": "dense"})
@@ -92,11 +92,11 @@ def main() -> None:
 
 
 def held_out(shape: Sequence[int], count: int, device: str) -> tuple[list[str], torch.Tensor]:
-    """Prompts of so many held-out emoji, and what they look like: (count, *shape) in [-1, 1]."""
+    """Return the prompts of ``count`` held-out emoji, and their images or clips, (count, *shape) in [-1, 1]."""
     is_clip = len(shape) == 4
-    sprites = (clips() if is_clip else pictures()).where(is_held_out).to(device)
+    sprites = (clips() if is_clip else images()).where(is_held_out).to(device)
     scenes = [simple_scene(sprites, index) for index in _one_of_each(sprites, count)]
-    painted = paint(scenes, sprites, shape[-1], shape[1] if is_clip else 1).pictures
+    painted = paint(scenes, sprites, shape[-1], shape[1] if is_clip else 1).images
     return [scene.prompt for scene in scenes], painted.view(-1, *shape)
 
 

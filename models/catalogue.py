@@ -53,7 +53,7 @@ def build(config: Mapping[str, Any], device: str = "meta", dtype: torch.dtype | 
         raise BadModelFolder(name, f"diffusers {diffusers.__version__} has no model class {name!r}")
     with torch.device(device):
         model = cls.from_config(dict(config)).eval()  # type: ignore[attr-defined]
-    # Not diffusers' own `to`, which warns about casting weights that are not there.
+    # diffusers' own `to` warns about casting weights, and a model on the meta device has none.
     return model if dtype is None else torch.nn.Module.to(model, dtype)
 
 

@@ -26,7 +26,7 @@ def example_inputs(
 ) -> dict[str, Any]:
     """Make keyword arguments of a model's forward for samples of size (width, height) pixels and so many frames.
 
-    Tensors that hold images or text live on the device asked for (meta: no memory); masks and position ids are real.
+    Tensors that hold images or text are on ``device`` (meta: no memory); masks and position ids have values.
     scale: pixels and frames of a token and text tokens, where they are not those of the class's public models.
     Raises NoExampleInputs for a class without a family, BadSize for a size that makes no whole tokens, and
     BadOption for frames of a model of still images.

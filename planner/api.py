@@ -72,8 +72,8 @@ def compile(
     plan: run this plan, for its input shapes only, instead of planning. target: as in make_plan; ``auto`` is the device
     that attention runs on when it is planned. backend: what runs the rest of the graph: ``eager`` leaves it as it is,
     ``inductor`` or another name that torch.compile knows lowers it, equal blocks once. fullgraph: a graph break is an
-    error. Options are those of planner.Options. Inputs that are too small for the group or the pattern that is named run
-    dense, and the report says so. Raises NotAModule, BadOption, UnknownName; at a call, what make_plan raises besides,
+    error. Options are those of planner.Options. Inputs too small for the group or the pattern that is named run dense,
+    and the report says so. Raises NotAModule, BadOption, UnknownName; at a call, what make_plan raises besides,
     PlanMismatch and OutOfMemory.
     """
     from planner.runtime.model.compiled import compile_model
@@ -119,7 +119,7 @@ def record(
 
 
 def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, **budget: Unpack[Budgets]) -> Plan:
-    """The best plan within a budget, from evidence alone: neither the model nor a device is needed.
+    """Return the best plan within a budget, from evidence alone: neither the model nor a device is needed.
 
     by_head: whether heads of one site may differ. budget: one of ``recall``,
     ``error``, ``density`` and ``speedup``, as in planner.search.budget.Budget.
@@ -131,7 +131,7 @@ def allocate(evidence: Evidence, *, target: str = "h100", by_head: bool = True, 
 def transfer(
     plan: Plan, model: torch.nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Plan:
-    """A plan carried over to other inputs of its model, of another size say; reasons say what was extrapolated.
+    """Carry a plan over to other inputs of its model, of another size say; reasons say what was extrapolated.
 
     What the plan keeps there was not measured: its certificate is left behind. Raises what make_plan raises, and
     PlanMismatch for another model.
@@ -155,7 +155,7 @@ def tune(
     by_head: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """The fastest plan found that keeps a quality, measured on samples, with a certificate of what was measured.
+    """Find the fastest plan that keeps a quality, measured on samples; its certificate says what was measured.
 
     sample: samples of all cases with a given model, (cases, 3, [frames,] height, width) in [0, 1], the same for the
     same model. cases: what they are, a prompt and its seed each. evidence: of this model and these input shapes;
@@ -183,7 +183,7 @@ def tune(
 def _counting_calls(
     model: torch.nn.Module, sample: Callable[[torch.nn.Module], torch.Tensor]
 ) -> tuple[torch.Tensor, int]:
-    """(dense samples, calls of the model that it took to make them, at least 1)"""
+    """Sample the dense model; return the samples and the number of calls of the model that they took, at least 1."""
     calls = 0
 
     def count(*_: Any) -> None:
@@ -198,14 +198,14 @@ def _counting_calls(
 
 
 def require_module(model: Model) -> Model:
-    """The model itself; raises NotAModule."""
+    """Return the model itself; raises NotAModule where it is not an nn.Module."""
     if not isinstance(model, torch.nn.Module):
         raise NotAModule(model)
     return model
 
 
 def resolve_target(name: str, model: torch.nn.Module) -> Target:
-    """A target by name, or that of the device a model lives on; raises UnknownName."""
+    """Return the target of a name, or for "auto" that of the device a model is on; raises UnknownName."""
     if name != "auto":
         return Target.named(name)
     parameter = next(model.parameters(), None)

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from planner.shapes import times
+
 
 class PlannerError(Exception):
     """Base of every error this project raises on purpose.
@@ -24,7 +26,7 @@ class PlannerError(Exception):
         return str(self).replace("\n ", "").removesuffix(".")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross processes whole, whatever arguments their class takes."""
+        """Pickle the error with all its attributes, whatever arguments its class takes."""
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -461,11 +463,6 @@ def _rebuild(cls: type[PlannerError], args: tuple[Any, ...], state: dict[str, An
     error.args = args
     error.__dict__.update(state)
     return error
-
-
-def times(numbers: Sequence[int]) -> str:
-    """Spell a shape: (4, 8, 8) is '4x8x8'."""
-    return "x".join(map(str, numbers))
 
 
 def clip(text: str, limit: int = 80) -> str:

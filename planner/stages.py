@@ -60,10 +60,10 @@ def plan_capture(
 
 
 def plan_dense(options: Options, capture: Capture, call: Call, model: str) -> tuple[Plan, frozenset[str]]:
-    """A plan that leaves every site of a captured graph dense, with what tells the noise level; what recording needs.
+    """Plan every site of a captured graph dense, with the argument that tells the noise level, for recording evidence.
 
-    And the sites whose candidates can be scored: those that can take a pattern and attend in no causal order. Raises
-    what find_sites and find_noise_level raise.
+    Returns the plan and the names of the sites whose candidates can be scored: those that can take a pattern and whose
+    attention is not causal. Raises what find_sites and find_noise_level raise.
     """
     planned = plan_capture(options, None, capture, call, model=model)
     scored = frozenset(site.name for site in planned.sites if site.why_not() is None and not site.is_causal)

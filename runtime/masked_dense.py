@@ -1,4 +1,4 @@
-"""The judge: dense attention under a pattern's mask, straight from its ``mask_mod``. O(N²) memory, for tests."""
+"""The reference for tests: dense attention under a pattern's mask, straight from its ``mask_mod``, in O(N²) memory."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def site(layout="text:512 | h:128 w:128", name="attn", key_layout=None, **kwargs
 
 
 def mixed(plan):
-    """The plan with its sparse sites' last head near-sighted at low noise, and its first one always dense."""
+    """Return the plan with the last head of sparse sites on nearby groups at low noise, and the first always dense."""
     near = Neighborhood((3, 5), (0, 0), "clamp")
     decisions = []
     for decision in plan.decisions:
@@ -40,7 +40,7 @@ def mixed(plan):
 
 
 def on_meta(model, kwargs):
-    """The same without weights: pictures and text on the meta device, masks and ids as they are."""
+    """Return the same without weights: images and text on the meta device, masks and ids as they are."""
     keep = {"img_ids", "txt_ids"}
     moved = {
         name: value.to("meta")

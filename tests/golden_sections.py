@@ -53,7 +53,7 @@ def read(folder, kernels):
 
 
 def _spell(of_kernels, every):
-    """The variants of each statement, in an order in which each kernel finds its own."""
+    """List the variants of each statement, in an order in which each kernel finds its own."""
     order = []
     for known in of_kernels.values():
         at = 0
@@ -73,7 +73,7 @@ def _spell(of_kernels, every):
 
 
 def _name(node):
-    """What a statement is called, alike in all kernels."""
+    """Name a statement alike in all kernels."""
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0])
     if isinstance(node, ast.Expr):

@@ -302,7 +302,7 @@ class Machine:
         return run
 
     def names(self):
-        """What emitted source imports."""
+        """Return what emitted source imports."""
 
         def where(condition, a, b):
             if any(isinstance(x, torch.Tensor) for x in (condition, a, b)):

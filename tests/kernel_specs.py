@@ -17,7 +17,7 @@ MEANS = "means{m=16,n=64,warps=2,stages=1}"
 
 
 def problem(layout, pattern, *, arch=90, num_sms=132, **asked):
-    """A problem with everything that is usual left out."""
+    """Make a problem; usual values may be left out."""
     usual = {"heads": 24, "head_dim": 128, "dtype": "bfloat16"}
     return make_problem(layout, pattern, SimpleNamespace(arch=arch, num_sms=num_sms), **(usual | asked))
 
@@ -129,7 +129,7 @@ SPECS = {
 
 
 def routing_args(table, noise):
-    """The arguments of a has_head_table kernel at a noise level."""
+    """Make the arguments of a has_head_table kernel at a noise level."""
     return {
         "table": torch.tensor(table.rows, dtype=torch.int32),
         "levels": torch.tensor([*table.levels, 1.0]),

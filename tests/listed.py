@@ -32,7 +32,7 @@ class Listed(Pattern):
 
 @contextmanager
 def registered():
-    """The pattern has a spelling, ``listed{longest=4,group=8x8}``, until this is left."""
+    """Give the pattern a spelling, ``listed{longest=4,group=8x8}``, until this is left."""
     before = dict(PATTERNS)
     PATTERNS.register("listed")(Listed)
     try:
@@ -42,7 +42,7 @@ def registered():
 
 
 def random_lists(spec, device="cpu"):
-    """Lists for every head and query group: 1 to ``longest`` key groups in any order; what lies behind is no group."""
+    """Draw lists for every head and query group: 1 to ``longest`` key groups in any order, no groups behind them."""
     (pattern,), sizes = spec.patterns, spec.token_layout.grid.sizes
     groups = math.prod(pattern.grid(sizes).verify().counts)
     longest = min(pattern.longest, groups)

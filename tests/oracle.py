@@ -66,13 +66,13 @@ def of_heads(spec, q, k, v, mask=None, served=None):
 
 
 def mask(pattern, layout):
-    """The pattern's meaning as a (tokens, tokens) table."""
+    """Tabulate the pattern's mask, (tokens, tokens) bool."""
     index = torch.arange(layout.tokens)
     return pattern.mask_mod(layout)(index[:, None], index[None, :])
 
 
 def group_of(layout, grid):
-    """Number of every token's group, -1 for global tokens."""
+    """Return the group of each token by its number, -1 for global tokens."""
     index = torch.arange(layout.tokens)
     number = torch.zeros_like(index)
     for group, count in zip(grid.group_of(layout.coordinates(index)), grid.counts, strict=True):

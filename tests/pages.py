@@ -15,7 +15,7 @@ LEFT_OUT = shutil.ignore_patterns("goldens", "weights", "*.pyc")
 
 
 def files(page):
-    """The page's code by the file that its first line names."""
+    """Return the page's code by the file that its first line names."""
     text = (ROOT / "docs" / page).read_text()
     found = re.findall(r"```(?:python|toml)\n# (\S+?)(?:,[^\n]*)?\n(.*?)```", text, re.DOTALL)
     assert len(found) == len(re.findall("^```(?:python|toml)$", text, re.MULTILINE)), "a block names no file"
@@ -23,7 +23,7 @@ def files(page):
 
 
 def commands(page):
-    """The commands that the page says to run."""
+    """List the commands that the page says to run."""
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 

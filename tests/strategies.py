@@ -31,7 +31,7 @@ def sizes(draw, min_axes=1, max_axes=3):
 
 @st.composite
 def group_grids(draw, **kwargs):
-    """A grid and groups that fit in it, ragged edges included."""
+    """Draw a grid and groups that fit in it, ragged edges included."""
     extents = draw(sizes(**kwargs))
     return GroupGrid(extents, group := tuple(draw(st.integers(1, n)) for n in extents), draw(offsets(group))).verify()
 
@@ -48,7 +48,7 @@ global_tokens = st.builds(GlobalTokens, names, st.integers(1, 6))
 
 @st.composite
 def grids(draw, extents=None):
-    """A named or nameless grid."""
+    """Draw a named or nameless grid."""
     extents = extents or draw(sizes())
     axes = draw(st.sampled_from(AXES[len(extents)]))
     return Grid(tuple(zip(axes, extents, strict=True)), draw(st.sampled_from(["", "hidden_states"])))
@@ -56,7 +56,7 @@ def grids(draw, extents=None):
 
 @st.composite
 def layouts(draw, extents=None):
-    """A layout with one grid and global tokens before, after, on both sides or nowhere."""
+    """Draw a layout with one grid and global tokens before, after, on both sides or nowhere."""
     before, after = draw(st.lists(global_tokens, max_size=2)), draw(st.lists(global_tokens, max_size=2))
     return TokenLayout((*before, draw(grids(extents)), *after)).verify()
 

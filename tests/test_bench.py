@@ -15,7 +15,7 @@ WAITS_AND_STARTS = f"{kernel_trace._WAITS}|{kernel_trace._STARTS}".replace("\\",
 
 @pytest.fixture(scope="module")
 def marked():
-    """A kernel that merges rows of text, and one of pairs of groups, which between them do all that is marked."""
+    """Mark a kernel that merges rows of text, and one of pairs of groups: together they have all marks."""
     return [kernel_trace.marked(emit(SPECS[name])) for name in ("hopper_flux_grat_b", "hopper_pairs")]
 
 

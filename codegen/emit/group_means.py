@@ -80,7 +80,7 @@ def emit_means(spec: KernelSpec) -> Emitted:
 
 
 def _token_lines(spec: KernelSpec, means: MeanTiles) -> Iterator[str]:
-    """Sequence indices of a block of the group's tokens, and which of them count."""
+    """Yield lines for the sequence indices of a block of the group's tokens, and for which of them count."""
     pattern, view = means.pattern, spec.program.queries.view
     along = list(zip(pattern.group, pattern.front_pad, view.axes, strict=True))
     starts = [f"c{axis} * {g}{f' - {front_pad}' * (front_pad > 0)}" for axis, (g, front_pad, _) in enumerate(along)]

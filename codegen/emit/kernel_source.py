@@ -76,7 +76,7 @@ def reads_groups(means: MeanTiles, coords: Sequence[sympy.Symbol], number: str) 
 
 
 def _inside(digit: str, ranges: Sequence[Range], groups: int, edges: Names) -> str:
-    """Whether a coordinate lies in one of some ranges; nothing where it always does."""
+    """Write the test that a coordinate lies in one of some ranges; nothing where it always does."""
     tests = list[str]()
     for first, stop in ranges:
         ends = [f"({digit} >= {edges.source_of(first)})"] * (first != 0)
@@ -113,7 +113,7 @@ def indented(lines: Iterable[str]) -> list[str]:
 
 
 def _as_code(lines: Iterable[str], level: int = 1) -> str:
-    """The template filter ``code``: lines of source, so many levels in."""
+    """Indent lines of source by so many levels: the template filter ``code``."""
     return "\n".join("    " * level + line for line in lines)
 
 

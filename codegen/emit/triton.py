@@ -25,8 +25,8 @@ from planner.codegen.tiling.key_source import LIST, LISTS, ListedTiles, list_of
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.program import TileProgram
 from planner.codegen.tiling.sympy_source import Names, source_of
-from planner.errors import times
 from planner.patterns.arithmetic import Number
+from planner.shapes import times
 
 _I = sympy.Symbol("i", integer=True, nonnegative=True)
 _TILE = sympy.Symbol("tile", integer=True, nonnegative=True)
@@ -51,7 +51,7 @@ class TritonBody(KernelBody):
         return f"groups of {spelled} are not made of the same whole boxes of {config.block_m} tokens"
 
     def candidates(self, problem: Problem) -> Iterator[KernelConfig]:
-        """The largest tile comes first.
+        """Yield configs, the largest tile first.
 
         A warp holds at most 64 elements of the output a thread, half of that where float32 is split into three
         products: more spill (bench/RESULTS.md, kernels on other targets).
@@ -68,7 +68,7 @@ class TritonBody(KernelBody):
         return emit_triton(spec)
 
     def shared_bytes(self, config: KernelConfig, problem: Problem) -> int:
-        """Queries, and keys and values in flight: at least what the compiler uses.
+        """Return at least as many bytes as the compiler uses for queries, and for keys and values in flight.
 
         Float32, multiplied in three products, takes up to half as much again.
         """
@@ -139,13 +139,13 @@ def emit_triton(spec: KernelSpec) -> Emitted:
 
 
 def _splits(spec: KernelSpec, iterations: int) -> int:
-    """Splits of a row block of global queries, so many that none takes much longer than a tile of the grid."""
+    """Choose how many splits a row block of global queries has: none takes much longer than a tile of the grid."""
     read = sum(program.average_tiles_read for program in spec.programs) / len(spec.programs)
     return max(1, min(64, round(iterations / max(1.0, read))))
 
 
 def _edges(program: TileProgram) -> Names:
-    """Names for the ends of regions and groups that the kernel of a grid tile uses more than once."""
+    """Name the ends of regions and groups that the kernel of a grid tile uses more than once."""
     return Names([*_query_stops(program), *_ends(program)], "edge")
 
 
@@ -154,7 +154,7 @@ def _ends(program: TileProgram) -> list[Number]:
 
 
 def _query_stops(program: TileProgram) -> Sequence[sympy.Expr]:
-    """Where the queries of a tile end: with their group, or with the grid where no border cuts a tile."""
+    """Return where the queries of a tile end: with their group, or with the grid where no border cuts a tile."""
     queries = program.queries
     if not program.coords or queries.holds_whole_boxes:
         return [sympy.Integer(size) for size, _ in queries.view.axes]
@@ -162,7 +162,7 @@ def _query_stops(program: TileProgram) -> Sequence[sympy.Expr]:
 
 
 def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
-    """Group, coordinates and sequence indices of a tile's queries."""
+    """Yield lines for the group, coordinates and sequence indices of a tile's queries."""
     queries, coords = spec.program.queries, spec.program.coords
     yield from by_pattern(
         [
@@ -184,7 +184,7 @@ def _query_rows(spec: KernelSpec, edges: Names) -> Iterator[str]:
 
 
 def _global_rows(spec: KernelSpec) -> Iterator[str]:
-    """Sequence indices of a tile of global queries, run by run."""
+    """Yield lines for the sequence indices of a tile of global queries, run by run."""
     first = 0
     yield "start, size, at = 0, 0, 0"
     for number, ((start, size), blocks) in enumerate(
@@ -200,7 +200,7 @@ def _global_rows(spec: KernelSpec) -> Iterator[str]:
 
 
 def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
-    """A loop for each region of the pattern, and one for the means."""
+    """Yield a loop for each region of the pattern, and one for the means."""
     for tiles in spec.program.keys:
         if isinstance(tiles, ListedTiles):
             yield from _listed_loop(tiles, spec)
@@ -215,7 +215,7 @@ def _key_loops(spec: KernelSpec, edges: Names) -> Iterator[str]:
 
 
 def _listed_loop(tiles: ListedTiles, spec: KernelSpec) -> Iterator[str]:
-    """A loop over the boxes of the key groups that the query group's list names."""
+    """Write the loop over the boxes of the key groups that the query group's list names."""
     yield f"{LIST} += {list_of(spec.program.coords, tiles)}"
     yield from tiles.bound(_loaded)
     yield f"for i in range({source_of(tiles.count)}):"
@@ -231,7 +231,7 @@ def _loaded(pointer: str) -> str:
 
 
 def _shared_loops(spec: KernelSpec) -> Iterator[str]:
-    """A loop for each box and view that any of several patterns reads, within the bounds of the pattern that it is."""
+    """Yield a loop for each box and view that any of several patterns reads, within the bounds of the current one."""
     loops = _loops(spec.programs)
     yield from by_pattern([list(_bounds(spec, number, loops)) for number in range(len(spec.programs))])
     for number, loop in enumerate(loops):
@@ -260,7 +260,7 @@ class _Loop:
 
 
 def _loops(programs: Sequence[TileProgram]) -> list[_Loop]:
-    """The n-th regions of one box and view of all patterns are read by one loop."""
+    """List the loops; the n-th regions of one box and view, of all patterns, share one."""
     found = dict[tuple[View, tuple[int, ...], int], list[KeyTiles | None]]()
     for number, program in enumerate(programs):
         seen = Counter[tuple[View, tuple[int, ...]]]()
@@ -272,7 +272,7 @@ def _loops(programs: Sequence[TileProgram]) -> list[_Loop]:
 
 
 def _bounds(spec: KernelSpec, pattern: int, loops: Sequence[_Loop]) -> Iterator[str]:
-    """How many tiles each loop reads under a pattern, and where its boxes begin and end."""
+    """Yield lines for how many tiles each loop reads under a pattern, and where its boxes begin and end."""
     program = spec.programs[pattern]
     edges = Names(_ends(program), "edge")
     yield from edges.lines()
@@ -291,7 +291,7 @@ def _bounds(spec: KernelSpec, pattern: int, loops: Sequence[_Loop]) -> Iterator[
 
 
 def _digit(loop: int, axis: int, axes: int) -> str:
-    """The place of a loop's i-th box along an axis; the last axis is the fastest."""
+    """Write the index of a loop's i-th box along an axis; the last axis is the fastest."""
     inner = " * ".join(f"boxes{loop}_{later}" for later in range(axis + 1, axes))
     brackets = f"({inner})" if axis + 2 < axes else inner
     digit = f"(i // {brackets})" if inner else "i"

@@ -33,7 +33,7 @@ def choose_config(problem: Problem) -> KernelConfig:
 
 
 def _tried(problem: Problem) -> Iterator[tuple[KernelConfig, str | None]]:
-    """All configs that bodies offer, the fastest first, each with the reason against it."""
+    """Yield all configs that bodies offer, the fastest first, each with the reason against it."""
     for body in sorted(BODIES.values(), key=lambda body: body.order):
         if body.computes_means == problem.only_means:
             yield from ((config, why_not(config, problem)) for config in body.candidates(problem))

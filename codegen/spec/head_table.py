@@ -37,18 +37,18 @@ class HeadTable:
 
 @lru_cache(maxsize=1024)
 def make_head_table(spec: KernelSpec, levels: tuple[float, ...], routed: tuple[RoutedHeads, ...]) -> HeadTable:
-    """The table of a kernel that serves some heads at each range of noise levels."""
+    """Make the table of a kernel that serves some heads at each range of noise levels."""
     made = [_row(spec, heads) for heads in routed]
     return HeadTable(levels, tuple(row for row, _ in made), max(rows for _, rows in made))
 
 
 def of_batch(heads: Mapping[int, int], batch: int, per_sequence: int) -> RoutedHeads:
-    """Heads of one sequence, each with its pattern's number, in every sequence of a batch."""
+    """Repeat the heads of one sequence, each with its pattern's number, for every sequence of a batch."""
     return tuple((at * per_sequence + head, which) for at in range(batch) for head, which in sorted(heads.items()))
 
 
 def _row(spec: KernelSpec, routed: RoutedHeads) -> tuple[tuple[int, ...], int]:
-    """(row, float32 rows of workspace)"""
+    """Make one row of the table; return it with the float32 rows of workspace that it needs."""
     if spec.only_means:
         return _spell(routed, (0, 0, 0, 0), spec.slots), 0
     read = [program.average_tiles_read for program in spec.programs]

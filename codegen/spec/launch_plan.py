@@ -35,16 +35,16 @@ class HeadRouting:
 
     @staticmethod
     def in_turn(problem: Problem) -> HeadRouting:
-        """All heads, which follow the patterns in turn."""
+        """Return a routing of all heads to the patterns in turn."""
         heads = {head: head % len(problem.patterns) for head in range(problem.heads)}
         return HeadRouting((), (of_batch(heads, problem.batch, problem.heads),))
 
     def table(self, spec: KernelSpec) -> HeadTable:
-        """The table that tells a kernel."""
+        """Make the head table that a kernel reads."""
         return make_head_table(spec, self.levels, self.routed)
 
     def means(self, problem: Problem, kind: str) -> HeadRouting:
-        """The heads of keys whose means of a kind of groups these heads read."""
+        """Return the routing of the heads of keys whose means over one kind of groups the served heads read."""
         per_kv = problem.heads // problem.kv_heads
         reads = [pattern.pooled and kind_of_groups(pattern) == kind for pattern in problem.patterns]
         routed = [sorted({head // per_kv for head, which in heads if reads[which]}) for heads in self.routed]
@@ -66,10 +66,11 @@ class Launch:
 
 @lru_cache(maxsize=1024)
 def launches(site: Problem, rules: Rules, kernel_patterns: str = "") -> tuple[Launch, ...]:
-    """The launches of a site, whose pattern is left dense.
+    """List the launches of a site under rules.
 
-    kernel_patterns: the patterns that kernels are made for, so that sites of other rules have the same kernels; those
-    of the site's own rules by default. Raises NoKernel, and what ``Problem.verify`` raises.
+    site: its problem, with dense in place of a pattern. kernel_patterns: the patterns that kernels are made for, so
+    that sites of other rules have the same kernels; those of the site's own rules by default. Raises NoKernel, and what
+    ``Problem.verify`` raises.
     """
     if len(rules.rules) == 1 or not rules.patterns:
         pattern = rules.rules[0].pattern
@@ -83,7 +84,7 @@ def launches(site: Problem, rules: Rules, kernel_patterns: str = "") -> tuple[La
 
 @lru_cache(maxsize=1024)
 def _kernels(site: Problem, patterns: tuple[str, ...]) -> tuple[tuple[Pattern, ...], ...]:
-    """Patterns by the kernels that they share, as few as there can be in their order."""
+    """Divide patterns among as few kernels as their order allows."""
     shared = list[list[Pattern]]()
     for pattern in map(parse_pattern, patterns):
         alike = next((kernel for kernel in shared if _share_tiles(site, [*kernel, pattern])), None)
@@ -95,7 +96,7 @@ def _kernels(site: Problem, patterns: tuple[str, ...]) -> tuple[tuple[Pattern, .
 
 
 def _share_tiles(site: Problem, patterns: Sequence[Pattern]) -> bool:
-    """Whether one kernel can serve patterns as fast as kernels of their own would."""
+    """Tell whether one kernel can serve patterns as fast as kernels of their own would."""
     if len(patterns) >= MAX_PATTERNS or len({pattern.front_pad for pattern in patterns}) > 1:
         return False
     configs = [choose_config(_problem(site, [pattern])) for pattern in patterns]

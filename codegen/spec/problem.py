@@ -110,7 +110,7 @@ class Problem:
         return max((math.prod(each) * (1 + n) for each, n in zip(counts, lengths, strict=True) if n), default=0)
 
     def first_mean(self, kind: str) -> int:
-        """Where the biases of a kind of groups begin."""
+        """Return where the biases of a kind of groups begin."""
         kinds = list(self.mean_rows)
         return sum(self.mean_rows[kind] for kind in kinds[: kinds.index(kind)])
 
@@ -148,7 +148,7 @@ class Problem:
         return Problem(**self.fields() | changes | {"pattern": str(one)})  # pyright: ignore[reportArgumentType]
 
     def query_tiles(self, block_m: int) -> tuple[QueryTiles, ...]:
-        """The query tiles of each pattern, where a tile is of one group."""
+        """Return the query tiles of each pattern, where a tile is of one group."""
         return query_tiles(self.token_layout, self.patterns, block_m, self.num_sms)
 
     def verify(self) -> Self:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import sympy
 
 from planner.codegen.tiling.boxes import View, mixed_radix
-from planner.errors import times
 from planner.patterns.arithmetic import SYMBOLS
 from planner.patterns.axis_set import Range
 from planner.patterns.base import Pattern
+from planner.shapes import times
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from functools import cached_property
 import sympy
 
 from planner.codegen.tiling.sympy_source import source_of
-from planner.errors import times
 from planner.patterns.arithmetic import SYMBOLS
 from planner.patterns.axis_set import AxisSet
 from planner.patterns.base import Box, Pattern
 from planner.patterns.groups import GroupGrid, extent_along, group_start
+from planner.shapes import times
 
 
 @dataclass(frozen=True)

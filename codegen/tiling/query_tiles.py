@@ -178,7 +178,7 @@ class QueryTiles:
         return wave_sides(pattern, pattern.grid(sizes).counts, self.counts, wide, self.wave_size)
 
     def _digits(self, i: sympy.Expr) -> tuple[sympy.Expr, ...]:
-        """The tile's place along each axis, counted from where the first group would begin if it lacked nothing."""
+        """Return the tile's index along each axis, counted from where the first group begins with its padding."""
         (count, *counts), (side, *sides) = self.counts, self.wave
         strip = quotient(i, side * math.prod(counts)) if side < count else sympy.Integer(0)
         left = sympy.Mod(i, side * math.prod(counts)) if side < count else i
@@ -228,21 +228,21 @@ def query_tiles(
 
 
 def _tiles_along(n: int, b: int, g: int, front_pad: int) -> int:
-    """Boxes of b tokens in groups of g along an axis of n tokens, of which the first lacks ``front_pad``."""
+    """Count boxes of b tokens in groups of g along an axis of n tokens; the first group lacks ``front_pad`` of them."""
     if g % b == 0:
         return -(-(n + front_pad) // b) - _boxes_skipped(b, g, front_pad)
     return -(-(n + front_pad) // g) * -(-g // b)
 
 
 def _boxes_skipped(b: int, g: int, front_pad: int) -> int:
-    """Boxes of the first group that hold nothing but what it lacks."""
+    """Count the boxes of the first group that hold only tokens it lacks."""
     return front_pad // b if g % b == 0 else 0
 
 
 def _query_box(
     sizes: Sequence[int], groups: Sequence[Sequence[int]], front_pad: Sequence[int], tokens: int
 ) -> tuple[int, ...]:
-    """The box with fewest tiles; of those one that no group's border cuts, then the longest along the fast axes."""
+    """Choose the box with fewest tiles; of those one that no group's border cuts, then the longest along fast axes."""
 
     def badness(box: tuple[int, ...]) -> tuple[Any, ...]:
         tiles = sum(math.prod(map(_tiles_along, sizes, box, group, front_pad)) for group in groups)

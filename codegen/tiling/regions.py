@@ -101,7 +101,7 @@ def own_region(
 def _box_regions(
     layout: TokenLayout, pattern: Pattern, boxes: Sequence[Box], coords: Sequence[Number], arithmetic: Arithmetic
 ) -> tuple[Region, ...]:
-    """The regions of boxes of groups around the group at coords."""
+    """Return the regions of boxes of groups around the group at coords."""
     sizes = layout.grid.sizes
     strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     counts = pattern.grid(sizes).counts
@@ -151,7 +151,7 @@ def shared_by_pair(
 
 
 def _sorted(a: sympy.Expr, b: sympy.Expr, coord: sympy.Symbol, count: int) -> tuple[sympy.Expr, sympy.Expr]:
-    """The lesser and the greater of two expressions, for each value of a coordinate."""
+    """Return the lesser and the greater of two expressions, for each value of a coordinate."""
     difference = sympy.lambdify(coord, b - a, "math")
     signs = [difference(c) for c in range(count)]
     if min(signs) >= 0:
@@ -160,7 +160,7 @@ def _sorted(a: sympy.Expr, b: sympy.Expr, coord: sympy.Symbol, count: int) -> tu
 
 
 def _begin(group: Number, c: Number, G: int, g: int, n: int, front_pad: int, arithmetic: Arithmetic) -> Number:
-    """Token at which a group begins, n for the one after the last."""
+    """Return the token at which a group begins, n for the group after the last."""
     if group == G:
         return n
     token = group * g - front_pad
@@ -172,7 +172,7 @@ def _begin(group: Number, c: Number, G: int, g: int, n: int, front_pad: int, ari
 
 
 def _joined(layout: TokenLayout, spans: Sequence[Span]) -> Region:
-    """Axes that are read whole are one axis with the slower one before them: their tokens are contiguous.
+    """Join axes that are read whole with the slower axis before them: their tokens are contiguous.
 
     What is left with one axis is a run of the sequence.
     """

@@ -129,7 +129,7 @@ def make_schedule(
 def _shares(
     num_sms: int, grid_tiles: int, tile: float, cta_group: int, row_groups: int, places: int
 ) -> Iterator[tuple[int, int, int]]:
-    """What (long_groups, long_iterations, group_iterations) could be: a whole row block for some, or something for all.
+    """Yield choices of (long_groups, long_iterations, group_iterations): whole row blocks for some, or a part for all.
 
     places: iterations of a row block, and the cost of a split.
     """

@@ -49,7 +49,7 @@ def wave_sides(
 def _readings(
     pattern: Pattern, groups: Sequence[int], tiles: Sequence[int], wide: Sequence[Fraction], sides: Sequence[int]
 ) -> float:
-    """How many times all keys are read, if each wave of tiles reads a key once."""
+    """Return how many times all keys are read, if each wave of tiles reads a key once."""
     corners = itertools.product(*(range(0, n, side) for n, side in zip(tiles, sides, strict=True)))
     read = sum(
         _read_together(pattern, groups, [_span(*along) for along in zip(corner, sides, wide, groups, strict=True)])
@@ -59,12 +59,12 @@ def _readings(
 
 
 def _span(first: int, side: int, wide: Fraction, groups: int) -> tuple[int, int]:
-    """(first, stop) groups of some tiles along an axis."""
+    """Return the (first, stop) groups of some tiles along an axis."""
     return min(math.floor(first * wide), groups - 1), min(math.ceil((first + side) * wide), groups)
 
 
 def _read_together(pattern: Pattern, groups: Sequence[int], spans: Sequence[tuple[int, int]]) -> int:
-    """Groups that the groups of a box read, of which each is counted once."""
+    """Count the groups that the groups of a box read, each once."""
     boxes = [
         [_read_along(axis_set, *span, count) for axis_set, span, count in zip(box, spans, groups, strict=True)]
         for box in pattern.boxes()
@@ -79,6 +79,6 @@ def _read_together(pattern: Pattern, groups: Sequence[int], spans: Sequence[tupl
 
 @lru_cache(maxsize=4096)
 def _read_along(axis_set: AxisSet, first: int, stop: int, groups: int) -> frozenset[int]:
-    """The groups along an axis that those from first to stop read."""
+    """Return the groups along an axis that the groups from first to stop read."""
     ranges = (along for c in range(first, stop) for along in axis_set.ranges(c, groups))
     return frozenset(itertools.chain.from_iterable(range(int(start), int(end)) for start, end in ranges))

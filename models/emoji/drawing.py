@@ -12,7 +12,7 @@ from planner.plan.atomic_write import replacing
 
 
 def save_grid(path: Path, samples: torch.Tensor, columns: int = 8) -> None:
-    """Samples in [0, 1], (n, 3, h, w) or (n, 3, frames, h, w), as one picture, or one animation in a WebP."""
+    """Write samples in [0, 1], (n, 3, h, w) or (n, 3, frames, h, w), as one image, or one animation in a WebP."""
     frames = samples.unsqueeze(2) if samples.dim() == 4 else samples
     rows = -(-len(frames) // columns)
     frames = torch.cat([frames, frames.new_ones(rows * columns - len(frames), *frames.shape[1:])])

@@ -23,7 +23,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Cell:
-    """A sample with what is written above it.
+    """A sample with the caption above it.
 
     pixels: (3, [frames,] height, width) in [0, 1], or a difference ([frames,] height, width). caption: lines of text.
     """
@@ -33,17 +33,17 @@ class Cell:
 
     @property
     def is_difference(self) -> bool:
-        """Whether the pixels are a difference, to be drawn in colours of their size."""
+        """Whether the pixels are a difference, which is drawn in colours of its size."""
         return self.pixels.dim() < 3 or self.pixels.shape[0] != 3
 
 
 def difference(sample: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute difference over channels of two samples (3, …) in [0, 1]."""
+    """Return the mean absolute difference over channels, (…), of two samples (3, …) in [0, 1]."""
     return (sample - dense).abs().mean(0)
 
 
 def draw_figure(path: Path, rows: Sequence[tuple[str, Sequence[Cell]]], title: str, side: int = 256) -> float:
-    """Draw rows of cells with their labels into a file, and return the difference that the brightest colour stands for.
+    """Draw rows of cells with their labels into a file; return the difference that the brightest colour stands for.
 
     rows: (label, cells), as many cells in each. side: pixels of a cell's longer side, which samples are enlarged to.
     The scale of differences is one for the whole figure, from 0 to the greatest, and is drawn below it.
@@ -72,10 +72,10 @@ def _frames(cell: Cell, greatest: float, side: int) -> list[Image.Image]:
 
 
 def _colours(shares: torch.Tensor) -> torch.Tensor:
-    """Colours (3, …) of shares (…) of the greatest difference."""
-    places = shares.clamp(0, 1) * (len(RAMP) - 1)
-    below = places.floor().long().clamp(max=len(RAMP) - 2)
-    return torch.lerp(RAMP[below], RAMP[below + 1], (places - below).unsqueeze(-1)).movedim(-1, 0)
+    """Return the colours (3, …) of shares (…) of the greatest difference."""
+    positions = shares.clamp(0, 1) * (len(RAMP) - 1)
+    below = positions.floor().long().clamp(max=len(RAMP) - 2)
+    return torch.lerp(RAMP[below], RAMP[below + 1], (positions - below).unsqueeze(-1)).movedim(-1, 0)
 
 
 def _page(
@@ -109,7 +109,7 @@ def _page(
 
 
 def _draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, font: Font, top: int, most: float) -> None:
-    """Draw what the colours of differences stand for."""
+    """Draw the scale of the colours of differences."""
     text = "difference from dense, mean of the three channels:  0 "
     draw.text((MARGIN, top + LINE // 2), text, "black", font)
     left = MARGIN + round(draw.textlength(text, font)) + GAP

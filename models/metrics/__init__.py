@@ -1,1 +1,1 @@
-"""How images and videos are judged."""
+"""Metrics of images and videos."""

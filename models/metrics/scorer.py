@@ -1,4 +1,4 @@
-"""A small network that judges pictures: whether one shows its prompt, and how different two of them look."""
+"""A small network that scores images: whether one shows its prompt, and how different two of them look."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class _Block(nn.Module):
 
 
 class Scorer(nn.Module):
-    """Pictures and prompts in one space, as CLIP has it (Radford et al. 2021), for emoji.
+    """An embedding of images and prompts in one space, as in CLIP (Radford et al. 2021), for emoji.
 
-    The picture tower is a residual network over pictures of 64 pixels or more, the text tower two layers on the pooled
+    The image tower is a residual network over images of 64 pixels or more, the text tower two layers on the pooled
     embedding of a prompt; 2.8 M parameters together.
     """
 
@@ -47,33 +47,39 @@ class Scorer(nn.Module):
         self.text_head = nn.Sequential(nn.Linear(WIDTH, 2 * JOINT), nn.GELU(), nn.Linear(2 * JOINT, JOINT))
         self.log_scale = nn.Parameter(torch.tensor(2.66))
 
-    def maps(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """The feature maps after each stage, fine to coarse, of pictures (batch, 3, h, w) in [0, 1]."""
-        x, found = self.stem(pictures * 2 - 1), list[torch.Tensor]()
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the feature maps after each stage, fine to coarse, of images (batch, 3, h, w) in [0, 1]."""
+        x, features = self.stem(images * 2 - 1), list[torch.Tensor]()
         for index, stage in enumerate(self.stages):
             x = stage(x if index == 0 else self.down[index - 1](x))
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
-    def pooled(self, pictures: torch.Tensor) -> torch.Tensor:
-        """One feature vector a picture, (batch, 192), for Fréchet distances."""
-        return self.maps(pictures)[-1].mean((2, 3))
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute feature vectors (batch, 192) of images (batch, 3, h, w) in [0, 1], for Fréchet distances."""
+        return self.maps(images)[-1].mean((2, 3))
 
-    def embed_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (batch, 256) of pictures (batch, 3, h, w) in [0, 1]."""
-        return F.normalize(self.picture_head(self.pooled(pictures)), dim=-1)
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed images (batch, 3, h, w) in [0, 1] as unit vectors (batch, 256)."""
+        return F.normalize(self.picture_head(self.pooled(images)), dim=-1)
 
     def embed_prompts(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (batch, 256) of the pooled embeddings of prompts (batch, 384)."""
+        """Embed prompts, by their pooled embeddings (batch, 384), as unit vectors (batch, 256)."""
         return F.normalize(self.text_head(pooled), dim=-1)
 
-    def match(self, pictures: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Cosine of each picture with its prompt, (batch,)."""
-        return (self.embed_pictures(pictures) * self.embed_prompts(pooled)).sum(-1)
+    def match(self, images: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Compute the cosine between each image and its prompt, (batch,).
+
+        images: (batch, 3, h, w) in [0, 1]. pooled: embeddings of prompts (batch, 384).
+        """
+        return (self.embed_images(images) * self.embed_prompts(pooled)).sum(-1)
 
     def distance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """LPIPS-like distance (batch,): squared differences of channel-normalised features, averaged over places and
-        summed over stages (Zhang et al. 2018, equation 1, with all weights 1)."""
+        """Compute the LPIPS-like distance (batch,) of two batches of images (batch, 3, h, w) in [0, 1].
+
+        It is the squared difference of channel-normalised features, averaged over positions and summed over stages
+        (Zhang et al. 2018, equation 1, with all weights 1).
+        """
         return torch.stack(
             [
                 (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean((1, 2))
@@ -83,6 +89,9 @@ class Scorer(nn.Module):
 
 
 def retrieval(scores: torch.Tensor, answers: Sequence[str], top: int) -> float:
-    """Share of rows whose right answer, by name, is among the highest scores; scores: (pictures, prompts)."""
+    """Return the share of images whose own prompt, by its answer, has one of the ``top`` highest scores.
+
+    scores: (images, prompts). answers: the answer of each prompt, and of the image in the same row.
+    """
     best = scores.topk(top, dim=1).indices.tolist()
-    return sum(answers[row] in {answers[c] for c in found} for row, found in enumerate(best)) / len(best)
+    return sum(answers[row] in {answers[c] for c in columns} for row, columns in enumerate(best)) / len(best)

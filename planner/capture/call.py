@@ -16,7 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from planner.capture.specialization import digest
-from planner.errors import times
+from planner.shapes import times
 
 _SHARED = torch.Tensor | torch.nn.Module | type | types.FunctionType | types.ModuleType
 """Types whose values a cache and its copy share."""

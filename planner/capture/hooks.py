@@ -32,7 +32,7 @@ def execution_device(inputs: Sequence[torch.Tensor]) -> torch.device:
 
 @contextlib.contextmanager
 def without_hooks(model: torch.nn.Module, hooked: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """While open, leave out what is wrapped around the forward of hooked modules of a model, and its collectives."""
+    """Run a model without its modules' hooks and its collectives while open; hooked: the modules that have hooks."""
     forwards = {module: vars(module).pop("forward") for module in hooked if "forward" in vars(module)}
     processors: list[Any] = [module.processor for module in model.modules() if hasattr(module, "processor")]
     configs = [(each, each._parallel_config) for each in processors if getattr(each, "_parallel_config", None)]

@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def replaced(forwards: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """While open, modules have these forwards, on every thread; afterwards those that they had."""
+    """Replace the forward of modules while open, on every thread; afterwards they have their own again."""
     before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():
         vars(module)["forward"] = forward

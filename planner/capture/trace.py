@@ -159,7 +159,7 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode, device: torch.device | Non
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """While open, silence what torch logs of a failed trace: the error that is raised says it."""
+    """Silence torch's log of a failed trace while open: the error that is raised says the same."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -173,7 +173,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _module_paths(model: torch.nn.Module) -> Iterator[None]:
-    """While open, give every traced node the path of the module that it comes from."""
+    """Give every traced node the path of the module that it comes from, while open."""
     paths = {module: path for path, module in model.named_modules()}
     stack = list[tuple[str, type]]()
 
@@ -204,7 +204,7 @@ def _module_paths(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tables_on_cpu(model: torch.nn.Module) -> Iterator[None]:
-    """While open, hold tables that modules of a meta model keep as plain attributes on the CPU, without values."""
+    """Hold tables, which modules of a meta model keep as plain attributes, on the CPU as zeros, while open."""
     moved = list[tuple[dict[str, Any], str, torch.Tensor]]()
     for module in model.modules():
         for name, value in vars(module).items():

@@ -1,4 +1,4 @@
-"""The ``planner`` command. Nothing here imports torch before a command needs it."""
+"""The ``planner`` command. Each command imports torch, and the library, only when it runs."""
 
 from __future__ import annotations
 

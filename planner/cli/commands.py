@@ -1,4 +1,4 @@
-"""The commands: arguments in, a call of the library, something rendered out."""
+"""The commands: each reads its arguments, calls the library and renders the result."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plan(
     from planner.plan.options import Options
     from planner.plan.target import Target
 
-    # Everything that can be wrong with the arguments is found before the model is built.
+    # All arguments are checked before the model is built.
     config = load_config(model)
     pixels = None if size is None else parse_size(size)
     Target.named(target)
@@ -69,10 +69,10 @@ def plan(
         pattern, group, density, speedup, min_speedup, layout, sparse_below, noise, alternate_offsets
     ).verify()
     with render.progress(f"planning {model}"):
-        made = plan_config(model, config, pixels, frames, batch, target, options)
+        new_plan = plan_config(model, config, pixels, frames, batch, target, options)
     if output is not None:
-        made.save(output)
-    render.show_plan(made, as_json)
+        new_plan.save(output)
+    render.show_plan(new_plan, as_json)
 
 
 @app.command()
@@ -236,10 +236,10 @@ def tune(
 
     quality = Quality(psnr, ssim, recall).verify()
     sampler = tuning.Sampler.of(model, None if size is None else parse_size(size), steps, cases)
-    made = tuning.tune_plan(sampler, quality, evidence, target, quiet=as_json)
+    new_plan = tuning.tune_plan(sampler, quality, evidence, target, quiet=as_json)
     if output is not None:
-        made.save(output)
-    render.show_plan(made, as_json)
+        new_plan.save(output)
+    render.show_plan(new_plan, as_json)
 
 
 @app.command()
@@ -249,7 +249,7 @@ def pareto(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predicted time against predicted error: uniform plans, and those chosen from evidence."""
+    """Compare predicted time and predicted error of uniform plans and of those chosen from evidence."""
     from planner.cli import tuning
     from planner.plan.evidence import Evidence
 

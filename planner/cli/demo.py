@@ -21,7 +21,7 @@ from planner.models.emoji.figure import Cell, difference, draw_figure
 from planner.models.emoji.reference import DEMO_PROMPTS, load, load_evidence
 from planner.models.emoji.sampling import Pipeline
 from planner.models.inputs import example_inputs
-from planner.models.metrics.pictures import as_pictures
+from planner.models.metrics.images import as_images
 from planner.plan.options import Options
 from planner.plan.plan import Plan
 from planner.plan.quality import psnr, ssim
@@ -41,7 +41,7 @@ TARGET = "h100"
 
 @dataclass(frozen=True)
 class Sample:
-    """What is sampled: a reference model, its prompts, steps, the uniform pattern, and the file of the figure."""
+    """One part of the demo: a reference model, its prompts, steps, the uniform pattern, and the file of the figure."""
 
     model: str
     prompts: tuple[str, ...]
@@ -59,7 +59,10 @@ SAMPLES = (
 
 @dataclass(frozen=True)
 class Run:
-    """Samples of one plan, the plan (None: dense), the seconds of all steps, and the share of the CPU others had."""
+    """Samples of one plan, the plan (None: dense), the seconds of all steps, and the CPU share of other processes.
+
+    samples: (prompts, 3, [frames,] height, width) in [0, 1].
+    """
 
     samples: torch.Tensor
     plan: Plan | None
@@ -130,7 +133,7 @@ def _cells(plan: Plan) -> list[str]:
 
 
 def _samples_table(output: Path) -> tuple[Any, float]:
-    """Draw the figures; return times and likeness of every plan, and the greatest share of the CPU that others had."""
+    """Draw the figures; return a table of the plans, and the greatest share of the CPU that other processes had."""
     table = render.table("model", "plan", ">density", ">seconds", ">speed-up", ">PSNR dB", ">SSIM")
     others = 0.0
     for sample in SAMPLES:
@@ -138,7 +141,7 @@ def _samples_table(output: Path) -> tuple[Any, float]:
         others = max(others, *(run.others for run in (dense, *planned)))
         table.add_row(sample.model, "dense", "100.0%", f"{dense.seconds:.1f}", "", "", "")
         for name, run in zip(("one pattern", "from evidence"), planned, strict=True):
-            likeness = as_pictures(run.samples), as_pictures(dense.samples)
+            pair = as_images(run.samples), as_images(dense.samples)
             is_quiet = max(dense.others, run.others) <= BUSY
             table.add_row(
                 sample.model,
@@ -146,15 +149,15 @@ def _samples_table(output: Path) -> tuple[Any, float]:
                 f"{_density(run):.1%}",
                 f"{run.seconds:.1f}",
                 f"{dense.seconds / run.seconds:.2f}x" if is_quiet else "busy",
-                f"{float(psnr(*likeness).mean()):.1f}",
-                f"{float(ssim(*likeness).mean()):.3f}",
+                f"{float(psnr(*pair).mean()):.1f}",
+                f"{float(ssim(*pair).mean()):.3f}",
             )
         _draw(sample, dense, planned, output / sample.figure)
     return table, others
 
 
 def _runs(sample: Sample) -> tuple[Run, Run, Run]:
-    """Samples of a model, dense, by one pattern, and by a plan from evidence of the same density."""
+    """Sample a model dense, by one pattern, and by a plan from evidence of the same density."""
     pipeline, evidence = load(sample.model).pipeline, load_evidence(sample.model)
     uniform = compile_planned(pipeline.transformer, pattern=sample.pattern, group=sample.group, min_speedup=0)
     dense = _timed(sample, pipeline, "dense")
@@ -165,7 +168,7 @@ def _runs(sample: Sample) -> tuple[Run, Run, Run]:
 
 
 def _density(run: Run) -> float:
-    """Attended over all pairs of the sites that can be sparse."""
+    """Return the share of pairs that are attended, at the sites that can be sparse."""
     decisions = [decision for decision in run.plan.decisions if decision.own_grid is not None] if run.plan else []
     pairs = [decision.batch * decision.heads * decision.queries**2 for decision in decisions]
     attended = sum(n * decision.density for n, decision in zip(pairs, decisions, strict=True))
@@ -177,13 +180,14 @@ def _draw(sample: Sample, dense: Run, planned: Sequence[Run], path: Path) -> Non
     names = (f"one pattern: {sample.pattern} {sample.group}", "chosen from evidence")
     rows = list[tuple[str, list[Cell]]]()
     for number, prompt in enumerate(sample.prompts):
-        truth = dense.samples[number]
-        cells = [Cell(truth, f"dense\n100% of the pairs{_seconds(dense, is_quiet)}")]
+        reference = dense.samples[number]
+        cells = [Cell(reference, f"dense\n100% of the pairs{_seconds(dense, is_quiet)}")]
         for name, run in zip(names, planned, strict=True):
-            made = run.samples[number]
-            quality = float(psnr(as_pictures(made[None]), as_pictures(truth[None])).mean())
-            cells.append(Cell(made, f"{name}\n{_density(run):.0%} of the pairs{_seconds(run, is_quiet)}"))
-            cells.append(Cell(difference(made, truth), f"difference from dense\nPSNR {quality:.1f} dB"))
+            planned_sample = run.samples[number]
+            decibels = float(psnr(as_images(planned_sample[None]), as_images(reference[None])).mean())
+            cells.append(Cell(planned_sample, f"{name}\n{_density(run):.0%} of the pairs{_seconds(run, is_quiet)}"))
+            change = difference(planned_sample, reference)
+            cells.append(Cell(change, f"difference from dense\nPSNR {decibels:.1f} dB"))
         rows.append((f'"{prompt}"', cells))
     title = f"{sample.model}: {sample.steps} steps, guidance 4, float32, on this CPU, the same seeds"
     draw_figure(path, rows, title)
@@ -194,16 +198,16 @@ def _seconds(run: Run, is_quiet: bool) -> str:
 
 
 def _timed(sample: Sample, pipeline: Pipeline, what: str) -> Run:
-    """Samples, and the seconds of all steps but the first, which plans, scaled to all."""
+    """Sample by a pipeline, and time its steps without the first, which plans; the time is scaled to all steps."""
     times, usage = [time.perf_counter()], list[Usage | None]()
     with render.steps(f"{sample.model}, {what}", sample.steps) as advance:
 
-        def stepped(_: torch.Tensor) -> None:
+        def record_step(_: torch.Tensor) -> None:
             times.append(time.perf_counter())
             usage.append(Usage.now())
             advance()
 
-        samples = pipeline(sample.prompts, steps=sample.steps, each_step=stepped)
+        samples = pipeline(sample.prompts, steps=sample.steps, each_step=record_step)
     plans = report(pipeline.transformer).plans if what != "dense" else ()
     seconds = (times[-1] - times[1]) * sample.steps / (sample.steps - 1)
     return Run(samples, plans[0] if plans else None, seconds, others_share(usage[0], usage[-1]))

@@ -1,4 +1,4 @@
-"""Drawing: what one query group reads, as a picture and as its closed form."""
+"""Drawing: the groups that one query group reads, as a grid of characters and as their closed form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRAWN_ROWS = 40
 
 
 def draw(decision: Decision) -> list[str]:
-    """What each pattern of a sparse site reads."""
+    """Draw what each pattern of a sparse site reads, as lines of text."""
     rules, layout = decision.parsed()
     assert layout is not None
     lines = list[str]()
@@ -26,9 +26,9 @@ def draw(decision: Decision) -> list[str]:
 
 
 def _draw(pattern: Pattern, layout: TokenLayout) -> list[str]:
-    """The group grid around the query group in the middle: Q its own, # attended, · not.
+    """Draw the group grid around the query group in the middle: Q is the group itself, # attended, · not.
 
-    One picture for time steps that are alike; large grids are cut to the part around the query.
+    Equal slices along the slowest axis are drawn once; large grids are cut to the part around the query.
     """
     grid = pattern.grid(layout.grid.sizes)
     counts = (1,) * (3 - len(grid.counts)) + grid.counts
@@ -39,31 +39,31 @@ def _draw(pattern: Pattern, layout: TokenLayout) -> list[str]:
     cut = len(rows) < counts[1] or len(columns) < counts[2]
     names = " × ".join(name for name, _ in layout.grid.axes)
     lines = [f"groups {'×'.join(map(str, grid.counts))} ({names}){', cut to the part around Q' if cut else ''}"]
-    pictures = [
+    slices = [
         ["".join("Q" if (t, y, x) == own else "#" if (t, y, x) in attended else "·" for x in columns) for y in rows]
         for t in range(counts[0])
     ]
-    for first, last in _alike(pictures):
+    for first, last in _alike(slices):
         if counts[0] > 1:
             span = f"{first}" if first == last else f"{first} to {last}"
             lines.append(f"{layout.grid.axes[0][0]} = {span}{'  (the query)' if first <= own[0] <= last else ''}")
-        lines += [f"  {row}" for row in pictures[first]]
+        lines += [f"  {row}" for row in slices[first]]
     if layout.global_tokens:
         lines.append(f"and {layout.global_tokens} global tokens, which every query reads and which read everything")
     return lines
 
 
 def index_map(decision: Decision) -> str:
-    """The closed form of each pattern's key list, as Python source: c0, c1, … are the query group's coordinates."""
+    """Write the closed form of each pattern's key list as Python; c0, c1, … are the query group's coordinates."""
     rules, layout = decision.parsed()
     assert layout is not None
     return "\n".join(IndexMap(pattern, pattern.grid(layout.grid.sizes)).source() for pattern in rules.patterns)
 
 
-def _alike(pictures: Sequence[list[str]]) -> Iterator[tuple[int, int]]:
-    """(first, last) of each run of equal pictures."""
-    indices = range(len(pictures))
-    for _, run in itertools.groupby(indices, key=lambda index: pictures[index]):
+def _alike(slices: Sequence[list[str]]) -> Iterator[tuple[int, int]]:
+    """Yield the (first, last) index of each run of equal slices."""
+    indices = range(len(slices))
+    for _, run in itertools.groupby(indices, key=lambda index: slices[index]):
         members = list(run)
         yield members[0], members[-1]
 

@@ -1,4 +1,4 @@
-"""What the command line shows of kernels: those of a plan, their source, and the cache."""
+"""The commands about kernels: those of a plan, their source, and the cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from planner.runtime.kernels.sass import inspect
 
 
 def show_kernels(plan: Plan, target: str, key_mask: bool, as_json: bool) -> None:
-    """Compile each kernel that the plan needs and tabulate what came out."""
+    """Compile each kernel that a plan needs, and tabulate its registers, memory and instructions."""
     rows = list[dict[str, Any]]()
     for spec in specs_of(plan, Target.named(target), key_mask):
         with render.progress(f"compiling {spec.name}"):
@@ -52,14 +52,14 @@ def show_source(plan: Plan, site: str, target: str, key_mask: bool) -> None:
     sparse = {decision.site: decision for decision in plan.decisions if decision.is_sparse}
     if site not in sparse:
         raise UnknownName("sparse site", site, sparse)
-    place = Target.named(target)
-    specs_of(plan, place, key_mask)  # refuses targets without kernels
-    for problem in problems_of(plan, sparse[site], place, key_mask):
+    gpu = Target.named(target)
+    specs_of(plan, gpu, key_mask)  # raises BadOption for a target without kernels
+    for problem in problems_of(plan, sparse[site], gpu, key_mask):
         typer.echo(emit(configured(problem)).source, nl=False)
 
 
 def build(plan: Plan, folder: Path, target: str, key_mask: bool) -> None:
-    """Compile a plan's kernels into a folder."""
+    """Compile a plan's kernels into a folder; raises BadOption for a plan without a sparse site."""
     specs = specs_of(plan, Target.named(target), key_mask)
     if not specs:
         raise BadOption("plan", plan.model, "a plan with a sparse site; every site of this one is dense")
@@ -107,7 +107,7 @@ def list_cache(as_json: bool) -> None:
 
 
 def verify_cache() -> int:
-    """Print what is wrong with each entry; return how many are."""
+    """Print the fault of each damaged entry of the cache; return how many there are."""
     cache = Cache()
     faults = [(entry, cache.fault(entry)) for entry in cache.entries()]
     for entry, fault in faults:

@@ -1,4 +1,4 @@
-"""How busy other processes keep this machine while something is timed."""
+"""The share of this machine's CPU that other processes have during a measurement."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BUSY = 0.15
-"""Share of all cores in other processes from which times are not worth comparing."""
+"""The share of all cores in other processes from which on times are not compared."""
 
 _STATISTICS = Path("/proc/stat")
 _IDLE = (3, 4)
-"""Places of idle and waiting time in the first line of /proc/stat."""
+"""Columns of idle and waiting time in the first line of /proc/stat."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds that were used since the machine started, by all processes and by this one, and the time."""
+    """CPU seconds used so far by all processes and by this one, and the time of the reading in seconds."""
 
     everyone: float
     ours: float
@@ -25,12 +25,12 @@ class Usage:
 
     @staticmethod
     def now() -> Usage | None:
-        """Return what has been used until now, None where the system does not say (outside of Linux)."""
+        """Read the usage until now; None where the system has no /proc/stat (outside of Linux)."""
         try:
             ticks = [int(word) for word in _STATISTICS.read_text().split("\n", 1)[0].split()[1:9]]
         except (OSError, ValueError):
             return None
-        used = sum(count for place, count in enumerate(ticks) if place not in _IDLE)
+        used = sum(count for column, count in enumerate(ticks) if column not in _IDLE)
         return Usage(used / os.sysconf("SC_CLK_TCK"), time.process_time(), time.monotonic())
 
 

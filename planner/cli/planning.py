@@ -18,7 +18,7 @@ from planner.plan.plan import Plan
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of ``8192x8192``; raises BadSize."""
+    """Read the (width, height) of ``8192x8192``; raises BadSize."""
     match = re.fullmatch(r"(\d{1,7})[xX×](\d{1,7})", text.strip(), re.ASCII)
     if not match or not int(match[1]) or not int(match[2]):
         raise BadSize(text, "a size is WIDTHxHEIGHT in pixels", "Write it like 1280x720.")

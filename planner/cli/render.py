@@ -21,13 +21,13 @@ PLAIN_WIDTH = 1000
 
 
 def console() -> Console:
-    """Standard output: a terminal's width and colours, or plain text in lines as long as they need."""
+    """Return standard output with a terminal's width and colours, or as plain text with unwrapped lines."""
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
 
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[None]:
-    """A spinner with the time passed, on standard error, if that is a terminal."""
+    """Show a spinner with the elapsed time while open, on standard error, if that is a terminal."""
     screen = Console(stderr=True)
     if not screen.is_terminal:
         yield
@@ -42,7 +42,7 @@ def progress(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def steps(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar over so many steps, on standard error, if that is a terminal; call what it yields after each."""
+    """Show a bar over ``total`` steps, on standard error, if that is a terminal; yield what is called after each."""
     screen = Console(stderr=True)
     if not screen.is_terminal:
         yield lambda: None
@@ -56,23 +56,23 @@ def steps(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def print_json(data: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(data, indent=1))
 
 
 def table(*headings: str) -> Table:
-    """A table whose columns after the first are right-aligned where they are headed so (a leading >)."""
-    made = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, 2))
+    """Make a table; columns whose heading begins with > are right-aligned."""
+    empty = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True, padding=(0, 2))
     for heading in headings:
         right = heading.startswith(">")
-        made.add_column(
+        empty.add_column(
             heading.lstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=not sys.stdout.isatty()
         )
-    return made
+    return empty
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
-    """The plan: sites that decide alike on one line, what stays dense and why, the predicted times and their bounds."""
+    """Print a plan: its sites, those with equal decisions on one line; the reasons of dense ones; times and bounds."""
     if as_json:
         print(plan.to_json(), end="")
         return
@@ -120,15 +120,15 @@ def show_plan(plan: Plan, as_json: bool) -> None:
 
 
 def summary(decision: Decision) -> str:
-    """A decision's pattern, or how many it has where its heads differ."""
+    """Return the pattern of a decision, or how many patterns it has where its heads differ."""
     count = len(decision.rules.patterns)
     by = " and noise level" if decision.is_gated else ""
     return f"{count} patterns, by head{by}" if count > 1 else decision.pattern
 
 
 def totals(plan: Plan) -> Table:
-    """Predicted time of attention alone and of a whole step, with their bounds."""
-    made = table("predicted", ">ms dense", ">ms planned", ">speed-up", ">bound", "the bound is")
+    """Tabulate the predicted times of attention alone and of a whole step, with their bounds."""
+    times = table("predicted", ">ms dense", ">ms planned", ">speed-up", ">bound", "the bound is")
     rest = plan.other_seconds
     rows = [
         ("attention", plan.dense_attention_seconds, plan.attention_seconds, plan.attention_speedup, plan.bound),
@@ -140,14 +140,14 @@ def totals(plan: Plan) -> Table:
             plan.step_bound,
         ),
     ]
-    notes = ["dense over planned FLOPs", "Amdahl: attention for nothing; matrix products and attention only"]
-    for (name, dense, planned, speedup, bound), note in zip(rows, notes, strict=True):
-        made.add_row(name, f"{dense * 1e3:.1f}", f"{planned * 1e3:.1f}", f"{speedup:.2f}x", f"{bound:.2f}x", note)
-    return made
+    explanations = ["dense over planned FLOPs", "Amdahl: attention for nothing; matrix products and attention only"]
+    for (name, dense, planned, speedup, bound), text in zip(rows, explanations, strict=True):
+        times.add_row(name, f"{dense * 1e3:.1f}", f"{planned * 1e3:.1f}", f"{speedup:.2f}x", f"{bound:.2f}x", text)
+    return times
 
 
 def grouped(decisions: Sequence[Decision]) -> list[tuple[str, list[Decision]]]:
-    """Decisions that are alike but for numbers in their site's name, under that name with * for the numbers."""
+    """Group equal decisions whose sites' names differ in numbers only, by the name with * for the numbers."""
     groups: dict[tuple[Any, ...], list[Decision]] = {}
     for decision in decisions:
         name = re.sub(r"\d+", "*", decision.site)
@@ -162,9 +162,9 @@ def explain(
     scores: Sequence[Mapping[str, Any]],
     as_json: bool,
 ) -> None:
-    """One site: its decision, its candidates with what each lost to, the pattern around one query group, its source.
+    """Print one site: its decision, its candidates and why each was rejected, and its pattern around one query group.
 
-    scores: what evidence says of candidates, a row each.
+    index_map: the source of its index map, printed last. scores: rows of evidence, one for each candidate.
     """
     if as_json:
         rows = [
@@ -191,18 +191,18 @@ def explain(
     else:
         out.print(f"{decision.pattern}: {decision.reason}\n", soft_wrap=True)
     if candidates:
-        made = table("candidate", ">density", ">ms", ">speed-up", "verdict")
+        candidate_table = table("candidate", ">density", ">ms", ">speed-up", "verdict")
         for c in candidates:
             verdict = "chosen" if c.rejected is None else str(c.rejected)
             speedup = f"{decision.dense_seconds / c.seconds:.2f}x"
-            made.add_row(str(c.pattern), f"{c.density:.3f}", f"{c.seconds * 1e3:.2f}", speedup, verdict)
-        out.print(made)
+            candidate_table.add_row(str(c.pattern), f"{c.density:.3f}", f"{c.seconds * 1e3:.2f}", speedup, verdict)
+        out.print(candidate_table)
     if scores:
-        made = table("evidence of", *(f">{name}" for name in list(scores[0])[1:]))
+        score_table = table("evidence of", *(f">{name}" for name in list(scores[0])[1:]))
         for row in scores:
             name, *values = row.values()
-            made.add_row(str(name), *(f"{value:.3f}" for value in values))
-        out.print(made)
+            score_table.add_row(str(name), *(f"{value:.3f}" for value in values))
+        out.print(score_table)
     if decision.is_sparse:
         from planner.cli.drawing import draw
 
@@ -214,7 +214,7 @@ def explain(
 
 
 def show_changes(changes: Sequence[Change], as_json: bool) -> None:
-    """What differs between two plans."""
+    """Print the fields in which two plans differ."""
     if as_json:
         print_json([{"where": c.where, "field": c.field, "a": c.a, "b": c.b} for c in changes])
         return
@@ -222,20 +222,20 @@ def show_changes(changes: Sequence[Change], as_json: bool) -> None:
     if not changes:
         out.print("the plans are the same")
         return
-    made = table("where", "field", "a", "b")
+    change_table = table("where", "field", "a", "b")
     for change in changes:
-        made.add_row(change.where, change.field, str(change.a), str(change.b))
-    out.print(made)
+        change_table.add_row(change.where, change.field, str(change.a), str(change.b))
+    out.print(change_table)
 
 
 def show_models(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """The catalogue."""
+    """Print the models of the catalogue."""
     if as_json:
         print_json(rows)
         return
-    made = table("name", "diffusers class", ">parameters", ">size", ">frames", "weights")
+    model_table = table("name", "diffusers class", ">parameters", ">size", ">frames", "weights")
     for row in rows:
         count, weights = row["parameters"], "shipped" if row["trained"] else ""
         parameters = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
-        made.add_row(row["name"], row["class"], parameters, row["size"], str(row["frames"]), weights)
-    console().print(made)
+        model_table.add_row(row["name"], row["class"], parameters, row["size"], str(row["frames"]), weights)
+    console().print(model_table)

@@ -1,4 +1,4 @@
-"""Recording evidence, tuning a plan for a quality, and looking at what evidence says."""
+"""The commands that record evidence, tune a plan for a quality, and show evidence."""
 
 from __future__ import annotations
 
@@ -28,19 +28,22 @@ from planner.search.allocation import Allocation, Allocator
 from planner.search.budget import Budget
 
 POINTS = 12
-"""Points of the curve of our plans."""
+"""Points of the curve of plans chosen from evidence."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A model that ships with weights, and how its cases are sampled."""
+    """A model that ships with weights, and the (prompt, seed) of each of its cases."""
 
     pipeline: Pipeline
     cases: tuple[tuple[str, int], ...]
 
     @staticmethod
     def of(model: str, size: tuple[int, int] | None, steps: int | None, count: int) -> Sampler:
-        """The shipped prompts, with seeds from 0, on a GPU if there is one; raises NoWeights or UnknownName."""
+        """Make a sampler of the shipped prompts, with seeds from 0, on a GPU if there is one.
+
+        Raises NoWeights, UnknownName and BadOption.
+        """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         pipeline = load(model, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32).pipeline
         if size is not None:
@@ -53,26 +56,26 @@ class Sampler:
         return Sampler(replace(pipeline, steps=steps or pipeline.steps), cases)
 
     def __call__(self, model: torch.nn.Module) -> torch.Tensor:
-        """Samples of all cases by a model."""
+        """Sample all cases by a model: (cases, 3, [frames,] height, width) in [0, 1]."""
         prompts, seeds = zip(*self.cases, strict=True)
         return self.pipeline.using(model)(prompts, seeds=seeds)
 
     @property
     def named(self) -> list[str]:
-        """Its cases, spelled."""
+        """The prompt and seed of each case, as text."""
         return [f"{prompt}, seed {seed}" for prompt, seed in self.cases]
 
 
 def calibrate(sampler: Sampler, output: Path) -> None:
-    """Record evidence into a file, or go on with one that was broken off."""
+    """Record evidence into a file, or go on with a recording that was interrupted."""
     with render.progress("recording"):
-        found = record(sampler.pipeline.transformer, sampler, path=output, sampler_calls=sampler.pipeline.steps)
-    render.console().print(describe(found), soft_wrap=True)
+        evidence = record(sampler.pipeline.transformer, sampler, path=output, sampler_calls=sampler.pipeline.steps)
+    render.console().print(describe(evidence), soft_wrap=True)
     render.console().print(f"written to {output}", soft_wrap=True)
 
 
 def describe(evidence: Evidence) -> str:
-    """What evidence is of, in a sentence."""
+    """Describe evidence in a sentence: its model, sites, candidates and calls, and when it was recorded."""
     sites, calls = len(evidence.sites), len(evidence.recorded)
     most = max(len(site.candidates) for site in evidence.sites.values())
     return (
@@ -82,7 +85,7 @@ def describe(evidence: Evidence) -> str:
 
 
 def tune_plan(sampler: Sampler, quality: Quality, evidence: Path | None, target: str, quiet: bool) -> Plan:
-    """The fastest plan found that keeps a quality; says on the way what it measures, unless quiet."""
+    """Find the fastest plan that keeps a quality; prints what is measured on the way, unless quiet."""
     out = render.console()
     known = None if evidence is None else Evidence.load(evidence)
     with render.progress("tuning"):
@@ -98,15 +101,15 @@ def tune_plan(sampler: Sampler, quality: Quality, evidence: Path | None, target:
 
 
 def pareto(evidence: Evidence, target: str, output: Path | None, as_json: bool) -> None:
-    """Predicted time against predicted error: every uniform plan, and ours from dense to the fastest there is."""
+    """Tabulate predicted time and error of each uniform plan, and of plans from evidence between dense and fastest."""
     allocator = Allocator(evidence, Target.named(target))
     dense, fastest = allocator.predicted(evidence.plan), allocator.within(Budget(recall=0.0))
     shared = set.intersection(*({str(pattern) for pattern in each[1:]} for each in allocator.patterns))
     uniform = {text: allocator.uniform(text) for text in sorted(shared) if _is_grat(parse_pattern(text))}
     most = dense.seconds / fastest.seconds * (1 - 1e-6)
-    ours = [allocator.within(Budget(speedup=most ** (number / (POINTS - 1)))) for number in range(POINTS)]
-    rows = [_row(text, found, dense) for text, found in uniform.items()]
-    rows += [_row("chosen from evidence", found, dense) for found in ours]
+    chosen = [allocator.within(Budget(speedup=most ** (point / (POINTS - 1)))) for point in range(POINTS)]
+    rows = [_row(text, allocation, dense) for text, allocation in uniform.items()]
+    rows += [_row("chosen from evidence", allocation, dense) for allocation in chosen]
     if output is not None:
         _draw(rows, describe(evidence), target, output)
     if as_json:
@@ -114,55 +117,58 @@ def pareto(evidence: Evidence, target: str, output: Path | None, as_json: bool) 
         return
     out = render.console()
     out.print(describe(evidence), soft_wrap=True)
-    made = render.table("plan", ">density", ">ms", ">attention", ">predicted error")
+    table = render.table("plan", ">density", ">ms", ">attention", ">predicted error")
     for row in rows:
-        made.add_row(
+        table.add_row(
             str(row["plan"]),
             f"{row['density']:.3f}",
             f"{row['ms']:.3f}",
             f"{row['speedup']:.2f}x",
             f"{row['error']:.3g}",
         )
-    out.print(made)
+    out.print(table)
     if output is not None:
         out.print(f"drawn in {output}", soft_wrap=True)
 
 
 def show_site(evidence: Evidence, site: str) -> list[dict[str, Any]]:
-    """What evidence says of each candidate of a site: recall of its mean and its worst head, relative error."""
+    """List the evidence of each candidate of a site: recall of the mean and of the worst head, relative error.
+
+    Raises UnknownName for a site without evidence.
+    """
     if site not in evidence.sites:
         raise UnknownName("site with evidence", site, evidence.sites)
-    found = evidence.sites[site]
-    recall, error = found.recall.mean(0), found.error.mean(0)
+    measured = evidence.sites[site]
+    recall, error = measured.recall.mean(0), measured.error.mean(0)
     return [
         {
             "candidate": text,
             "recall": float(recall[at].mean()),
             "worst head": float(recall[at].min()),
-            "relative error": float((error[at] / found.power.mean(0)).mean()),
+            "relative error": float((error[at] / measured.power.mean(0)).mean()),
         }
-        for at, text in enumerate(found.candidates)
+        for at, text in enumerate(measured.candidates)
     ]
 
 
 def _is_grat(pattern: Pattern) -> bool:
-    """Whether a pattern is one of GRAT's: the criss-cross, or the nearest groups all around."""
+    """Tell whether a pattern is one of GRAT's: the criss-cross, or the nearest groups in every direction."""
     is_near = isinstance(pattern, Neighborhood) and set(pattern.radius) == {1}
     return is_near or isinstance(pattern, CrissCross)
 
 
-def _row(name: str, found: Allocation, dense: Allocation) -> dict[str, Any]:
+def _row(name: str, allocation: Allocation, dense: Allocation) -> dict[str, Any]:
     return {
         "plan": name,
-        "density": found.density,
-        "ms": found.seconds * 1e3,
-        "speedup": dense.seconds / found.seconds,
-        "error": found.error,
+        "density": allocation.density,
+        "ms": allocation.seconds * 1e3,
+        "speedup": dense.seconds / allocation.seconds,
+        "error": allocation.error,
     }
 
 
 def _draw(rows: Sequence[dict[str, Any]], title: str, target: str, output: Path) -> None:
-    """A PNG of predicted time against predicted error; raises MissingDependency."""
+    """Draw a PNG of predicted time against predicted error; raises MissingDependency."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

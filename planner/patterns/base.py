@@ -26,12 +26,13 @@ from typing import Self
 
 import torch
 
-from planner.errors import MalformedValue, times
+from planner.errors import MalformedValue
 from planner.patterns.axis_set import AxisSet
 from planner.patterns.fields import PatternField, fields_of
 from planner.patterns.groups import GroupGrid, front_pad_of
 from planner.patterns.layout import TokenLayout
 from planner.registry import Registry
+from planner.shapes import times
 
 Box = tuple[AxisSet, ...]
 """One axis set per axis: the product of what is read along each."""

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from planner.errors import MalformedValue, clip, times
+from planner.errors import MalformedValue, clip
+from planner.shapes import times
 
 MAX_NUMBER = 2**20
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from planner.errors import MalformedValue, times
+from planner.errors import MalformedValue
 from planner.patterns.arithmetic import INTS, TENSORS, Arithmetic, Number
+from planner.shapes import times
 
 
 def start_along(c: Number, g: Number, front_pad: int = 0, arithmetic: Arithmetic = INTS) -> Number:

@@ -26,7 +26,7 @@ class NoiseLevel:
     reversed: bool = False
 
     def of(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """The level of the noisiest of a tensor of timesteps, as one float32 where the tensor lives."""
+        """Return the level of the noisiest of timesteps (any shape), () float32 where they live."""
         timesteps = timesteps.to(torch.float32)
         return 1 - timesteps.amin() / self.full if self.reversed else timesteps.amax() / self.full
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from planner.errors import BadOption, times
+from planner.errors import BadOption
 from planner.patterns.layout import TokenLayout
 from planner.patterns.spelling import PatternRequest, parse_group, parse_request, with_field_names_of_today
 from planner.plan.noise_level import NoiseLevel
+from planner.shapes import times
 
 
 class PlanOptions(TypedDict, total=False):

@@ -54,7 +54,7 @@ class Quality:
         return float(getattr(self, self.metric))
 
     def of(self, planned: torch.Tensor, dense: torch.Tensor) -> list[float]:
-        """The metric of each case, samples in [0, 1] (cases, 3, [frames,] height, width)."""
+        """Measure the metric of each case, samples in [0, 1] (cases, 3, [frames,] height, width)."""
         return [float(value) for value in (psnr if self.metric == "psnr" else ssim)(planned, dense)]
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class Certificate:
 
 
 def tolerance_limit(values: Sequence[float]) -> float:
-    """What a share of 0.95 of a population keeps, with a confidence of 0.9, from a sample of it.
+    """Bound what a share of 0.95 of a population keeps, with a confidence of 0.9, from a sample of it.
 
     From 45 values on it is one of the lowest of them, whatever the population (Wilks 1941). Fewer say that of a normal
     population, and of no value below the lowest: Natrella's approximation of the one-sided factor (NBS Handbook 91,
@@ -132,13 +132,13 @@ def _normal_limit(values: Sequence[float]) -> float:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB of each sample (cases,), values in [0, 1]; equal samples have 100 dB."""
+    """Return the peak signal-to-noise ratio in dB of each sample (cases,), values in [0, 1]; equal samples have 100."""
     error = (a - b).square().flatten(1).mean(1)
     return -10 * error.clamp(min=1e-10).log10()
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each sample (cases,), values in [0, 1], frames averaged (Wang et al. 2004).
+    """Return the structural similarity of each sample (cases,), values in [0, 1], frames averaged (Wang et al. 2004).
 
     Raises MissingDependency without torchmetrics.
     """

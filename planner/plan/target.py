@@ -83,7 +83,7 @@ groups of 16x16 run at 659 to 740; groups of 2x4x8 at 272 to 369 and at 444 to 6
 def _gpu(
     name: str, arch: int, num_sms: int, tflops: float, bandwidth: float, dense: float, sparse: float
 ) -> list[Target]:
-    """A GPU as a target, with emitted kernels and without."""
+    """Make the targets of a GPU, with emitted kernels and without."""
     emitted = Target(
         *(name, tflops, tflops / 2, bandwidth, 0.7, dense, sparse, True, 10),
         small_groups=SMALL_GROUPS,

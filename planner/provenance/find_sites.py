@@ -216,7 +216,7 @@ def _refines(layout: TokenLayout, inferred: TokenLayout) -> bool:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Number the names that occur more than once: attn, attn#1, attn#2."""
+    """Append numbers to names that occur more than once: attn, attn#1, attn#2."""
     counts = Counter[str]()
     unique = list[str]()
     for name in names:

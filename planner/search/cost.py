@@ -30,18 +30,18 @@ TILE = 64
 
 
 def attention_flops(site: AttentionSite, pairs: int) -> int:
-    """Floating-point operations of attention over so many (query, key) pairs: two products, a multiply and an add."""
+    """Count the FLOPs of attention over so many (query, key) pairs: two products, a multiply and an add each."""
     return 4 * site.batch * site.heads * site.head_dim * pairs
 
 
 def dense_seconds(site: AttentionSite, target: Target) -> float:
-    """Predicted time of the site as dense attention."""
+    """Predict the seconds of the site as dense attention."""
     flops = attention_flops(site, site.queries * site.keys)
     return _roofline(site, target, flops / target.dense_attention)
 
 
 def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> float:
-    """Predicted time of the site under a pattern, moving tokens into group order included where the target needs it."""
+    """Predict the seconds of the site under a pattern, and of moving tokens into group order where the target does."""
     layout = site.layout
     if isinstance(pattern, Dense) or not isinstance(layout, TokenLayout):
         return dense_seconds(site, target)
@@ -60,7 +60,7 @@ def sparse_seconds(site: AttentionSite, pattern: Pattern, target: Target) -> flo
 
 
 def _means_seconds(site: AttentionSite, layout: TokenLayout, groups: int, target: Target) -> float:
-    """What means take beyond the pairs that they are: a launch that reads keys and values, and whole tiles of them."""
+    """Predict the seconds of means beyond those of their pairs: a launch that reads keys and values, in whole tiles."""
     paid = -(-groups // MEANS_TILE) * MEANS_TILE / MEANS_SHARE - groups
     flops = attention_flops(site, round(layout.grid.tokens * paid))
     keys = 2 * site.batch * site.kv_heads * site.keys * site.head_dim * getattr(torch, site.dtype).itemsize
@@ -79,7 +79,7 @@ class Costs(TypedDict):
 
 
 def costs_under(rules: Rules, site: AttentionSite, target: Target) -> Costs:
-    """What a site costs under rules on a target."""
+    """Predict the costs of a site under rules on a target."""
     layout, shares, every = site.layout, rules.shares(site.heads), site.queries * site.keys
     pairs = sum(share * _pairs(site, rule.pattern) for rule, share in shares)
     return Costs(
@@ -98,7 +98,7 @@ def _pairs(site: AttentionSite, pattern: Pattern) -> int:
 
 
 def rest_of_step(nodes: Iterable[torch.fx.Node], target: Target) -> tuple[int, float]:
-    """(FLOPs, predicted seconds) of a graph's matrix products outside attention; elementwise work is not counted."""
+    """Predict the (FLOPs, seconds) of a graph's matrix products outside attention; elementwise work is not counted."""
     total_flops, seconds = 0, 0.0
     for node in nodes:
         flops, moved, dtype = _matrix_product(node)
@@ -109,19 +109,19 @@ def rest_of_step(nodes: Iterable[torch.fx.Node], target: Target) -> tuple[int, f
 
 
 def _roofline(site: AttentionSite, target: Target, cost: float) -> float:
-    """cost: FLOPs over the share of the peak at which they run."""
+    """Predict the seconds of a site from its cost: FLOPs over the share of the peak at which they run."""
     step = 0 if target.steps_per_group else target.step_us * 1e-6
     return max(cost / target.peak(site.dtype), _bytes(site) / (target.bandwidth * 1e9)) + step
 
 
 def _bytes(site: AttentionSite) -> int:
-    """Bytes of queries, keys, values and output."""
+    """Count the bytes of queries, keys, values and output."""
     elements = site.batch * site.head_dim * 2 * (site.heads * site.queries + site.kv_heads * site.keys)
     return elements * getattr(torch, site.dtype).itemsize
 
 
 def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float:
-    """What a pattern's groups leave of the rate: those of 64 tokens share a query tile where two by two go up."""
+    """Return the share of the rate that a pattern's groups keep; groups of 64 tokens share a query tile in pairs."""
     tokens = math.prod(pattern.group)
     if tokens >= SMALL_GROUP:
         return 1.0
@@ -131,13 +131,13 @@ def _group_share(pattern: Pattern, layout: TokenLayout, target: Target) -> float
 
 
 def _tile_use(pattern: Pattern) -> float:
-    """Share of the tiles' rows and columns that a whole group fills."""
+    """Return the share of the tiles' rows and columns that a whole group fills."""
     tokens = math.prod(pattern.group)
     return (tokens / (math.ceil(tokens / TILE) * TILE)) ** 2
 
 
 def _matrix_product(node: torch.fx.Node) -> tuple[int, int, str]:
-    """(FLOPs, bytes, dtype) of a node; zero if it is no matrix product."""
+    """Return the (FLOPs, bytes, dtype) of a node; zeros if it is no matrix product."""
     known = info(node.target)
     if node.op != "call_function" or known.factors is None or len(node.args) <= max(known.factors):
         return 0, 0, ""

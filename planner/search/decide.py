@@ -37,7 +37,7 @@ def decide(
 
 
 def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
-    """The candidates that a decision was made from, worked out again; none where the site itself ruled them out."""
+    """Rank again the candidates that a decision was made from; none where the site itself ruled them out."""
     rules = decision.rules
     is_shifted = plan.options.alternate_offsets and any(pattern.offset for pattern in rules.patterns)
     ranked = rank(site_of(decision), plan.options, Target.named(plan.target), is_shifted)
@@ -45,7 +45,7 @@ def candidates_of(decision: Decision, plan: Plan) -> list[Candidate]:
 
 
 def site_of(decision: Decision) -> AttentionSite:
-    """The site that a decision is about, as far as costs need to know it."""
+    """Return the site that a decision is about, with those fields that costs depend on."""
     _, layout = decision.parsed()
     unknown = Unreadable(decision.reason)
     return AttentionSite(
@@ -90,7 +90,7 @@ def _why(options: Options) -> str:
 def _check_request(
     ranked: Iterable[tuple[AttentionSite, Sequence[Candidate]]], options: Options, at_any_size: bool
 ) -> None:
-    """An option that no site can follow is the caller's mistake, not a reason to stay dense everywhere."""
+    """Raise the error of an option that no site can follow, in place of a plan that is dense everywhere."""
     if options.request is not None and options.request.kind == "dense":
         return
     able = [(site, candidates) for site, candidates in ranked if site.why_not() is None]

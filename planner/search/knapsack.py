@@ -47,7 +47,7 @@ class _Hull:
 
 
 def solve(items: Sequence[Item], budget: float) -> list[int] | None:
-    """The option to take of each item, None where even the least losses exceed the budget.
+    """Choose an option of each item, None where even the least losses exceed the budget.
 
     Of choices that cost the same one with less loss is taken. A dominated option never is.
     """
@@ -78,12 +78,12 @@ def _hull(item: Item, unit: float) -> _Hull:
 
 
 def _is_above(costs: Numbers, losses: Whole, a: int, b: int, c: int) -> bool:
-    """Whether b lies on or above the line from a to c."""
+    """Tell whether b lies on or above the line from a to c."""
     return (costs[a] - costs[b]) * (losses[c] - losses[a]) <= (costs[a] - costs[c]) * (losses[b] - losses[a])
 
 
 def _relaxed(hulls: Sequence[_Hull], limit: int) -> tuple[float, list[int]]:
-    """The price at which the relaxation's losses meet the limit, and its whole choices that stay within it."""
+    """Return the price at which the relaxation's losses meet the limit, and its whole choices that stay within it."""
     steps = [
         ((hull.costs[a] - hull.costs[b]) / (hull.losses[b] - hull.losses[a]), number, b)
         for number, hull in enumerate(hulls)
@@ -99,7 +99,7 @@ def _relaxed(hulls: Sequence[_Hull], limit: int) -> tuple[float, list[int]]:
 
 
 def _improved(hulls: Sequence[_Hull], limit: int, price: float, base: list[int]) -> list[int]:
-    """The best of all solutions, at least as good as a first one."""
+    """Find the best of all solutions, at least as good as a first one."""
     priced = [hull.costs + price * hull.losses for hull in hulls]
     cheapest = [int(each.argmin()) for each in priced]
     bound = math.fsum(float(each.min()) for each in priced) - price * limit
@@ -149,7 +149,7 @@ def _improved(hulls: Sequence[_Hull], limit: int, price: float, base: list[int])
 
 
 def _filled(hulls: Sequence[_Hull], limit: int, base: Sequence[int]) -> list[int]:
-    """A choice within the limit made cheaper by what fits into the room it leaves, the greatest saving first."""
+    """Replace options of a choice by cheaper ones that fit into the room it leaves, the greatest saving first."""
     taken = list(base)
     room = limit - sum(int(hull.losses[at]) for hull, at in zip(hulls, taken, strict=True))
     while True:
@@ -166,6 +166,6 @@ def _filled(hulls: Sequence[_Hull], limit: int, base: Sequence[int]) -> list[int
 
 
 def _best(costs: Numbers, losses: Whole, limit: int, cost: float) -> int | None:
-    """The first state within the limit that costs no more than what is known."""
+    """Return the first state within the limit that costs no more than the best cost so far, None if there is none."""
     found = np.flatnonzero((losses <= limit) & (costs <= cost))
     return int(found[0]) if len(found) else None

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from planner.errors import times
 from planner.patterns.base import Pattern
 from planner.patterns.dense import Dense
 from planner.patterns.density import attended_pairs
@@ -21,6 +20,7 @@ from planner.plan.site import AttentionSite
 from planner.plan.target import Target
 from planner.search.candidates import candidates
 from planner.search.cost import attention_flops, dense_seconds, sparse_seconds
+from planner.shapes import times
 
 RejectionKind = Literal["too large", "covers all", "over budget", "below break-even", "beaten"]
 
@@ -48,7 +48,10 @@ class Candidate:
 
 
 def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool = False) -> list[Candidate]:
-    """All candidates of a site, the winner first, each loser with its reason. is_shifted: by half a group."""
+    """List all candidates of a site, the winner first, the others with the reason why each was rejected.
+
+    is_shifted: whether groups are shifted by half a group.
+    """
     dense = Candidate(
         Dense(), 1.0, attention_flops(site, site.queries * site.keys), dense_seconds(site, target), rejected=None
     )
@@ -72,7 +75,7 @@ def rank(site: AttentionSite, options: Options, target: Target, is_shifted: bool
 
 
 def why_dense(site: AttentionSite, options: Options, ranked: Sequence[Candidate]) -> str:
-    """The reason for leaving a ranked site dense: the site's own, or that of the candidate which came nearest."""
+    """Return why a ranked site is left dense: the site's own reason, or that of the candidate which came nearest."""
     reason = site.why_not()
     if reason is not None:
         return reason

@@ -17,7 +17,7 @@ from planner.search.decide import site_of
 
 
 def carry_over(plan: Plan, dense: Plan) -> Plan:
-    """The rules of a plan at the sites of another one, for another size, that leaves every site dense.
+    """Carry the rules of a plan over to a plan of another size that leaves every site dense.
 
     A site takes the rules of the site of its name if its heads are as many, its layout has the same segments and axes,
     and the groups fit its grid; the reason says what was extrapolated, or why it stays dense.
@@ -64,5 +64,5 @@ def _why_not(
 
 
 def _kinds(layout: TokenLayout) -> list[tuple[str, ...]]:
-    """The names of each segment and its axes, sizes left out."""
+    """List the names of each segment and its axes, without sizes."""
     return [(segment.name, *(axis for axis, _ in getattr(segment, "axes", ()))) for segment in layout.segments]

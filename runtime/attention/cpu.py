@@ -142,7 +142,7 @@ def _gather_keys(
 
 
 def _split(x: torch.Tensor, items: int) -> torch.Tensor:
-    """(B, H, items * n, D) -> (B * items, H, n, D)."""
+    """Move items from tokens to the batch: (B, H, items * n, D) -> (B * items, H, n, D)."""
     return x.unflatten(2, (items, -1)).transpose(1, 2).flatten(0, 1)
 
 

@@ -120,7 +120,7 @@ def _active_rules(rules: Rules, noise: torch.Tensor | None) -> list[Rule]:
 
 
 def _is_active(rule: Rule, noise: torch.Tensor) -> torch.Tensor:
-    """Whether a rule applies at a noise level, () bool on the level's device; NaN counts as high."""
+    """Tell whether a rule applies at a noise level, () bool on the level's device; NaN counts as high."""
     after = noise.new_ones((), dtype=torch.bool) if rule.above == 0 else ~(noise <= rule.above)
     return after if rule.up_to == 1 else after & (noise <= rule.up_to)
 
@@ -140,7 +140,7 @@ def _why_not_arguments(mask: torch.Tensor | None, is_causal: bool, scale: float 
 
 
 def _key_mask(mask: torch.Tensor, batch: int, keys: int) -> torch.Tensor:
-    """(B or 1, 1, 1, M or 1) -> (B, M)."""
+    """Expand a mask over keys: (B or 1, 1, 1, M or 1) -> (B, M)."""
     return mask.reshape(mask.shape[0] if mask.dim() == 4 else 1, mask.shape[-1]).expand(batch, keys).contiguous()
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from planner.errors import times
 from planner.patterns.base import Pattern
 from planner.patterns.groups import GroupGrid
 from planner.patterns.spelling import parse_group
+from planner.shapes import times
 
 Run = tuple[int, int]
 """(start, stop) positions in grouped order."""

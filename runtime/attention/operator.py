@@ -79,11 +79,11 @@ def _no_backward(ctx: Any, *gradients: torch.Tensor) -> None:
 
 
 class WithoutBackward(torch.autograd.Function):
-    """The identity, whose gradient is refused: a graph that was lowered for inference would drop it in silence."""
+    """The identity, whose backward pass raises NoGradient: a graph lowered for inference would drop the gradient."""
 
     @staticmethod
     def forward(_ctx: Any, value: torch.Tensor, _anchor: torch.Tensor) -> torch.Tensor:
-        """Return a view of the value, which requires a gradient because the anchor does."""
+        """Return a view of the value, of any shape, which requires a gradient because the anchor does."""
         return value.view_as(value)
 
     backward = staticmethod(_no_backward)

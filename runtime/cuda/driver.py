@@ -79,7 +79,7 @@ class Function:
         self.symbol = symbol
 
     def launcher(self, programs: int, stream: int, parameters: Any) -> Callable[[], None]:
-        """What starts it on a stream each time it is called; parameters: a ctypes array of pointers to the values."""
+        """Return a function that launches the kernel on a stream; parameters: a ctypes array of pointers to values."""
         launch, function = self._launch, self._function
         size, threads = (programs, 1, 1), (self._threads, 1, 1)
         config = _Config(size, threads, self._shared, stream, self._attributes, len(self._attributes))

@@ -54,9 +54,11 @@ class Kernel:
         more: Tensors | None = None,
         routing_args: RoutingArguments | None = None,
     ) -> None:
-        """Attend; all tensors (batch, heads, tokens, channels), the last contiguous. Writes ``out`` and ``lse``.
+        """Attend, and write ``out`` and ``lse``.
 
-        more: further tensors by the names that the kernel has for them: means of groups, lists of keys.
+        query, out: (batch, heads, tokens, channels), key, value: (batch, key heads, keys, channels); channels are
+        contiguous. lse: (batch, heads, tokens) float32. key_mask: (batch, keys) bool. more: further tensors by
+        the names that the kernel has for them: means of groups, lists of keys.
         """
         tensors = {"q": query, "k": key, "v": value, "o": out}
         if lse is not None:
@@ -66,17 +68,12 @@ class Kernel:
         self.run(tensors | more if more else tensors, scale, routing_args)
 
     def run(self, tensors: Tensors, scale: float, routing_args: RoutingArguments | None = None) -> None:
-        """Launch with tensors by the names that the kernel has for them."""
+        """Launch with tensors by the names that the kernel has for them, of the shapes that ``__call__`` takes."""
         stream = torch._C._cuda_getCurrentRawStream(self._index)
         seen = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors.values()]
-        noise = (
-            None
-            if routing_args is None
-            else (
-                routing_args.routing,
-                0 if routing_args.noise is None else routing_args.noise.data_ptr(),
-            )
-        )
+        noise = None
+        if routing_args is not None:
+            noise = routing_args.routing, 0 if routing_args.noise is None else routing_args.noise.data_ptr()
         place = (*seen, stream, scale, noise)
         found = self._launches.get(place)
         if found is None:
@@ -96,13 +93,13 @@ class Kernel:
                 launch()
 
     def why_not(self, tensor: torch.Tensor) -> str | None:
-        """Why the kernel cannot read a tensor as it lies in memory, None if it can."""
+        """Say why the kernel cannot read a tensor (batch, heads, tokens, channels) by its strides, None if it can."""
         if any(isinstance(argument, ViewArgument) for argument in self.emitted.arguments):
             return why_not_boxes(tensor, self.emitted.spec.head_block)
         return why_not_rows(tensor)
 
     def _table(self, routing: HeadRouting) -> Table:
-        """A table in device memory, written at the first launch; made while a graph is captured it would not be."""
+        """Return a routing's table in device memory, written at its first launch, which no CUDA graph may capture."""
         found = self._tables.get(routing)
         if found is None:
             made = routing.table(self.emitted.spec)
@@ -112,7 +109,10 @@ class Kernel:
         return found
 
     def _workspace(self, stream: int, of_table: int) -> Workspace | None:
-        """Counters start at zero and every launch leaves them so. A captured graph gets memory of its own."""
+        """Return the workspace of a stream; its counters are zero before and after each launch.
+
+        A captured graph gets memory of its own.
+        """
         emitted = self.emitted
         rows = max(emitted.partial_rows, of_table)
         if not rows and WORK_COUNTER not in emitted.arguments:

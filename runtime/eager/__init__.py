@@ -1,1 +1,1 @@
-"""Eager interception: models that run as they are written, their attention calls under a plan."""
+"""Eager interception: a model runs without a captured graph, and its attention calls follow a plan."""

@@ -1,8 +1,8 @@
-"""Attention under context parallelism: the order of a sequence on each device, and its share of a plan.
+"""Attention under context parallelism: the order of the tokens on each device, and the device's share of a plan.
 
 Ulysses (arXiv 2309.14509) gives each of P devices a part of every tensor's tokens, and for attention all tokens of its
-share of the heads. They come in the devices' order: where a sequence is joined of several tensors, text and image, its
-tokens are the first parts of all of them, then the second parts, and so on.
+share of the heads. The tokens come in the devices' order. A sequence that joins several tensors, text and image say,
+has the first parts of all tensors first, then the second parts, and so on.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from planner.plan.plan import Decision
 
 @dataclass(frozen=True)
 class Parallelism:
-    """A model's tokens and heads on one of ``degree`` devices.
+    """The division of a model's tokens and heads among ``degree`` devices, of which this one is number ``rank``.
 
-    split: names of the tensors whose tokens are split, each on its own.
+    split: names of the tensors whose tokens are split, each separately.
     """
 
     degree: int
@@ -63,13 +63,13 @@ class Parallelism:
         return None
 
     def share(self, decision: Decision) -> Decision:
-        """Return the part of a decision that is about this device's heads."""
+        """Return a decision for this device's heads only."""
         return _share(decision, self.degree, self.rank)
 
     def order(self, layout: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the position that each token of a layout has on a device, and the inverse; (tokens,) int64 both.
 
-        None where the device has tokens in the layout's order.
+        Return None where the device has the tokens in the layout's order.
         """
         return _order(layout, self.degree, device)
 

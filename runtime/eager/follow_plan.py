@@ -1,8 +1,8 @@
-"""Following a plan eagerly: each attention call of a model meets the decision of the module that makes it.
+"""Following a plan eagerly: each attention call of a model follows the decision of the module that calls it.
 
-Dynamo captures no model whole whose graph depends on values (experts that tokens are routed to, lengths of prompts),
-nor one whose modules are hooked (weights that are brought in when they are needed, blocks that are skipped). Such a
-model runs as it is written, and its attention is intercepted.
+Dynamo cannot capture a model whole whose graph depends on values (experts that tokens are routed to, lengths of
+prompts) or whose modules are hooked (offloaded weights, skipped blocks). Such a model runs without a captured graph,
+and its attention calls are intercepted.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import torch
 import torch.nn.functional as F
 
 from planner.capture.call import Call
-from planner.errors import PlanDiverged, times
+from planner.errors import PlanDiverged
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision
 from planner.runtime.attention.operator import OPTIONS, grouped_attention, mask_of_keys, mask_of_queries
 from planner.runtime.eager.context_parallel import Parallelism
 from planner.runtime.eager.sdpa_mode import SdpaMode
+from planner.shapes import times
 from planner.stages import PlannedGraph
 
 _MODULE_CALL = torch.nn.Module._call_impl.__code__
 
 
 class FollowPlan(SdpaMode):
-    """While entered, the attention calls of a model follow what was planned of it; raises PlanDiverged.
+    """A mode in which the attention calls of a model follow its plan; they raise PlanDiverged where they are not in it.
 
-    paths: the model's modules by identity. call: the current call of the model, which holds the noise level where the
-    plan depends on it. parallelism: how the model is spread over devices.
+    paths: paths of the model's modules by their identity. call: the current call of the model, for its noise level.
+    parallelism: the division of the model among devices, None on one device.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class FollowPlan(SdpaMode):
         self._noise = None if level is None else level.of(call.tensor(level.argument))
 
     def decision(self) -> Decision:
-        """Return the decision of the innermost module that is being called, for as many times as it has attended."""
+        """Return the next decision of the innermost module that is being called; its calls are counted."""
         name = _innermost(self._paths) or "attention"
         number = self._calls[name]
         self._calls[name] += 1
@@ -55,7 +56,7 @@ class FollowPlan(SdpaMode):
         return self._planned[self._site][0]
 
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
-        """Attend under the decision's rules, (B, H, N, E); densely where it is dense."""
+        """Attend under the decision's rules, densely where it is dense; return (B, H, N, E)."""
         if not decision.is_sparse:
             return F.scaled_dot_product_attention(**arguments)
         parallelism = self._parallelism
@@ -102,7 +103,7 @@ def _check_shape(site: str, decision: Decision, query: torch.Tensor, key: torch.
 
 
 def _innermost(paths: dict[int, str]) -> str | None:
-    """Return the path of the innermost module that this thread is calling, None if none of those with a path is."""
+    """Return the path of the innermost module that this thread is calling, None outside of all modules with a path."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _MODULE_CALL:

@@ -1,4 +1,4 @@
-"""Eager interception: each attention call of a model that runs as it is written meets the decision of a plan."""
+"""Eager interception: a torch function mode that passes each attention call of a model to a decision of a plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 class SdpaMode(TorchFunctionMode, ABC):
-    """While entered, this thread's calls of scaled_dot_product_attention go through ``attend``, a decision each.
+    """A mode in which this thread's calls of scaled_dot_product_attention go to ``attend``, each with its decision.
 
     decisions: those of the calls, in order.
     """
@@ -27,14 +27,15 @@ class SdpaMode(TorchFunctionMode, ABC):
         self._decisions = iter(decisions)
 
     def decision(self) -> Decision:
-        """Return the decision that the current call meets: the next."""
+        """Return the decision of the current call: the next one of the plan."""
         return next(self._decisions)
 
     @abstractmethod
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
-        """Return the result of one call, (B, H, N, E).
+        """Compute the result of one call, (B, H, N, E).
 
-        arguments: those of the call, by the names of scaled_dot_product_attention; those left out are missing.
+        arguments: those that the call passes, by their names in scaled_dot_product_attention: query (B, H, N, D), key
+        (B, H', M, D), value (B, H', M, E) and options.
         """
 
     def __torch_function__(
@@ -46,7 +47,7 @@ class SdpaMode(TorchFunctionMode, ABC):
     ) -> Any:
         options = kwargs or {}
         if func is F.multi_head_attention_forward and not options.get("need_weights", True):
-            self.decision()  # The attention inside is called below the level of torch functions.
+            self.decision()  # The attention inside bypasses torch functions: its decision is skipped.
         if func is not F.scaled_dot_product_attention:
             return func(*args, **options)
         return self.attend(self.decision(), {**dict(zip(ARGUMENTS, args, strict=False)), **options})

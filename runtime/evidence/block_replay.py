@@ -1,8 +1,8 @@
-"""Block replay: a call of a model is run again from one of its blocks on, without the blocks before it.
+"""Block replay: a call of a model runs again from one of its blocks on, without the blocks before it.
 
-Skipped blocks return NaN of the shapes of their results, and cost nothing. The block that was reached gets the
-arguments that it had in the whole call. Where anything else needs the result of a skipped block (a skip connection,
-say), the replayed result is NaN, and the call has to be run whole.
+Skipped blocks return NaN in the shapes of their results, without any computation. The first block that runs gets the
+arguments that it had in the whole call. Where a later operation reads the result of a skipped block (a skip
+connection, say), the replayed result is NaN, and the caller has to run the call whole.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def block_of(path: str) -> str:
 
 
 class BlockReplay:
-    """A call that can be replayed from each of some blocks on, in turn, if each block runs once and in this order.
+    """A call that can be replayed from each of its blocks on, in turn, if each block runs once and in this order.
 
-    blocks: their paths; those that the model has no module for are left out.
+    blocks: their paths; paths without a module in the model are left out.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class BlockReplay:
         self._reached, self._is_traced = 0, False
 
     def reach(self, block: str) -> bool:
-        """Move on to a block; False where the call cannot be replayed from there, or the block is behind."""
+        """Move on to a block; tell whether the call can be replayed from there. Blocks before this one are refused."""
         if not self._is_traced:
             if block in self._names[:1]:
                 return True
@@ -58,11 +58,11 @@ class BlockReplay:
 
     @property
     def skipped(self) -> frozenset[str]:
-        """The blocks before the one that was reached."""
+        """The blocks before the first that runs."""
         return frozenset(self._names[: self._reached])
 
     def run(self) -> Any:
-        """Return the call's result, from the reached block on; NaN where it needs a skipped block."""
+        """Run the call from the reached block on and return its result; NaN where it depends on a skipped block."""
         if not self._is_traced:
             return self._trace()
 
@@ -75,7 +75,7 @@ class BlockReplay:
         return self._run(replay)
 
     def _trace(self) -> Any:
-        """Run the call whole and return its result; keep shapes of blocks' results and the first one's arguments."""
+        """Run the call whole and return its result; store the blocks' result shapes and the first block's arguments."""
         entered, inputs = list[int](), list[Arguments]()
 
         def trace(number: int, forward: Callable[..., Any], arguments: Arguments) -> Any:
@@ -92,7 +92,7 @@ class BlockReplay:
         return result
 
     def _advance(self) -> None:
-        """Run the reached block alone, and keep the arguments of the next."""
+        """Run the reached block alone, and store the arguments of the next one."""
         following = self._reached + 1
         inputs = list[Arguments]()
 
@@ -108,16 +108,16 @@ class BlockReplay:
         self._inputs, self._reached = inputs[0] if len(inputs) == 1 else None, following
 
     def _skip(self, number: int) -> Any:
-        """Return NaN in place of a block's result, in memory of its own that others may write to."""
+        """Return NaN in place of a block's result, in new memory, which later operations may write to."""
         return clone_tensors(self._results[number])
 
     def _reached_inputs(self) -> Arguments:
-        """Copy the arguments of the reached block, which may write to them."""
+        """Copy the arguments of the reached block, because the block may write to them."""
         assert self._inputs is not None
         return clone_tensors(self._inputs)
 
     def _run(self, stand_in: StandIn) -> Any:
-        """Call the model with something in place of its blocks."""
+        """Call the model with a stand-in for its blocks."""
         args, kwargs = self._call
         with self._replaced(stand_in):
             return self._model._call_impl(*args, **kwargs)

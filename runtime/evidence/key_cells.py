@@ -1,4 +1,4 @@
-"""Key cells: the common refinement of several kinds of groups, so that each group is a union of cells."""
+"""Key cells: the common refinement of several kinds of groups; each group is a union of cells."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def group_ids(layout: TokenLayout, pattern: Pattern) -> torch.Tensor:
 
 
 def key_cells(layout: TokenLayout, ids: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort keys into cells, none of which has keys of two groups of one kind.
+    """Divide keys into cells; the keys of a cell are in the same group of each kind.
 
     ids: the group of each token, (tokens,) int64, for each kind of groups.
 
-    Returns the keys of each cell, (cells, size) int64 sequence indices, and which of them are real, (cells, size) bool:
-    a cell with fewer keys is padded.
+    Returns the keys of each cell, (cells, size) int64 sequence indices, and which of them are real, (cells, size) bool.
+    Cells with fewer keys are padded.
     """
     cell = _split_global_cells(torch.stack(list(ids)).unique(dim=1, return_inverse=True)[1], layout)
     sizes = cell.bincount()

@@ -16,16 +16,16 @@ from planner.plan.plan import Decision, Plan
 from planner.runtime.eager.sdpa_mode import SdpaMode
 
 QUERIES = 512
-"""Queries that are drawn of the grid, the same at each call; all of them where there are fewer."""
+"""Queries to draw from a grid, the same at each call; a grid with fewer tokens has all of them drawn."""
 
 
 @dataclass(frozen=True)
 class SiteLocality:
-    """The attention of one call of a site, means over batch and drawn queries; float32 on the CPU.
+    """The softmax mass of one call of a site, means over batch and drawn queries, float32 on the CPU.
 
-    site: its name. by_distance: (heads, distances), mass on the grid's keys by Chebyshev distance in tokens; the rest
-    is on global tokens. uniform: (distances,), the same if every key of the grid had equal mass. recall: by spelling
-    of a pattern, (heads,), the mass that it keeps.
+    site: its name. by_distance: (heads, distances), mass on the grid's keys by Chebyshev distance in tokens; the
+    remaining mass is on global tokens. uniform: (distances,), mass by distance if all keys of the grid had equal mass.
+    recall: by the spelling of a pattern, (heads,), the mass on the keys that it reads.
     """
 
     site: str
@@ -35,10 +35,11 @@ class SiteLocality:
 
 
 class RecordLocality(SdpaMode):
-    """While entered, the locality of every attention call of an eager model is recorded; results do not change.
+    """A mode that records the locality of every attention call of an eager model; results do not change.
 
-    plan: any plan of the model for the same inputs: it has the layouts, in the order of the calls. patterns: spellings
-    of the patterns whose recall is computed. records: one for each call of a site with a grid of its own.
+    plan: any plan of the model for the same inputs; its decisions give the layouts, in the order of the calls.
+    patterns: spellings of the patterns whose recall is computed. records: one for each call of a site with its own
+    grid.
     """
 
     def __init__(self, plan: Plan, patterns: Sequence[str] = ()) -> None:
@@ -47,7 +48,7 @@ class RecordLocality(SdpaMode):
         self.records = list[SiteLocality]()
 
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
-        """Attend as asked, (B, H, N, E), and record the locality."""
+        """Attend without a change, return (B, H, N, E), and record the locality."""
         layout = decision.own_grid
         if layout is not None:
             query, key = arguments["query"], arguments["key"]

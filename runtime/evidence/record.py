@@ -1,7 +1,8 @@
-"""Recording: evidence of a model's attention, taken while it samples.
+"""Recording: evidence of a model's attention, recorded while the model samples.
 
-The model runs dense and unchanged. At some of its calls the candidates of every site are scored on queries drawn from
-it (scoring_mode.py). At the end sensitivities are measured at a few of these calls (sensitivity.py).
+The model runs dense, and its results do not change. At some of its calls the candidates of every site are scored on
+queries drawn from the site (scoring_mode.py). After sampling, sensitivities are measured at a few of these calls
+(sensitivity.py).
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from planner.runtime.evidence.scoring_mode import ScoringMode
 from planner.runtime.evidence.sensitivity import measure_sensitivities
 
 PROBES = 3
-"""Calls at which sensitivities are measured, at most: each takes half a call of the model for every site, or a whole
-one where the call cannot be replayed at the site's block."""
+"""The most calls at which sensitivities are measured. Each takes the time of half a call of the model for every site,
+or of a whole call where the call cannot be replayed at the site's block."""
 
 PROBE_RUNS = 1.5
-"""Sampling runs that measuring sensitivities may take by whole calls; one call is always measured."""
+"""The most sampling runs that measuring sensitivities may take if its calls run whole; one call is always measured."""
 
 Sample = Callable[[torch.nn.Module], Any]
-"""Runs a sampler with the model that it is given in place of the original."""
+"""A function that runs a sampler with its argument in place of the original model."""
 
 
 class DensePlan(Protocol):
@@ -57,10 +58,10 @@ def record_evidence(
     queries: int,
     path: Path | None,
 ) -> Evidence:
-    """Record while ``sample(model)`` runs; arguments, shapes and errors as in planner.record.
+    """Record evidence while ``sample`` runs on a twin of the model; arguments and errors as in planner.record.
 
-    catalogue: the candidates of a layout. stride: every so many calls are recorded at first; it doubles when more than
-    twice ``calls`` have been.
+    catalogue: from a layout to its candidates. stride: one of so many calls is recorded at first; the stride doubles
+    when more than twice ``calls`` have been recorded.
     """
     known = Evidence.load(path) if path is not None and path.exists() else None
     recorder = _Recorder(model, dense_plan, catalogue, calls, stride, queries, known, path)
@@ -75,10 +76,10 @@ def record_evidence(
 
 
 class _Recorder:
-    """Stands in for a model's call, and records some of its calls.
+    """A replacement for a model's call that records some of the calls.
 
-    known: an interrupted recording of the same run, whose scores are not computed again. path: where evidence is saved
-    after each recorded call.
+    known: an interrupted recording of the same run, whose scores are not computed again. path: the file to which
+    evidence is saved after each recorded call.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class _Recorder:
 
     @torch.no_grad()
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model, and record the call if its turn has come."""
+        """Call the model, and record the call if its number is a multiple of the stride."""
         model = self._model()
         call = Call.of(model, args, kwargs)
         if self.plan is None:
@@ -153,7 +154,7 @@ class _Recorder:
             )
 
     def _count(self, call: Call) -> int:
-        """Note a call's noise level and return its number; raises BadEvidence for other inputs than the first's."""
+        """Store a call's noise level and return its number; raises BadEvidence where inputs differ from the first."""
         assert self.plan is not None
         if call.signature() != self.plan.inputs:
             raise BadEvidence(self.plan.model, f"a call has inputs {call.signature()}, the first {self.plan.inputs}")
@@ -178,7 +179,7 @@ class _Recorder:
         return {name: (site.recall[row], site.error[row], site.power[row]) for name, site in self.known.sites.items()}
 
     def _known_sensitivities(self, number: int) -> dict[str, float]:
-        """Return the sensitivities at a call from the interrupted recording, of the sites that were measured."""
+        """Return the sensitivities at a call from the interrupted recording, of those sites that it has measured."""
         if self.known is None or number not in self.known.recorded:
             return {}
         row = self.known.recorded.index(number)
@@ -186,7 +187,7 @@ class _Recorder:
         return {name: value for name, value in measured.items() if not math.isnan(value)}
 
     def _calls_to_probe(self) -> list[RecordedCall]:
-        """Choose the calls at which sensitivities are measured, spread evenly over those recorded."""
+        """Choose the calls at which sensitivities are measured, spread evenly over the recorded calls."""
         affordable = int(PROBE_RUNS * len(self.levels) / max(1, len(self.candidates)))
         count = max(1, min(len(self.recorded), PROBES, affordable))
         indices = {round((k + 0.5) * len(self.recorded) / count - 0.5) for k in range(count)}

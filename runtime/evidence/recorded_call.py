@@ -21,10 +21,10 @@ Scores = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass
 class RecordedCall:
-    """A call of the model that left evidence.
+    """A recorded call of the model.
 
-    number: its position in the sampling run. args, kwargs, output: copies of its own; output is the first tensor.
-    scores, sensitivities: by site.
+    number: its position in the sampling run. args, kwargs: copies of its arguments. output: a copy of the first tensor
+    of its result. scores, sensitivities: by site.
     """
 
     number: int

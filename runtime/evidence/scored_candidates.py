@@ -1,6 +1,6 @@
-"""Candidates prepared for scoring: which key cells each of them reads, and of which groups it reads the means.
+"""Candidates prepared for scoring: the key cells that each candidate reads, and the groups whose means it reads.
 
-Candidates that differ only in pooled groups read the same keys: what they read exactly is one *reading*.
+A *reading* is the set of keys that a candidate reads exactly. Candidates that differ only in pooled groups share one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Pairs = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class PooledGroups:
-    """One kind of groups, of which candidates read the means.
+    """One kind of groups whose means some candidates read.
 
-    members: (cells, groups) float32, 1 where a cell is in a group. readings: those of this kind. pooled: (queries, own
-    readings, groups) bool, true where a query reads no key of a group. pairs: candidates, and their own readings.
+    members: (cells, groups) float32, 1 where a cell is in a group. readings: the range of the readings of this kind.
+    pooled: (queries, readings of this kind, groups) bool, true where a query reads no key of a group. pairs:
+    candidates, and their readings, counted from the first of this kind.
     """
 
     members: torch.Tensor
@@ -37,11 +38,12 @@ class PooledGroups:
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """Some candidates of a layout, and the queries and key cells that they are scored on.
+    """The candidates of a layout, and the queries and key cells on which they are scored.
 
-    queries: (queries,) int64 sequence indices of those drawn. count: of candidates. keys: (cells, size) int64 sequence
-    indices; is_real: the same shape, bool, false for padding. reads: (queries, readings, cells) bool, true where a
-    query reads a cell. exact: candidates without pooled groups, and their readings. kinds: the groups of the others.
+    queries: (queries,) int64 sequence indices of the drawn queries. count: of candidates. keys: (cells, size) int64
+    sequence indices. is_real: (cells, size) bool, false for padding. reads: (queries, readings, cells) bool, true where
+    a query reads a cell. exact: candidates without pooled groups, and their readings. kinds: the groups of the other
+    candidates.
     """
 
     queries: torch.Tensor
@@ -63,7 +65,7 @@ class ScoredCandidates:
 def make_candidates(layout_text: str, texts: tuple[str, ...], queries: int, device: torch.device) -> ScoredCandidates:
     """Prepare candidates, by their spellings, for a layout with one grid; tensors are on ``device``.
 
-    queries: how many of the grid are drawn, all if it has fewer; those drawn of a grid are always the same.
+    queries: how many queries to draw from the grid, all if it has fewer; a grid's drawn queries are always the same.
     """
     layout, patterns = TokenLayout.parse(layout_text), [parse_pattern(text) for text in texts]
     rows = _draw_queries(layout, queries).to(device)
@@ -98,9 +100,10 @@ def _pooled_groups(
     ids: torch.Tensor,
     keys: torch.Tensor,
 ) -> list[PooledGroups]:
-    """Describe one kind of groups, if any candidate reads their means.
+    """Return one kind of groups in a list; the list is empty where no candidate reads their means.
 
-    members: the candidates of this kind, by index. readings: theirs, numbered from ``first`` on. ids: (tokens,) int64.
+    members: the candidates of this kind, by index. readings: their readings, numbered from ``first`` on. queries:
+    (queries,) int64. ids: (tokens,) int64. keys: (cells, size) int64.
     """
     pairs = [(index, readings.index(pattern.near)) for index, pattern in members.items() if pattern.pooled]
     if not pairs:
@@ -113,11 +116,11 @@ def _pooled_groups(
 
 
 def _reads(layout: TokenLayout, readings: Sequence[Pattern], queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Tell where a query reads a key, which stands for its cell or group: (queries, readings, keys) bool."""
+    """Tell which queries read which keys, (queries, readings, keys) bool; a key represents its cell or group."""
     return torch.stack([reading.mask_mod(layout)(queries[:, None], keys[None, :]) for reading in readings], dim=1)
 
 
 def _pairs(pairs: Sequence[tuple[int, int]], device: torch.device) -> Pairs:
-    """Split some pairs into two tensors."""
+    """Make two tensors of pairs, (pairs,) int64 both, of first and of second elements."""
     both = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2)
     return both[:, 0], both[:, 1]

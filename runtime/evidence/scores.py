@@ -1,7 +1,7 @@
-"""Scores of candidate patterns on a site's own queries, keys and values, exact for the queries that are drawn.
+"""Scores of candidate patterns on a site's own queries, keys and values, exact for the drawn queries.
 
-One pass over the keys makes the sums of each key cell. What a candidate reads is then a sum over some of the cells,
-which are far fewer than the keys.
+One pass over the keys computes the sums of each key cell. The sum of all keys that a candidate reads is then a sum
+over some of the cells, which are far fewer than the keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TINY = 1e-30
 class GroupMeans(NamedTuple):
     """The means of one kind of groups.
 
-    keys: (B, h, groups, D). values: (B, h, groups, E). log_sizes: the logarithms of how many tokens they are of,
+    keys: (B, h, groups, D). values: (B, h, groups, E). log_sizes: the logarithms of the groups' numbers of tokens,
     (B or 1, h or 1, groups). All float32.
     """
 
@@ -33,7 +33,7 @@ class GroupMeans(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """What some candidates keep of attention: softmax mass and squared errors, (queries, readings, B, h) both."""
+    """The softmax mass that some candidates keep, and their squared errors, (queries, readings, B, h) both."""
 
     pairs: Pairs
     kept: torch.Tensor
@@ -93,10 +93,10 @@ def _read(
     candidates: ScoredCandidates,
     at: int,
 ) -> tuple[torch.Tensor, list[_Reading]]:
-    """Attend from some queries, from the at-th on, densely and as each candidate does.
+    """Attend from a chunk of queries, which begins with the at-th, densely and as each candidate does.
 
     q: (B, h, q, D), scaled. k: (B, h, cells, size, D), v: (B, h, cells, size, E). bias: (B or 1, h or 1, cells, size).
-    Returns the dense output, (q, 1, B, h, E), and the readings of candidates, first of those without pooled groups.
+    Returns the dense output, (q, 1, B, h, E), and the readings, first those of candidates without pooled groups.
     """
     rows = slice(at, at + q.shape[2])
     reads = candidates.reads[rows].float()
@@ -116,7 +116,7 @@ def _read(
 def _read_means(
     q: torch.Tensor, means: GroupMeans, log_divisor: torch.Tensor, pooled: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read the means of pooled groups: their mass, (q, readings, B, h), and weighted values, (q, readings, B, h, E).
+    """Return the mass of the means of pooled groups, (q, readings, B, h), and their values, (q, readings, B, h, E).
 
     q: (B, h, q, D), scaled. log_divisor: (B, h, q). pooled: (q, readings, groups) bool.
     """
@@ -135,14 +135,17 @@ def _weights(q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor) -> tuple[torc
 def _squared_errors(read: torch.Tensor, mass: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     """Return the squared length of the error of each output, (q, readings, B, h).
 
-    read: weighted values of what was read, (q, readings, B, h, E). mass: its softmax mass, (q, readings, B, h), which
-    the output is divided by. dense: (q, 1, B, h, E).
+    read: the weighted sum of the values that were read, (q, readings, B, h, E). mass: the softmax mass of these values,
+    (q, readings, B, h), which the sum is divided by. dense: (q, 1, B, h, E).
     """
     return torch.linalg.vector_norm(torch.addcdiv(-dense, read, mass.clamp(min=TINY)[..., None]), dim=4).square()
 
 
 def _means(kinds: Sequence[PooledGroups], k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> Iterator[GroupMeans]:
-    """Average keys and values over each kind of groups, without keys whose bias is -inf."""
+    """Average keys and values over each kind of groups, without keys whose bias is -inf.
+
+    k: (B, h, cells, size, D), v: (B, h, cells, size, E). bias: (B or 1, h or 1, cells, size).
+    """
     is_visible = (bias > float("-inf")).float()  # (B or 1, h or 1, cells, size)
     counts, keys, values = is_visible.sum(3), *((x * is_visible[..., None]).sum(3) for x in (k, v))
     for kind in kinds:
@@ -152,7 +155,7 @@ def _means(kinds: Sequence[PooledGroups], k: torch.Tensor, v: torch.Tensor, bias
 
 
 def _bias(mask: torch.Tensor | None, heads: slice, candidates: ScoredCandidates, device: torch.device) -> torch.Tensor:
-    """Return what is added to the scores of some heads' keys, -inf for padding and masked keys.
+    """Return the bias of the scores of some heads' keys, -inf for padding and masked keys.
 
     mask: as in ``score``. Returns (B or 1, h or 1, cells, size) float32.
     """

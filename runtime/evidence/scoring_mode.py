@@ -1,4 +1,4 @@
-"""Scoring while a model runs: each attention call that has candidates is scored, and computed as it is."""
+"""Scoring while a model runs: each attention call with candidates is scored, and its result does not change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from planner.runtime.evidence.scores import score
 
 
 class ScoringMode(SdpaMode):
-    """While entered, attention is scored; its results do not change.
+    """A mode that scores the candidates of each attention call; results do not change.
 
     decisions: those of a dense plan, in the order of the calls. candidates: spellings, by site. queries: how many of
     each grid are drawn. scores: of the sites scored so far, by site, on the sites' device.
@@ -30,7 +30,7 @@ class ScoringMode(SdpaMode):
         self.scores = dict[str, Scores]()
 
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
-        """Attend as asked, (B, H, N, E), and score the site's candidates."""
+        """Attend without a change, return (B, H, N, E), and score the site's candidates."""
         if decision.site in self.candidates:
             query, key, value = (arguments[name] for name in ("query", "key", "value"))
             candidates = make_candidates(decision.layout, self.candidates[decision.site], self.queries, query.device)

@@ -1,7 +1,7 @@
-"""Sensitivities: how much the model's output changes with the error of a site.
+"""Sensitivities: the change of the model's output with the error of a site.
 
-A recorded call is run again with one site at a time under a candidate, all others dense, from the site's block on where
-the call can be replayed there (block_replay.py).
+A recorded call runs again with one site at a time under a candidate and all others dense, from the site's block on
+where the call can be replayed there (block_replay.py).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def measure_sensitivities(
     call: RecordedCall,
     sites: Collection[str],
 ) -> dict[str, float]:
-    """Measure the sensitivity of some sites at a call: mean squared change of the output over the site's error.
+    """Measure the sensitivity of sites at a call: the mean squared change of the output over the site's error.
 
     plan: a dense plan of the model, whose decisions are in the order of its attention calls. candidates: spellings, by
-    site. Each site follows the candidate that is of median error over all sites with the same candidates.
+    site. Each site follows the candidate whose error is the median over all sites with the same candidates.
     """
     medians = {spellings: _median_candidate(call, candidates, spellings) for spellings in set(candidates.values())}
     indices = {site: medians[spellings] for site, spellings in candidates.items() if site in sites}
@@ -43,7 +43,7 @@ def measure_sensitivities(
 
 
 def _median_candidate(call: RecordedCall, candidates: Mapping[str, tuple[str, ...]], spellings: tuple[str, ...]) -> int:
-    """Return the index of the candidate of median error over all sites with these; pooled groups are left out."""
+    """Return the index of the candidate of median error over all sites with these spellings, without pooled ones."""
     errors = [call.scores[site][1].sum(1) for site, own in candidates.items() if own == spellings]
     total = torch.stack(errors).sum(0).tolist()
     exact = [index for index, text in enumerate(spellings) if not parse_pattern(text).pooled]
@@ -53,7 +53,10 @@ def _median_candidate(call: RecordedCall, candidates: Mapping[str, tuple[str, ..
 def _output_changes(
     model: torch.nn.Module, plan: Plan, call: RecordedCall, patterns: Mapping[str, str]
 ) -> dict[str, float]:
-    """Return the mean squared change of the output, for each site alone under its pattern; sites in calling order."""
+    """Return the mean squared change of the output, by site, for each site alone under its pattern.
+
+    patterns: by site, in the order of the calls.
+    """
     changes = _replayed_changes(model, plan, call, patterns)
     for site, pattern in patterns.items():
         if math.isnan(changes.get(site, math.nan)):
@@ -65,7 +68,7 @@ def _output_changes(
 def _replayed_changes(
     model: torch.nn.Module, plan: Plan, call: RecordedCall, patterns: Mapping[str, str]
 ) -> dict[str, float]:
-    """Return the changes of sites at whose blocks the call can be replayed; NaN where a skipped block is needed."""
+    """Return the changes of sites at whose blocks the call can be replayed; NaN where it depends on a skipped block."""
     replay = BlockReplay(model, call.args, call.kwargs, [block_of(decision.site) for decision in plan.decisions])
     changes = dict[str, torch.Tensor]()
     for site, pattern in patterns.items():
@@ -77,14 +80,14 @@ def _replayed_changes(
 
 
 class _OneSiteMode(SdpaMode):
-    """While entered, one site follows a pattern and all others are dense."""
+    """A mode in which one site follows a pattern and all others are dense."""
 
     def __init__(self, decisions: Sequence[Decision], site: str, pattern: str) -> None:
         super().__init__(cycle(decisions))
         self.site, self.pattern = site, pattern
 
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
-        """Attend as asked, (B, H, N, E), or under the pattern by torch's kernels; compiling one would take longer."""
+        """Attend under the pattern at the one site, by torch's kernels to save compilation; return (B, H, N, E)."""
         if decision.site != self.site:
             return F.scaled_dot_product_attention(**arguments)
         arguments.pop("dropout_p", None)
@@ -92,5 +95,5 @@ class _OneSiteMode(SdpaMode):
 
 
 def _change(output: Any, before: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared difference of a model's output from what it was before, () float32."""
+    """Return the mean squared difference of a model's output from a tensor of its shape, () float32."""
     return (first_tensor(output).float() - before.float()).square().mean()

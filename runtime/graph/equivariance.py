@@ -1,9 +1,9 @@
-"""Permutation equivariance: f(P x) = P f(x), shown by rules that are found by an operation's name or by its kind.
+"""Permutation equivariance: f(P x) = P f(x), shown by rules for operations, by their name or by their kind.
 
-A rule is given an operation some of whose inputs are in *grouped order*, that is permuted along one dimension. It
+A rule takes an operation some of whose inputs are in *grouped order*, that is permuted along one dimension. It
 returns an Equivariance: the orders that all inputs must have, and the order that the output then has; None if the
-operation is not equivariant, or the rule cannot tell. Rules look at shapes and arguments only. Tests hold each against
-values.
+operation is not equivariant, or the rule cannot tell. Rules depend on shapes and arguments only. Tests compare each
+rule with the operation's values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from planner.registry import Registry
 
 @dataclass(frozen=True)
 class GroupedOrder:
-    """Permuted along ``dim``: positions from ``start`` on hold the ``tokens`` tokens of a grid, group by group."""
+    """A permutation along ``dim``: positions from ``start`` on hold the ``tokens`` tokens of a grid, group by group."""
 
     dim: int
     start: int
@@ -31,12 +31,12 @@ class GroupedOrder:
 
 
 Order = GroupedOrder | None
-"""None: the model's own order, or no tokens."""
+"""The order of a value; None for the model's own order, and for a value without tokens."""
 
 
 @dataclass(frozen=True)
 class Equivariance:
-    """That an operation is equivariant: if its inputs have these orders (None if not named), so has its output."""
+    """The orders in which an operation is equivariant: of its inputs (None for those not named), and of its output."""
 
     inputs: Mapping[Node, Order]
     output: Order | Sequence[Order]
@@ -53,7 +53,7 @@ KIND_RULES: Registry[Rule] = Registry("rule of equivariance for a kind of operat
 
 
 def find_equivariance(node: Node, orders: Orders) -> Equivariance | None:
-    """Apply the operation's rule; None if no input is in grouped order, or the rule shows nothing."""
+    """Apply the operation's rule; None if no input is in grouped order, or the rule shows no equivariance."""
     if all(orders[x] is None for x in node.all_input_nodes):
         return None
     rule = find_rule(node.target, RULES, KIND_RULES)
@@ -87,7 +87,7 @@ class _NotEquivariant(Exception):
 
 
 def _of_one(rule: Callable[[Node, Node, GroupedOrder], Order | Sequence[Order]]) -> Rule:
-    """Make a rule for operations of which the first input alone may be in grouped order.
+    """Make a rule for operations whose first input alone may be in grouped order.
 
     rule: (node, first input, its order) -> the output's order; raises _NotEquivariant.
     """
@@ -105,7 +105,7 @@ def _of_one(rule: Callable[[Node, Node, GroupedOrder], Order | Sequence[Order]])
 
 
 def _unless_along(dim: int, order: GroupedOrder) -> GroupedOrder:
-    """Return the order itself; raise _NotEquivariant if it is along a dimension."""
+    """Return the order unchanged; raise _NotEquivariant if it is along ``dim``."""
     if order.dim == dim:
         raise _NotEquivariant
     return order
@@ -118,7 +118,7 @@ def _moved(order: GroupedOrder, dim: int) -> GroupedOrder:
 @RULES.register("copy_")
 @KIND_RULES.register(Kind.POINTWISE)
 def _pointwise(node: Node, orders: Orders) -> Equivariance | None:
-    """Align tensors at their last dimensions; those that have the permuted one must all be in the same order."""
+    """Align tensors at their last dimensions; those with the permuted dimension must all be in the same order."""
     tensors = [x for x in node.all_input_nodes if isinstance(x.meta["val"], torch.Tensor)]
     positions = {
         (len(_shape(x)) - order.dim, _shape(x)[order.dim], order.start, order.tokens)
@@ -144,7 +144,7 @@ def _pointwise(node: Node, orders: Orders) -> Equivariance | None:
 @RULES.register("ones_like")
 @KIND_RULES.register(Kind.COPY)
 def _like_first(node: Node, orders: Orders) -> Equivariance | None:
-    """Keep the order of the first input; of the others, whose values the operation does not read, any order will do."""
+    """Keep the order of the first input; the others may have any order, as the operation does not read their values."""
     x = node.args[0]
     assert isinstance(x, Node)
     others = {other: orders[other] for other in node.all_input_nodes}
@@ -163,7 +163,7 @@ def _channels_mixed(_node: Node, x: Node, order: GroupedOrder) -> Order:
 @RULES.register("bmm")
 @_of_one
 def _matmul(node: Node, x: Node, order: GroupedOrder) -> Order:
-    """Keep the order of the left factor's rows, which all meet the same right factor."""
+    """Keep the order of the left factor's rows, which are all multiplied by the same right factor."""
     if order.dim != len(_shape(x)) - 2:
         raise _NotEquivariant
     return _moved(order, len(_shape(node)) - 2)
@@ -192,7 +192,7 @@ def _softmax(node: Node, x: Node, order: GroupedOrder) -> Order:
 @RULES.register("var")
 @_of_one
 def _reduction(node: Node, x: Node, order: GroupedOrder) -> Order:
-    """Keep the order if other dimensions are reduced; over the tokens' own the result does not depend on it."""
+    """Keep the order if other dimensions are reduced; a reduction over tokens does not depend on their order."""
     dims = _argument(node, 1, "dim")
     if not isinstance(node.meta["val"], torch.Tensor) or not isinstance(dims, list | tuple | int):
         raise _NotEquivariant
@@ -236,7 +236,7 @@ def _transpose(node: Node, x: Node, order: GroupedOrder) -> Order:
 @RULES.register("expand")
 @_of_one
 def _expand(node: Node, x: Node, order: GroupedOrder) -> Order:
-    """Align dimensions at the last; the tokens' own must not be expanded."""
+    """Align dimensions at the last; that of the tokens must not be expanded."""
     dim = order.dim + len(_shape(node)) - len(_shape(x))
     if _shape(node)[dim] != _shape(x)[order.dim]:
         raise _NotEquivariant
@@ -253,7 +253,7 @@ def _repeat_interleave(node: Node, x: Node, order: GroupedOrder) -> Order:
 
 
 def _part(order: GroupedOrder, start: int, stop: int) -> Order:
-    """Return the order of a range along the tokens' dimension, which must hold all grid tokens or none."""
+    """Return the order of a range along the dimension of the tokens; the range must hold all grid tokens or none."""
     if start <= order.start and order.start + order.tokens <= stop:
         return GroupedOrder(order.dim, order.start - start, order.tokens)
     if start < order.start + order.tokens and order.start < stop:
@@ -289,7 +289,7 @@ def _select(node: Node, x: Node, order: GroupedOrder) -> Order:
 @RULES.register("chunk")
 @_of_one
 def _split(node: Node, x: Node, order: GroupedOrder) -> Sequence[Order]:
-    """Follow each part of a split or chunk, along any dimension."""
+    """Return the order of each part of a split or chunk, along any dimension."""
     parts = node.meta["val"]
     if _dim(x, _argument(node, 2, "dim", 0)) != order.dim:
         return [order] * len(parts)

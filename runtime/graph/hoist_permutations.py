@@ -1,7 +1,7 @@
-"""Hoisting: tokens are brought into grouped order once, not around every attention.
+"""Hoisting: tokens are permuted into grouped order once, not around every attention.
 
-Attention by contiguous runs (planner.runtime.attention.cpu) takes tokens in grouped order. A permutation P of tokens
-moves through an operation f that is equivariant, f(P x) = P f(x): one that treats tokens alike and does not mix them.
+Attention by contiguous runs (planner.runtime.attention.cpu) takes tokens in grouped order. An operation f that treats
+tokens alike and does not mix them is equivariant under a permutation P of tokens, f(P x) = P f(x): P moves behind f.
 The pass visits a captured graph in order, keeps values in grouped order (as P x) from planned attention on as long as a
 rule shows equivariance, and permutes back where none does. Each value is permuted at most once each way, so that values
 which several layers use (position tables, a residual stream) are permuted in the first of them only."""
@@ -35,7 +35,7 @@ AT_A_SITE = 4
 class Hoisting:
     """Permutations of tokens in a call before and after hoisting.
 
-    by_module: how many of the latter each module has, by path, of those that have any.
+    by_module: how many permutations after hoisting each module has, by path; modules without any are left out.
     """
 
     before: int
@@ -48,7 +48,7 @@ class Hoisting:
 
 
 def hoist(capture: Capture, plan: Plan) -> Hoisting | None:
-    """Move permutations out of a rewritten graph's layers, in place, if that saves any; None without sparse sites."""
+    """Move permutations out of a rewritten graph's layers, in place, if that saves some; None without sparse sites."""
     sites = [(decision, *decision.parsed()) for decision in plan.decisions if decision.is_sparse]
     grids = Counter(layout.grid.sizes for _, _, layout in sites if layout is not None)
     if not grids:
@@ -84,7 +84,7 @@ def permute(x: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
 
 
 class _Unsafe(Exception):
-    """A value is changed in place whose permuted copy would have to change too."""
+    """An operation changes a value in place whose permuted copy would have to change too."""
 
 
 class _Walk:
@@ -148,7 +148,7 @@ class _Walk:
             del self.permuted[key]
 
     def value(self, x: Node, wanted: Order, user: Node) -> Node:
-        """Return a value in the order that a user needs, permuted if it must be."""
+        """Return a value in the order that a user needs, permuted if it has another order."""
         order = self.orders[x]
         if order == wanted or not isinstance(order, GroupedOrder | None):
             return self.copies[x]
@@ -161,7 +161,7 @@ class _Walk:
         return self.permuted[x, wanted]
 
     def _permute_source(self, x: Node, wanted: GroupedOrder, user: Node) -> Node | None:
-        """Permute the source of a view or cast instead, once for all its views and casts; None if x is neither."""
+        """Permute the source of a view or cast, once for all its views and casts; None if x is neither."""
         if not is_alias(x) or len(x.all_input_nodes) != 1 or self.orders[source := x.all_input_nodes[0]] is not None:
             return None
         for dim, size in enumerate(_shape(source)):
@@ -172,7 +172,7 @@ class _Walk:
         return None
 
     def _permute(self, x: Node, copy: Node, order: GroupedOrder, user: Node, back: bool) -> Node:
-        """Permute the copy of a value into an order, or back out of it."""
+        """Permute the copy of a value into an order, or with ``back`` from it into the model's own order."""
         self.by_module[module_path(user)] += 1
         length = x.meta["val"].shape[order.dim]
         index = self._index(length, order.start, back, x.meta["val"].device)
@@ -198,7 +198,7 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def _written(node: Node) -> Node | None:
-    """Return the value that an operation changes in place, None if none; raise _Unsafe if not its first argument."""
+    """Return the first argument if the operation writes to it, else None; raise _Unsafe if it writes to another."""
     changed = changed_by(node)
     if not changed:
         return None

@@ -1,7 +1,7 @@
-"""Regional compilation: a graph is cut where a model's numbered blocks begin and end, and equal regions compile once.
+"""Regional compilation: a graph is cut at the borders of a model's numbered blocks; equal regions are compiled once.
 
-A transformer is a few kinds of block, each many times. A compiler that is handed the whole graph works on every copy.
-Handed the regions it works on each kind once, and their weights are arguments.
+A transformer has a few kinds of block, and many of each kind. A compiler that gets the whole graph compiles every
+block. A compiler that gets the regions compiles each kind once, with the weights as arguments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Compiler = Callable[[GraphModule, list[Any]], Compiled]
 class Regions:
     """A graph compiled by regions.
 
-    run: called like the graph. count: how many regions it has. kinds: how many of them differ, and so were compiled.
+    run: called like the graph. count: how many regions it has. kinds: how many different regions were compiled.
     """
 
     run: Compiled
@@ -39,7 +39,7 @@ class Regions:
 
 
 def compile_regions(graph: GraphModule, compiler: Compiler) -> Regions:
-    """Compile a captured graph region by region; regions that are equal but for their weights are compiled once."""
+    """Compile a captured graph region by region; regions that differ in their weights only are compiled once."""
     compiled = dict[Any, Compiled]()
     regions = list(_regions(graph.graph))
     outer, values = Graph(), dict[Node, Node]()
@@ -82,18 +82,19 @@ class _Call(torch.nn.Module):
 def _regions(graph: Graph) -> Sequence[list[Node]]:
     """Cut the graph's operations, in order, wherever another block begins.
 
-    An operation that takes an item of several values stays with their source, so that only tensors cross regions.
+    An operation that takes an item of several values stays in the region of their source, so that only tensors cross
+    regions.
     """
-    home = dict[Node, int]()
+    region_of = dict[Node, int]()
     operations = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     runs = [list(run) for _, run in itertools.groupby(operations, key=lambda node: block_of(module_path(node)))]
     for number, run in enumerate(runs):
         for node in run:
             source = node.args[0] if node.target is operator.getitem else None
-            home[node] = home[source] if isinstance(source, Node) else number
+            region_of[node] = region_of[source] if isinstance(source, Node) else number
     regions: list[list[Node]] = [[] for _ in runs]
     for node in operations:
-        regions[home[node]].append(node)
+        regions[region_of[node]].append(node)
     return [region for region in regions if region]
 
 

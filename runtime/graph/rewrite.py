@@ -1,4 +1,4 @@
-"""Rewriting: each attention node with a sparse decision is replaced by the planned operator."""
+"""Rewriting: the planned operator replaces each attention node with a sparse decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from planner.stages import PlannedGraph
 
 
 def rewrite(capture: Capture, planned: PlannedGraph, call: Call) -> int:
-    """Replace attention in the captured graph of a call by the plan's operators, in place; return how many."""
+    """Replace sparse attention nodes in the captured graph of a call by planned operators; return how many."""
     graph, rewritten, plan = capture.graph.graph, 0, planned.plan
     noise = _noise(capture, plan, call)
     for node, decision, site in zip(capture.attention_nodes(), plan.decisions, planned.sites, strict=True):

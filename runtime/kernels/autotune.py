@@ -1,4 +1,4 @@
-"""Tuning: which config is fastest on this very device, measured within a time budget and remembered with provenance."""
+"""Tuning: the fastest config of a kernel on this device, measured within a time budget and stored with provenance."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def tune(problem: Problem, device: torch.device, seconds: float) -> list[Trial]:
 
 
 def configured(problem: Problem) -> KernelSpec:
-    """A problem with the config that tuning found, or that is chosen for it; raises NoKernel."""
+    """Return a problem's spec with the config that tuning found, or else the first candidate; raises NoKernel."""
     return make_spec(problem, tuned_config(problem) or choose_config(problem))
 
 
 def tuned_config(problem: Problem) -> KernelConfig | None:
-    """The config that tuning found for a problem with this version of the code, None if it was not tuned."""
+    """Return the config that tuning found for a problem with this version of the code, None if it was not tuned."""
     entry = _read().get(problem.digest)
     if not isinstance(entry, dict) or entry.get("code") != toolchain()["code"]:
         return None

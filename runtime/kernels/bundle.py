@@ -27,7 +27,7 @@ class Bundle:
     kernels: dict[Problem, KernelFile]
 
     def get(self, problem: Problem) -> KernelFile | None:
-        """The kernel for a problem, whatever its config."""
+        """Return the kernel for a problem, whatever its config; None if there is none."""
         return self.kernels.get(problem)
 
     @staticmethod
@@ -57,7 +57,7 @@ class Bundle:
 
 
 def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelSpec]:
-    """The kernels that a plan's sparse sites need on a target, each once; raises BadOption and NoKernel.
+    """List the kernels that a plan's sparse sites need on a target, each once; raises BadOption and NoKernel.
 
     key_mask: for calls that pass a mask over keys.
     """
@@ -70,7 +70,7 @@ def specs_of(plan: Plan, target: Target, key_mask: bool = False) -> list[KernelS
 
 
 def problems_of(plan: Plan, decision: Decision, target: Target, key_mask: bool = False) -> list[Problem]:
-    """What a sparse site of a plan asks of kernels."""
+    """List the problems that a sparse site of a plan poses to kernels."""
     site = make_problem(
         decision.layout,
         "dense",

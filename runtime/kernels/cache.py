@@ -60,7 +60,7 @@ class Cache:
         self.limit = _limit() if limit is None else limit
 
     def get(self, spec: KernelSpec) -> KernelFile:
-        """The kernel of a spec, compiled if need be; raises UnsafeCache, and what emission and compilation raise."""
+        """Load or compile the kernel of a spec; raises UnsafeCache, and what emission and compilation raise."""
         try:
             self._prepare()
         except OSError as error:
@@ -77,7 +77,7 @@ class Cache:
             return self._uncached(spec, str(error))
 
     def entries(self) -> list[Entry]:
-        """All kernels, the one used longest ago first; raises UnsafeCache."""
+        """List all kernels, the one used longest ago first; raises UnsafeCache."""
         if not self.directory.exists():
             return []
         self._require_safe(self.directory)
@@ -89,7 +89,7 @@ class Cache:
         return sorted(found, key=lambda entry: entry.used)
 
     def fault(self, entry: Entry) -> str | None:
-        """What is wrong with an entry, None if nothing is."""
+        """Say what is wrong with an entry, None if nothing is."""
         try:
             self._require_safe(entry.path)
             KernelFile.from_bytes(entry.path.read_bytes())
@@ -191,13 +191,13 @@ def build(spec: KernelSpec) -> KernelFile:
 
 
 def key_of(spec: KernelSpec) -> str:
-    """The digest of everything that a compiled kernel depends on."""
+    """Return the hex digest of everything that a compiled kernel depends on."""
     return hashlib.sha256("\n".join([spec.digest, *toolchain().values()]).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
 def toolchain() -> dict[str, str]:
-    """Versions of what makes a kernel, and the digest of the code that emits and compiles it."""
+    """Return the toolchain of a kernel: versions, and the digest of the code that emits and compiles it."""
     try:
         triton = version("triton")
     except PackageNotFoundError:

@@ -43,7 +43,7 @@ def compile_emitted(emitted: Emitted) -> Binary:
 
 
 def _compile_module(emitted: Emitted, module: ModuleType, folder: str) -> Binary:
-    """folder: where Triton may leave what it makes on the way."""
+    """Compile a loaded module; folder: for the files that Triton writes meanwhile."""
     is_gluon = BODIES[emitted.spec.config.body].language == "gluon"
     signature = {a.name: _signature(a, is_gluon) for a in emitted.arguments}
     aligned = {(at,): [["tt.divisibility", a.divisor]] for at, a in enumerate(emitted.arguments) if a.divisor > 1}

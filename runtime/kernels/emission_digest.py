@@ -64,12 +64,12 @@ def emission_digest() -> str:
 
 
 def _registered() -> list[str]:
-    """The modules of the entries of registries."""
+    """List the modules of the entries of registries."""
     return sorted({entry.__module__ for registry in REGISTRIES for entry in registry.values()})
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a module of the package, None for a name that is no module, and for a module of another package."""
+    """Find the file of a module of the package, None for a name that is none and for modules of other packages."""
     package, *names = module.split(".")
     path = ROOT.joinpath(*names)
     files = (path.with_suffix(".py"), path / "__init__.py") if package == __name__.partition(".")[0] else ()

@@ -36,7 +36,7 @@ class KernelFile:
     toolchain: dict[str, str]
 
     def to_bytes(self) -> bytes:
-        """The file's content."""
+        """Return the file's content."""
         emitted, binary = self.emitted, self.binary
         body = {
             "spec": asdict(emitted.spec),

@@ -70,7 +70,7 @@ def inspect(spec: KernelSpec) -> Facts:
 
 
 def _opcodes(code: bytes) -> Counter[str]:
-    """How often each machine instruction stands in the code."""
+    """Count each machine instruction in the code."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(code)

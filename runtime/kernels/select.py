@@ -1,4 +1,4 @@
-"""Emitted kernels in use: from tensors to the kernel made for exactly their problem, compiled once and kept."""
+"""Emitted kernels in use: from tensors to the kernel of exactly their problem, compiled once and kept."""
 
 from __future__ import annotations
 
@@ -51,14 +51,16 @@ def attention(
     key_lists: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention under a pattern, or several, by an emitted kernel, on the CUDA device where the tensors live.
+    """Attend under a pattern, or several, by an emitted kernel, on the CUDA device of the tensors.
 
-    query (B, H, N, D), key and value (B, H', M, D) in the model's own order, H a multiple of H' -> (output as the query
-    lies in memory, log-sum-exp (B, H, N) in float32 or None). key_mask: (B, M) boolean, False for keys to leave out.
-    A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input end up where masked dense
-    attention has them: in every row whose tiles hold them. routing_args: which heads follow which of several patterns;
-    for others nothing is written. key_lists: of a pattern whose key groups are listed at run time (planner.codegen.
-    tiling.key_source). out: write there. Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
+    query: (B, H, N, D), key, value: (B, H', M, D) in the model's own order, H a multiple of H'. key_mask: (B, M)
+    bool, False for keys to leave out. scale: of the scores, 1/√D by default. routing_args: which heads follow which of
+    several patterns; the output of other heads is not written. key_lists: (B, H, query groups, 1 + longest) int32 for a
+    pattern that reads lists of key groups (planner.codegen.tiling.key_source). out: memory for the output.
+
+    Returns the output, (B, H, N, D) in the query's order in memory, and the log-sum-exp, (B, H, N) float32, or None.
+    A query whose keys are all left out gives zeros and -inf. NaN and infinities in the input reach every output row
+    whose tiles hold them, as in masked dense attention. Raises BadAttentionInput, NoKernel, UnsafeCache, DriverFailed.
     """
     place = (
         *(layout, pattern, query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()),
@@ -117,10 +119,10 @@ def attention_under(
     kernel_patterns: str = "",
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """Attention under rules, by their spelling, written to ``out``: one launch for patterns that can share query tiles.
+    """Attend under rules, by their spelling, and return ``out``; patterns that can share query tiles share a launch.
 
-    noise: one float32 on the device, where the rules depend on the noise level. kernel_patterns: as in
-    planner.codegen.spec.launch_plan. Otherwise as attention.
+    query: (B, H, N, D), key, value: (B, H', M, D), out: (B, H, N, D). noise: () float32 on the device, where the rules
+    depend on the noise level. kernel_patterns: as in planner.codegen.spec.launch_plan. Otherwise as ``attention``.
     """
     for launch in _launches(query, key, value, layout, rules, kernel_patterns, key_mask is not None):
         routing_args = None if launch.routing is None else RoutingArguments(launch.routing, noise)
@@ -140,7 +142,7 @@ def attention_under(
 
 
 def _checked_lists(lists: torch.Tensor | None, spec: Problem, device: torch.device) -> torch.Tensor:
-    """Lists of keys as the kernel reads them; raises BadAttentionInput."""
+    """Check lists of keys, (B, H, query groups, 1 + longest) int32; raises BadAttentionInput."""
     _require(lists is not None, f"{spec.pattern} reads lists of keys, of which there are none", "Pass key_lists.")
     assert lists is not None
     expected = (torch.int32, spec.slots * spec.list_words, device, True)
@@ -158,7 +160,10 @@ def _means_for(
     key_mask: torch.Tensor | None,
     routing_args: RoutingArguments | None,
 ) -> Tensors:
-    """The means that a kernel reads, by its names for them."""
+    """Compute the means that a kernel reads, by its names for them.
+
+    key, value: (B, H', M, D). key_mask: (B, M) bool. Mean keys and values of a kind of groups are (B, H', groups, D).
+    """
     spec = kernel.emitted.spec
     rows = sum(spec.mean_rows.values())
     # The kernel reads biases a whole tile at a time.
@@ -181,7 +186,7 @@ def _means_for(
 
 
 def _mean_kernels(kernel: Kernel, routing: HeadRouting | None) -> list[tuple[str, Kernel, HeadRouting | None]]:
-    """(kind of groups, kernel, the heads that it serves)"""
+    """Return (kind of groups, kernel, its heads) for the means of each kind that a kernel reads."""
     found = _means.get((kernel, routing))
     if found is None:
         asked = kernel.emitted.spec.problem
@@ -204,7 +209,10 @@ def kernel_for(
     returns_lse: bool = False,
     has_head_table: bool = False,
 ) -> Kernel:
-    """The kernel for these tensors, loaded at the first call; raises as attention does."""
+    """Return the kernel for some tensors, loaded at the first call; raises what ``attention`` raises.
+
+    query: (B, H, N, D), key, value: (B, H', M, D).
+    """
     kind = _dtype(query)
     flags = (key_mask, returns_lse, has_head_table)
     place = (layout, pattern, query.shape, key.shape, value.shape, kind, query.device, *flags)
@@ -217,17 +225,17 @@ def kernel_for(
 
 
 def load_seconds() -> float:
-    """How long this process has taken to find, emit and compile kernels."""
+    """Return the seconds that this process has taken to find, emit and compile kernels."""
     return _load_seconds
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether emitted kernels, which read the model's own order, run on a device at all."""
+    """Tell whether emitted kernels, which read the model's own order, run on a device at all."""
     return device.type == "cuda" and sys.platform == "linux" and _can_compile()
 
 
 def why_no_kernel(query: torch.Tensor, value: torch.Tensor) -> str | None:
-    """Why emitted kernels cannot serve tensors of such a kind, None if they can."""
+    """Say why emitted kernels cannot serve a query (B, H, N, D) and a value (B, H', M, E), None if they can."""
     return _why_no_kernel(query.device.type, query.dtype, query.shape[3], value.shape[3])
 
 
@@ -249,13 +257,13 @@ def _why_no_kernel(device: str, dtype: torch.dtype, channels: int, value_channel
 
 @lru_cache(maxsize=1)
 def _can_compile() -> bool:
-    """Whether there is a bundle or Triton, looked for once: to find a module that is not imported takes 40 µs."""
+    """Tell whether there is a bundle or Triton, looked for once: finding a module that is not imported takes 40 µs."""
     return bundle() is not None or find_spec("triton") is not None
 
 
 @lru_cache(maxsize=1)
 def bundle() -> Bundle | None:
-    """The bundle that PLANNER_BUNDLE names; raises BadBundle."""
+    """Open the bundle that PLANNER_BUNDLE names, None if it is not set; raises BadBundle."""
     folder = os.environ.get(BUNDLE)
     return Bundle.open(Path(folder)) if folder else None
 
@@ -270,7 +278,7 @@ def _problem(
     returns_lse: bool,
     has_head_table: bool,
 ) -> Problem:
-    """The problem that tensors pose; raises BadAttentionInput and MalformedValue."""
+    """Return the problem of some tensors; raises BadAttentionInput and MalformedValue."""
     shapes = [tuple(x.shape) for x in (query, key, value)]
     well_formed = all(len(shape) == 4 for shape in shapes) and shapes[1] == shapes[2] and shapes[0][0] == shapes[1][0]
     _require(
@@ -304,7 +312,7 @@ def _launches(
     kernel_patterns: str,
     key_mask: bool,
 ) -> tuple[Launch, ...]:
-    """The launches for these tensors, planned at the first call; raises as attention does."""
+    """Return the launches for some tensors, planned at the first call; raises what ``attention`` raises."""
     shapes = (query.shape, key.shape, value.shape, query.dtype, key.dtype, query.device)
     place = (layout, rules, kernel_patterns, *shapes, key_mask)
     found = _launches_of.get(place)
@@ -315,13 +323,13 @@ def _launches(
 
 
 def _dtype(tensor: torch.Tensor) -> str:
-    """The element type by name; float32 is multiplied as tf32 where PyTorch may do so."""
+    """Return the name of a tensor's element type; float32 is multiplied as tf32 where PyTorch may do so."""
     found = dtype_of(tensor.dtype, _is_tf32(tensor.dtype))
     return str(tensor.dtype) if found is None else found.name
 
 
 def _is_tf32(dtype: torch.dtype) -> bool:
-    """Asks PyTorch only where it matters: the answer takes a microsecond."""
+    """Tell whether float32 is multiplied as tf32; PyTorch is asked for float32 only, as that takes a microsecond."""
     return dtype == torch.float32 and bool(torch.backends.cuda.matmul.allow_tf32)
 
 
@@ -338,7 +346,7 @@ def _load(problem: Problem, device: torch.device) -> Kernel:
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in new, contiguous memory, which begins at a multiple of 16 bytes."""
+    """Copy a tensor into new, contiguous memory, which begins at a multiple of 16 bytes."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

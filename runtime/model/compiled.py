@@ -40,7 +40,7 @@ from planner.runtime.measure import Stopwatch
 from planner.stages import PlannedGraph
 
 MAX_VARIANTS = 256
-"""Sets of inputs for which one model is kept compiled; more is an error, never a silent return to dense."""
+"""Sets of inputs for which one model is kept compiled; more raise an error, and are never run dense in silence."""
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -55,13 +55,13 @@ class PlanGraph(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """The calls of a compiled model so far: its plans, one for each set of inputs, and what stays dense.
+    """The calls of a compiled model so far: its plans, one for each set of inputs, and its dense attention.
 
-    calls, for each plan: of the model. unplanned, for each plan: attention outside it, by site, with the reason.
-    fallbacks: planned attention on a GPU without an emitted kernel in this process, (reason, count). startup, for each
-    plan: seconds of each stage of its first call. hoistings, for each plan: permutations of tokens, of each of its
-    graphs; none where kernels read the model's own order. intercepted, for each plan: whether the model runs as it is
-    written, its attention calls intercepted.
+    calls: of the model, for each plan. unplanned: for each plan, the attention outside it, by site, with the reason.
+    fallbacks: (reason, count) of planned attention on a GPU without an emitted kernel, in this process. startup: for
+    each plan, the seconds of each stage of its first call. hoistings: for each plan, the permutations of tokens in each
+    of its graphs; none where kernels read the model's own order. intercepted: for each plan, whether the model runs
+    without a captured graph, its attention calls intercepted.
     """
 
     plans: tuple[Plan, ...]
@@ -124,7 +124,7 @@ def report(model: torch.nn.Module) -> Report:
 class _Session:
     """The variants of one model, by input shapes, devices and whether modules are hooked.
 
-    One key has several variants where grids differ that have as many tokens: their guards tell them apart.
+    A key has several variants where different grids have the same number of tokens; guards tell those variants apart.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class _Session:
         return variant.run(call, args, kwargs)
 
     def _is_hooked(self, model: torch.nn.Module) -> bool:
-        """Whether any module is hooked; modules are listed anew when one of them has been deleted."""
+        """Tell whether any module is hooked; modules are listed anew when one of them has been deleted."""
         modules = [reference() for reference in self.modules]
         if not modules or None in modules:
             modules = list(model.modules())
@@ -161,13 +161,13 @@ class _Session:
         return any(is_hooked(module) for module in modules if module is not None)
 
     def deepcopy(self, memo: dict[int, Any]) -> torch.nn.Module:
-        """Copy the model, and compile the copy as this one is."""
+        """Copy the model, and compile the copy with the same planner, backend and fullgraph."""
         model = self.twin()
         assert model is not None
         return compile_model(copy.deepcopy(uncompiled(model), memo), self.plan_graph, self.backend, self.fullgraph)
 
     def refuse_pickle(self, _protocol: Any) -> Any:
-        """Refuse to be pickled: raises NotPicklable."""
+        """Raise NotPicklable in place of pickling the model."""
         raise NotPicklable(type(self.twin()).__name__)
 
     def _begin(
@@ -192,14 +192,14 @@ def _find_valid(variants: Sequence[_Variant], call: Call) -> _Variant | None:
 
 
 _planning = threading.RLock()
-"""Held while a model is planned: tracing keeps state that all threads share."""
+"""The lock that is held while a model is planned: tracing keeps state that all threads share."""
 
 
 class _Variant:
     """A model compiled for one set of input shapes, valid for calls whose guarded arguments have the same values.
 
-    guard_digests: digests of the guarded arguments, by name. guard_tensors: for each the tensor last compared, and its
-    version then; the same tensor at the same version needs no comparison.
+    guard_digests: digests of the guarded arguments, by name. guard_tensors: by name, the tensor last compared and its
+    version at that time; the same tensor at the same version needs no comparison.
     """
 
     def __init__(self, model: torch.nn.Module, plan_graph: PlanGraph, backend: str, fullgraph: bool) -> None:
@@ -221,7 +221,7 @@ class _Variant:
         self.compiled = torch.compile(model._call_impl, backend=self._compile_graph, dynamic=False, fullgraph=fullgraph)
 
     def holds_for(self, call: Call) -> bool:
-        """Whether all guards hold; a tensor that was compared before is not read, so no device is synchronised."""
+        """Tell whether all guards hold; a tensor that was compared before is not read, so no device is synchronised."""
         tensors = dict(call.tensors)
         return all(
             self._is_unchanged(name, tensors[name]) or self._is_equal(name, tensors[name], call)
@@ -259,7 +259,7 @@ class _Variant:
     def begin(
         self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any], hooks: bool
     ) -> Any:
-        """Run the first call: plan while Dynamo captures, or intercept where modules are hooked or the graph breaks."""
+        """Run the first call: plan while Dynamo captures; intercept where modules are hooked or the graph breaks."""
         if hooks:
             if self.fullgraph:
                 raise CannotCapture(self.name, "fullgraph=True, and its modules are hooked")
@@ -276,9 +276,10 @@ class _Variant:
     def _plan_beyond_breaks(
         self, model: torch.nn.Module, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        """After a graph break, intercept where that plans more attention than Dynamo's graphs do.
+        """Choose between interception and Dynamo's graphs after a graph break, whichever plans more attention sparse.
 
-        Also where it plans as much and no backend lowers the graphs. Else attention outside all graphs is listed.
+        Where both plan as much, attention is intercepted if no backend lowers the graphs. Where the graphs are kept,
+        attention outside of them is listed as unplanned.
         """
         planned = self._plan_whole(model, call, args, kwargs)
         gain = _sparse(planned.plan) - _sparse(self.plan)
@@ -306,7 +307,7 @@ class _Variant:
         return self.plan_graph(capture, call, Memory(), self.name)
 
     def _run_intercepted(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run the model as it is written, its attention intercepted; a call that diverges is planned anew, once."""
+        """Run the model with its attention intercepted; a call that diverges from the plan is planned anew, once."""
         assert self.interception is not None
         try:
             return self.interception.run(call, args, kwargs)
@@ -317,7 +318,7 @@ class _Variant:
             return self.interception.run(call, args, kwargs)
 
     def _explain(self, error: BaseException, call: Call) -> None:
-        """Raise torch's error of a call as the planner's own, where there is one for it."""
+        """Raise the planner's own error for an error of torch in a call, where there is one; else return."""
         if isinstance(error, PlannerError):
             raise error from None
         if isinstance(error, Unsupported):
@@ -328,11 +329,11 @@ class _Variant:
             raise OutOfMemory(self.name, call.signature(), str(error).splitlines()[0], sizes) from error
 
     def _largest(self) -> Decision | None:
-        """Return the largest attention planned so far, by dense operations."""
+        """Return the decision with the most dense FLOPs planned so far, None without one."""
         return max(self.plan.decisions, key=lambda decision: decision.dense_flops, default=None) if self.plan else None
 
     def _compile_graph(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """Plan a graph, rewrite it and pass it on: the backend that torch.compile calls."""
+        """Plan and rewrite a graph, and compile it by the model's backend: the backend that torch.compile calls."""
         current: _Current = self.local.current
         self.startup.lap("capture")
         reason = why_not_lower(graph)
@@ -368,7 +369,7 @@ class _Variant:
             self._remember(name, dict(call.tensors)[name])
 
     def _remembering_shadows(self, run: Callable[..., Any], planned: PlannedGraph) -> Callable[..., Any]:
-        """Remember which tokens a graph's outputs hold: after a graph break they are the next graph's inputs."""
+        """Store the provenance of a graph's outputs at each run: after a break they are the next graph's inputs."""
 
         def run_and_remember(*args: Any) -> Any:
             results = run(*args)
@@ -383,7 +384,7 @@ class _Variant:
         return run_and_remember
 
     def _remember(self, name: str, tensor: torch.Tensor) -> None:
-        # Tensors made under inference_mode have no version: their values are compared at every call.
+        # A tensor of inference_mode has no version, so its values are compared at every call.
         if not tensor.is_inference():
             self.guard_tensors[name] = (weakref.ref(tensor), tensor._version)
 
@@ -406,7 +407,7 @@ def _sparse(plan: Plan | None) -> int:
 
 
 def _dense_where_unfollowed(planned: PlannedGraph, parallelism: Parallelism) -> PlannedGraph:
-    """Make decisions dense, with the reason, that cannot be followed on several devices."""
+    """Make those decisions dense, with the reason, that cannot be followed on several devices."""
     decisions = list[Decision]()
     for decision in planned.plan.decisions:
         reason = parallelism.why_not(decision) if decision.is_sparse else None
@@ -415,7 +416,7 @@ def _dense_where_unfollowed(planned: PlannedGraph, parallelism: Parallelism) -> 
 
 
 def _refusing_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Make backward through a lowered graph an error: it was lowered for inference, and has no gradients."""
+    """Make backward through a lowered graph raise NoGradient: a graph lowered for inference has no gradients."""
 
     def refuse(*args: Any) -> Any:
         results = run(*args)
@@ -432,7 +433,7 @@ def _refusing_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass
 class _Interception:
-    """A model that runs as it is written, and what was planned of it."""
+    """A model that runs without a captured graph, and the plan that its attention calls follow."""
 
     model: torch.nn.Module
     planned: PlannedGraph
@@ -440,14 +441,14 @@ class _Interception:
     parallelism: Parallelism | None
 
     def run(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run the model with its attention as planned; raises PlanDiverged."""
+        """Run the model with its attention as planned; raises PlanDiverged where a call is not in the plan."""
         with FollowPlan(self.planned, self.paths, call, self.parallelism):
             return self.model._call_impl(*args, **kwargs)
 
 
 @dataclass
 class _Current:
-    """The current call, whose graphs Dynamo hands over one by one."""
+    """The current call, whose graphs Dynamo passes to the backend one by one."""
 
     call: Call
     memory: Memory = field(default_factory=Memory)

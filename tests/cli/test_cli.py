@@ -35,7 +35,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small FLUX as a diffusers folder."""
+    """Save a small FLUX as a diffusers folder."""
     path = tmp_path_factory.mktemp("model")
     FAMILIES["flux"]()[0].save_config(path)
     return path

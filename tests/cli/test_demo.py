@@ -12,7 +12,7 @@ from planner.models.emoji.reference import load
 
 
 def half_size(name):
-    """A reference model that samples at half its size, for a quarter of the tokens."""
+    """Load a reference model that samples at half its size, for a quarter of the tokens."""
     made = load(name)
     *rest, height, width = made.pipeline.shape
     return made._replace(pipeline=replace(made.pipeline, shape=(*rest, height // 2, width // 2)))
@@ -25,7 +25,7 @@ def half_size_evidence(name):
 
 
 def said_of(said, plan):
-    """The cells of a plan's row."""
+    """Read the cells of a plan's row."""
     return re.search(rf"{plan}  .*", said)[0].removeprefix(plan).split()
 
 

@@ -8,7 +8,7 @@ from zoo.pipelines import flux
 
 
 def tiny_flux_pipeline():
-    """A FLUX pipeline of random weights that takes a prompt, as the public one does, and few steps."""
+    """Make a FLUX pipeline of random weights that takes a prompt, as the public one does, and few steps."""
     torch.manual_seed(0)
     pipe = flux()[0].to("cpu")
     few = type("FewSteps", (type(pipe),), {"__call__": partialmethod(type(pipe).__call__, num_inference_steps=6)})
@@ -17,6 +17,6 @@ def tiny_flux_pipeline():
 
 
 def tiny_flux_call():
-    """A FLUX transformer of random weights, and the arguments of one call."""
+    """Make a FLUX transformer of random weights, and the arguments of one call."""
     torch.manual_seed(0)
     return tiny_flux()

@@ -15,7 +15,7 @@ RULES = f"{PATTERN}[heads=0]; dense[heads=1]"
 
 
 def lying(order, shape):
-    """A random tensor whose dimensions lie in memory in an order, slow to fast."""
+    """Make a random tensor whose dimensions lie in memory in an order, slow to fast."""
     return torch.randn([shape[dim] for dim in order]).permute([order.index(dim) for dim in range(4)])
 
 

@@ -31,7 +31,7 @@ LINES, NEAR = CrissCross((2, 3), "lines"), Neighborhood((2, 3), (1, 1), "clamp")
 
 @st.composite
 def chosen(draw, options):
-    """(a pattern for each range of levels and each head, the ends of the ranges)"""
+    """Draw a pattern for each range of levels and each head, and the ends of the ranges."""
     heads = draw(st.integers(1, 7))
     levels = sorted(draw(st.sets(st.integers(1, 99), max_size=3)))
     table = [[draw(options) for _ in range(heads)] for _ in range(len(levels) + 1)]
@@ -111,7 +111,7 @@ def test_attention_by_rules_equals_masked_dense_head_by_head(drawn, layout, per_
 
 
 def spread(heads, per_kv):
-    """The query heads of some heads of keys."""
+    """Return the query heads of some heads of keys."""
     return tuple(head * per_kv + each for head in heads for each in range(per_kv))
 
 

@@ -8,7 +8,7 @@ from planner.plan.target import TARGETS, Target
 
 @pytest.fixture
 def gb10(monkeypatch):
-    """A target as a plug-in adds it, on a machine with such a GPU."""
+    """Add a target as a plug-in does, on a machine with such a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 GB10")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 1))

@@ -15,7 +15,7 @@ CHECK = "python -m pytest -p no:cacheprovider --import-mode=importlib -q"
 
 @pytest.fixture
 def package(tmp_path):
-    """A folder with the package and its checks, as it lies before it is installed."""
+    """Make a folder with the package and its checks, as they are before the package is installed."""
     shutil.copytree(PLUGIN / "planner_slabs", tmp_path / "planner_slabs")
     for checks in PLUGIN.glob("check_*.py"):
         shutil.copy(checks, tmp_path)

@@ -161,7 +161,7 @@ def test_the_token_that_an_input_changes_is_the_one_that_the_layout_says(name):
 
 
 def queries(name, size, place, sites, source=None, element=0):
-    """Queries of one attention, where one element of an input may be changed with all its channels."""
+    """Return the queries of one attention, where one element of an input may be changed with all its channels."""
     model, inputs = ZOO[name].case(size)
     if source is not None:
         tensor = dict(Call.of(model, (), inputs).tensors)[source.name]

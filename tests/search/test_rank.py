@@ -14,7 +14,7 @@ from planner.search.rank import rank, why_dense
 
 
 def choose(*arguments):
-    """The winner, which comes first."""
+    """Return the winner, which comes first."""
     return rank(*arguments)[0]
 
 

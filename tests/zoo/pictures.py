@@ -670,7 +670,7 @@ def flux(h: int = 12, w: int = 16, text: int = 8, batch: int = 2) -> Case:
 
 
 def deep_flux(double: int, single: int) -> torch.nn.Module:
-    """The same with so many blocks of each kind."""
+    """Return the same with so many blocks of each kind."""
     return diffusers.FluxTransformer2DModel(**{**FLUX, "num_layers": double, "num_single_layers": single}).eval()
 
 

@@ -29,7 +29,7 @@ class Member:
     sizes: tuple[tuple[int, ...], ...]
 
     def case(self, size: tuple[int, ...]) -> Case:
-        """The model with weights that leave no part of it out, and inputs: the same at every call.
+        """Make the model with weights that leave no part of it out, and its inputs: the same at every call.
 
         A gate whose weights begin at zero would hide all that comes before it, and weights that a class leaves to be
         loaded hold what lay in memory.
@@ -93,7 +93,7 @@ def text_mask(tokens: int = 10) -> torch.Tensor:
 
 
 def packed(channels: int, *size: int) -> dict[str, torch.Tensor]:
-    """A packed picture with its coordinates, as FLUX takes it."""
+    """Make a packed image with its coordinates, as FLUX takes it."""
     return {
         "hidden_states": torch.randn(2, math.prod(size), channels),
         "img_ids": flux_ids(*size),

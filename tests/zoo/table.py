@@ -28,14 +28,14 @@ BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
 
 
 def plan_of(model: torch.nn.Module, size: tuple[int, ...]) -> torch.nn.Module:
-    """A model compiled with a sparse pattern wherever one goes."""
+    """Compile a model with a sparse pattern wherever one goes."""
     pattern = "neighborhood{radius=1}" if len(size) == 1 else "crisscross"
     group = "2x3" if type(model).__name__ == "LatteTransformer3DModel" else GROUPS[len(size)]
     return planner.compile(model, pattern=pattern, group=group, **FORCE)
 
 
 def covering(model: torch.nn.Module) -> torch.nn.Module:
-    """Compile a model with a criss-cross that reads everything wherever one goes: a row of groups as long as the grid."""
+    """Compile a model with a criss-cross that reads everything where one goes: a row of groups as long as the grid."""
     dense = Options(pattern="dense", min_speedup=0.0)
 
     def plan(capture: Capture, call: Call, memory: Memory, name: str) -> PlannedGraph:
@@ -55,7 +55,7 @@ def _covering(decision: Decision) -> Decision:
 
 
 def row(name: str, report: Report) -> str:
-    """A line of the table."""
+    """Write a line of the table."""
     (plan,) = report.plans
     sparse = [decision for decision in plan.decisions if decision.is_sparse]
     layouts = dict.fromkeys(decision.layout for decision in sparse)

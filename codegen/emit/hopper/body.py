@@ -11,7 +11,7 @@ from planner.codegen.spec.emitted import Emitted
 from planner.codegen.spec.kernel_spec import KernelSpec
 from planner.codegen.spec.problem import Problem
 from planner.codegen.tiling.query_tiles import pair_axis
-from planner.errors import times
+from planner.shapes import times
 
 
 class Sm90Body(KernelBody):
@@ -29,7 +29,7 @@ class Sm90Body(KernelBody):
         return None
 
     def candidates(self, problem: Problem) -> Iterable[KernelConfig]:
-        """Four warpgroups come before two, then the largest tile."""
+        """Yield four warpgroups before two, then the largest tile."""
         yield KernelConfig(self.name, 256, 64, 4, 16)
         yield KernelConfig(self.name, 128, 128, 4, 4 if problem.head_block > 64 else 8)
         yield KernelConfig(self.name, 128, 64, 4, 8)
@@ -38,7 +38,7 @@ class Sm90Body(KernelBody):
         return emit_hopper(spec)
 
     def shared_bytes(self, config: KernelConfig, problem: Problem) -> int:
-        """Queries of two tiles, keys and values in flight."""
+        """Count the bytes of the queries of two tiles, and of the keys and values in flight."""
         rows = config.stages * config.block_n + 2 * config.block_m
         return rows * problem.head_block * problem.dtypes.q.bytes + 2048
 

@@ -105,7 +105,7 @@ def digits(box: Sequence[int], counter: str = "column") -> list[str]:
 
 
 def _regions(facts: HopperFacts, program: TileProgram) -> list[str]:
-    """What a pattern's query tile reads: names that are needed, and what the lanes of each region find."""
+    """Write the lines that find what a pattern's query tile reads: shared names, then the boxes of each region."""
     ends = [end for tiles in program.keys if tiles is not program.listed for end in tiles.region.ends]
     edges = Names(ends, "edge")
     lines, end, named_end = list(edges.lines()), sympy.Integer(0), "0"
@@ -169,7 +169,7 @@ def _place_means(means: MeanTiles, index: sympy.Symbol, views: Sequence[ViewArgu
 
 
 def _extent(tiles: KeyTiles, view: int, edges: Names, always: bool, passes_end: bool) -> str:
-    """How many of the box's tokens along each axis the group reads, where it may not be all, or always."""
+    """Write how many of the box's tokens along each axis the group reads, where it may not be all, or always."""
     ragged_axes = [ragged or passes_end for ragged in tiles.ragged]
     if not any(ragged_axes) and not always:
         return "0"

@@ -50,7 +50,7 @@ def store_lse(program: TileProgram) -> Iterator[str]:
 
 
 def _branching(branches: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
-    """Lines under conditions, of which the last is true if no other is."""
+    """Yield lines under conditions, of which the last is true if no other is."""
     if len(branches) == 1:
         yield from branches[0][1]
         return
@@ -61,7 +61,7 @@ def _branching(branches: Sequence[tuple[str, list[str]]]) -> Iterator[str]:
 
 
 def _by_run(program: TileProgram, of_run: Callable[[int, str], list[str]], of_grid: list[str]) -> Iterator[str]:
-    """A branch for each run of global queries, by its number and the source of a tile's place in it, and the grid's."""
+    """Yield a branch for each run of global queries, by its number and the tile's index in it, and one for the grid."""
     first = 0
     for number, blocks in enumerate(program.row_blocks):
         is_last = number + 1 == len(program.row_blocks)
@@ -75,7 +75,7 @@ def _by_run(program: TileProgram, of_run: Callable[[int, str], list[str]], of_gr
 
 
 def _move_grid(queries: QueryTiles, views: Sequence[ViewArgument], load: bool) -> Iterator[str]:
-    """TMA writes no box that begins before its view: such a box begins with the first view's own tokens."""
+    """Yield the moves of a box; TMA writes none that begins before its view, so such a box has a view of its own."""
     starts, within = [source_of(start) for start in queries.starts(TILE)], within_tile(queries)
     if len(views) == 1:
         yield _move(views[0].name, [start + more for start, more in zip(starts, within, strict=True)], load)
@@ -98,7 +98,7 @@ def _move(name: str, starts: Sequence[str], load: bool) -> str:
 
 
 def _as_box_of(view: str, shared: str) -> str:
-    """Shared memory in the shape that a view is moved in."""
+    """Write shared memory in the shape in which a view is moved."""
     return f"reinterpret({shared}, {view}.dtype, {view}.block_type.shape, {view}.layout)"
 
 

@@ -10,7 +10,7 @@ from planner.codegen.tiling.boxes import View
 from planner.codegen.tiling.group_means import MeanTiles
 from planner.codegen.tiling.key_tiles import KeyTiles
 from planner.codegen.tiling.query_tiles import SHARE
-from planner.errors import times
+from planner.shapes import times
 
 
 def key_views(
@@ -41,12 +41,12 @@ def query_views(letter: str, spec: KernelSpec) -> list[ViewArgument]:
 
 
 def _stem(spec: KernelSpec, first: Sequence[int]) -> str:
-    """What a view of the query grid is called: the boxes that come first along some axes have views of their own."""
+    """Name a view of the query grid; the boxes that come first along some axes have views of their own."""
     return "_first".join(["grid" if spec.program.coords else "tokens", *map(str, first)])
 
 
 def _view(letter: str, stem: str, view: View, box: tuple[int, ...], spec: KernelSpec, tensor: str = "") -> ViewArgument:
-    """A view and its box; of two boxes that make a tile 64 channels at a time lie together in shared memory."""
+    """Describe a view and its box; where two boxes make a tile, shared memory holds 64 channels of both together."""
     channels = 64 if letter in "kv" and spec.program.boxes > 1 else spec.head_block
     signature = f"tensordesc<{spec.dtypes.of(letter).triton}{[1, *box, channels]}>"
     return ViewArgument(

@@ -71,5 +71,5 @@ def _visible_means(program: TileProgram) -> list[str] | None:
 
 
 def _words_of(reader: int, side: int) -> str:
-    """What the words of a box that a reader sees are called."""
+    """Name the words of a box that a reader sees."""
     return f"words{side or ''}" if reader == 0 else f"others_words{side or ''}"

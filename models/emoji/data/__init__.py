@@ -1,1 +1,1 @@
-"""Training data: the Fluent Emoji pictures and animations (MIT licence), their names, and scenes composed of them."""
+"""Training data: the Fluent Emoji images and animations (MIT licence), their names, and scenes composed of them."""

@@ -1,4 +1,4 @@
-"""``python -m planner.models.emoji.data``: fetch the pictures and animations and prepare them for training."""
+"""``python -m planner.models.emoji.data``: fetch the images and animations and prepare them for training."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from rich.progress import track
 
 from planner.errors import PlannerError
 from planner.models.emoji.data.naming import is_held_out
-from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, cache_folder, fetch
-from planner.models.emoji.data.sprites import clips, pictures
+from planner.models.emoji.data.packages import ANIMATIONS, IMAGES, cache_folder, fetch
+from planner.models.emoji.data.sprites import clips, images
 
 
 def main() -> None:
-    """Fetch five packages (750 MB), shrink the animations, and say what there is; what is done is never done again."""
+    """Fetch five packages (750 MB), shrink the animations and print a summary; finished steps are skipped."""
     console = Console(stderr=True)
     console.print(f"The cache is {cache_folder()}.")
-    for package in track((PICTURES, *ANIMATIONS), "fetching", console=console):
+    for package in track((IMAGES, *ANIMATIONS), "fetching", console=console):
         console.print(f"{package.name} {package.version}, {package.megabytes} MB")
         fetch(package, cache_folder())
-    for kind, read in (("pictures", pictures), ("animations, shrunk to 64 pixels", clips)):
+    for kind, read in (("pictures", images), ("animations, shrunk to 64 pixels", clips)):
         with console.status(f"reading {kind}"):
             sprites = read()
         held_out = sum(map(is_held_out, sprites.codes))

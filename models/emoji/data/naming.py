@@ -1,4 +1,4 @@
-"""What an emoji is called, and whether training may see it: both follow from its code points."""
+"""Names of emoji, and which of them are held out of training: both follow from their code points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from planner.errors import MissingDependency, UnknownName
 
 HELD_OUT = 16
-"""One emoji of so many is held out of training."""
+"""One of this many emoji is held out of training."""
 _TONES = range(0x1F3FB, 0x1F400)
 _REGIONAL = range(0x1F1E6, 0x1F200)
 _VARIATION = 0xFE0F
@@ -15,7 +15,7 @@ _CANCEL_TAG = 0xE007F
 
 
 def code_points(code: str) -> tuple[int, ...]:
-    """The code points of a file stem such as ``1f44b-1f3fb``; raises UnknownName."""
+    """Read the code points of a file stem such as ``1f44b-1f3fb``; raises UnknownName."""
     try:
         return tuple(int(part, 16) for part in code.removesuffix(".webp").replace("_", "-").split("-"))
     except ValueError:
@@ -23,7 +23,7 @@ def code_points(code: str) -> tuple[int, ...]:
 
 
 def name_of(code: str) -> str:
-    """The CLDR short name: ``1f44b-1f3fb`` is "waving hand light skin tone", flags are "flag of …".
+    """Return the CLDR short name: ``1f44b-1f3fb`` is "waving hand light skin tone", flags are "flag of …".
 
     Raises UnknownName for code points that are no emoji, and MissingDependency without the emoji package.
     """
@@ -42,11 +42,11 @@ def name_of(code: str) -> str:
 
 
 def toneless(code: str) -> str:
-    """The emoji without skin tones and variation selectors: what its variants have in common."""
+    """Return the code of an emoji without skin tones and variation selectors, which all its variants share."""
     bare = [point for point in code_points(code) if point not in _TONES and point != _VARIATION]
     return "-".join(f"{point:x}" for point in bare)
 
 
 def is_held_out(code: str) -> bool:
-    """Whether the emoji is kept from training; all its skin tones are, or none."""
+    """Tell whether an emoji is held out of training; either all its skin tones are, or none."""
     return hashlib.sha256(toneless(code).encode()).digest()[0] % HELD_OUT == 0

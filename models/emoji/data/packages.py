@@ -1,4 +1,4 @@
-"""The npm packages that hold the pictures: fetched once, checked against their digest, kept in a cache."""
+"""The npm packages that hold the images: fetched once, checked against their digest, kept in a cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Package:
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
 
-PICTURES = Package(
+IMAGES = Package(
     "@lobehub/fluent-emoji-3d",
     "1.1.0",
     16,
@@ -76,7 +76,7 @@ def cache_folder() -> Path:
 
 
 def fetch(package: Package, cache: Path, npm: str = "npm") -> Path:
-    """The checked archive of a package, downloaded with ``npm pack`` unless the cache has it.
+    """Return the checked archive of a package, downloaded with ``npm pack`` unless the cache has it.
 
     Raises MissingDependency without npm, DownloadFailed where npm fails, and DamagedFile for an archive with another
     digest, be it cached or just downloaded; only a checked archive enters the cache.
@@ -89,11 +89,11 @@ def fetch(package: Package, cache: Path, npm: str = "npm") -> Path:
         raise MissingDependency("npm", "downloading the Fluent Emoji", "Install Node.js, which brings npm.")
     cache.mkdir(parents=True, exist_ok=True)
     with replacing(path) as scratch:
-        wanted = f"{package.name}@{package.version}"
-        command = [npm, "pack", wanted, "--silent", "--fetch-retries=1", "--pack-destination", str(scratch.parent)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch.parent)
-        if done.returncode:
-            reason = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[0]
-            raise DownloadFailed(wanted, reason)
+        spelled = f"{package.name}@{package.version}"
+        command = [npm, "pack", spelled, "--silent", "--fetch-retries=1", "--pack-destination", str(scratch.parent)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch.parent)
+        if run.returncode:
+            reason = (run.stderr.strip() or run.stdout.strip() or f"exit status {run.returncode}").splitlines()[0]
+            raise DownloadFailed(spelled, reason)
         verify_file(scratch, package.sha512, "sha512")
     return path

@@ -1,6 +1,6 @@
 """Scenes: one to four emoji on plain or gradient backgrounds, each with its prompt and exact masks.
 
-A scene is planned on the CPU (what, where, which words) and painted on any device, a batch at a time.
+A scene is planned on the CPU (its emoji, their positions, its prompt) and painted on any device, a batch at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (244, 158, 190),
     "brown": (140, 98, 70),
 }
-PLACES: dict[int, tuple[tuple[tuple[str, float, float], ...], ...]] = {
+ARRANGEMENTS: dict[int, tuple[tuple[tuple[str, float, float], ...], ...]] = {
     2: ((("on the left", -0.48, 0.0), ("on the right", 0.48, 0.0)), (("above", 0.0, -0.48), ("below", 0.0, 0.48))),
     3: ((("at the top", 0.0, -0.48), ("bottom left", -0.48, 0.46), ("bottom right", 0.48, 0.46)),),
     4: (
@@ -47,8 +47,8 @@ PLACES: dict[int, tuple[tuple[tuple[str, float, float], ...], ...]] = {
 
 
 @dataclass(frozen=True)
-class Placed:
-    """One emoji in a scene: its sprite, centre in [-1, 1] (x right, y down), and side as a share of the picture's."""
+class Placement:
+    """One emoji in a scene: its sprite, centre in [-1, 1] (x right, y down), and side as a share of the image's."""
 
     sprite: int
     x: float
@@ -58,10 +58,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """A prompt, what stands where, and two background colours: at the top left and at the bottom right."""
+    """A prompt, the emoji with their positions, and two background colours: at the top left and at the bottom right."""
 
     prompt: str
-    placed: tuple[Placed, ...]
+    placements: tuple[Placement, ...]
     background: tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -69,39 +69,39 @@ class Scene:
 class Painted:
     """Painted scenes.
 
-    pictures: (batch, 3, frames, size, size) in [-1, 1]. masks: (batch, 4, frames, size, size) in [0, 1], what is seen
+    images: (batch, 3, frames, size, size) in [-1, 1]. masks: (batch, 4, frames, size, size) in [0, 1], what is seen
     of each emoji, in the order of the scene.
     """
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     masks: torch.Tensor
 
 
 def plan_scene(rng: np.random.Generator, sprites: Sprites, count: int | None = None) -> Scene:
-    """A random scene; count: how many emoji, by default one in four scenes of five."""
+    """Draw a random scene of ``count`` emoji; by default four scenes of five have one emoji, the others up to four."""
     n = int(np.searchsorted(MORE, rng.random())) + 1 if count is None else count
     chosen = sprites.draw(rng, n)
     behind, background = _background(rng)
     if n == 1:
         size, side = _size(rng)
         jitter = rng.uniform(-1, 1, 2) * max(0.0, 0.94 - side)
-        where, placed = [""], [Placed(int(chosen[0]), float(jitter[0]), float(jitter[1]), side)]
+        where, placements = [""], [Placement(int(chosen[0]), float(jitter[0]), float(jitter[1]), side)]
     else:
         size = ""
-        places = PLACES[n][rng.integers(len(PLACES[n]))]
-        where = [f" {words}" for words, _, _ in places]
-        placed = [
-            Placed(int(sprite), x + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.04, 0.04), rng.uniform(0.4, 0.5))
-            for sprite, (_, x, y) in zip(chosen, places, strict=True)
+        arrangement = ARRANGEMENTS[n][rng.integers(len(ARRANGEMENTS[n]))]
+        where = [f" {words}" for words, _, _ in arrangement]
+        placements = [
+            Placement(int(sprite), x + rng.uniform(-0.04, 0.04), y + rng.uniform(-0.04, 0.04), rng.uniform(0.4, 0.5))
+            for sprite, (_, x, y) in zip(chosen, arrangement, strict=True)
         ]
-    things = ", ".join(f"{size}{sprites.names[p.sprite]}{w}" for p, w in zip(placed, where, strict=True))
-    return Scene(things + behind, tuple(placed), background)
+    emoji = ", ".join(f"{size}{sprites.names[p.sprite]}{w}" for p, w in zip(placements, where, strict=True))
+    return Scene(emoji + behind, tuple(placements), background)
 
 
 def simple_scene(sprites: Sprites, sprite: int) -> Scene:
-    """One emoji in the middle on white, its name the prompt."""
+    """Make a scene of one emoji in the middle on white, whose prompt is the emoji's name."""
     white = (1.0, 1.0, 1.0)
-    return Scene(sprites.names[sprite], (Placed(sprite, 0.0, 0.0, 0.92),), (white, white))
+    return Scene(sprites.names[sprite], (Placement(sprite, 0.0, 0.0, 0.92),), (white, white))
 
 
 def paint(
@@ -123,10 +123,10 @@ def paint(
     canvas = (first + (last - first) * blend).expand(-1, -1, frames, -1, -1).contiguous()
     masks = torch.zeros(len(scenes), SLOTS, frames, size, size, device=device)
     begin = np.zeros(len(scenes), int) if starts is None else np.asarray(starts)
-    for slot in range(max(len(scene.placed) for scene in scenes)):
-        rows = [row for row, scene in enumerate(scenes) if slot < len(scene.placed)]
-        placed = [scenes[row].placed[slot] for row in rows]
-        colour, alpha = _stamp(placed, sprites, size, frames, begin[rows])
+    for slot in range(max(len(scene.placements) for scene in scenes)):
+        rows = [row for row, scene in enumerate(scenes) if slot < len(scene.placements)]
+        placements = [scenes[row].placements[slot] for row in rows]
+        colour, alpha = _stamp(placements, sprites, size, frames, begin[rows])
         index = torch.tensor(rows, device=device)
         canvas[index] = canvas[index] * (1 - alpha) + colour
         masks[index] = masks[index] * (1 - alpha)
@@ -135,19 +135,19 @@ def paint(
 
 
 def _stamp(
-    placed: Sequence[Placed], sprites: Sprites, size: int, frames: int, begin: np.ndarray
+    placements: Sequence[Placement], sprites: Sprites, size: int, frames: int, begin: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Premultiplied colour (n, 3, frames, size, size) and alpha (n, 1, frames, size, size) of one emoji a scene."""
+    """Paint one emoji a scene: premultiplied colour (n, 3, frames, size, size), alpha (n, 1, frames, size, size)."""
     device = sprites.frames.device
-    which = np.array([p.sprite for p in placed])
-    walk = (begin[:, None] + np.arange(frames)) % sprites.counts[which, None]
-    rgba = sprites.frames[torch.from_numpy(sprites.first[which, None] + walk).to(device)].flatten(0, 1)
+    which = np.array([p.sprite for p in placements])
+    frame = (begin[:, None] + np.arange(frames)) % sprites.counts[which, None]
+    rgba = sprites.frames[torch.from_numpy(sprites.first[which, None] + frame).to(device)].flatten(0, 1)
     rgba = rgba.permute(0, 3, 1, 2).float() / 255
     rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
     # Halve until no more than two source pixels fall on one: bilinear sampling then skips none.
-    while rgba.shape[-1] >= max(2, 2 * size * max(p.side for p in placed)):
+    while rgba.shape[-1] >= max(2, 2 * size * max(p.side for p in placements)):
         rgba = F.avg_pool2d(rgba, 2)
-    sides, x, y = (torch.tensor([getattr(p, name) for p in placed], device=device) for name in ("side", "x", "y"))
+    sides, x, y = (torch.tensor([getattr(p, name) for p in placements], device=device) for name in ("side", "x", "y"))
     sides, x, y = (value.float().repeat_interleave(frames) for value in (sides, x, y))
     theta = torch.zeros(len(sides), 2, 3, device=device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / sides
@@ -175,7 +175,7 @@ def _shade(rng: np.random.Generator, name: str) -> tuple[float, float, float]:
 
 
 def _size(rng: np.random.Generator) -> tuple[str, float]:
-    """A word for the size, or none, and a side to match."""
+    """Draw a word for the size, or none, and a side to match."""
     draw = rng.random()
     if draw < 0.8:
         return "", float(rng.uniform(0.8, 0.94))

@@ -1,4 +1,4 @@
-"""Pictures and animations as arrays: read out of the archives, every one checked to decode."""
+"""Images and animations as arrays, read out of the archives; each is checked to decode."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from planner.errors import BadPicture
 from planner.models.emoji.data.naming import code_points, name_of, toneless
-from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, cache_folder, fetch
+from planner.models.emoji.data.packages import ANIMATIONS, IMAGES, cache_folder, fetch
 from planner.plan.atomic_write import replacing
 
-PICTURE_SIZE = 256
+IMAGE_SIZE = 256
 CLIP_SIZE = 64
 CLIP_STRIDE = 4
 """Every fourth frame of an animation is kept: 30 frames a second become 7.5."""
@@ -29,10 +29,10 @@ WEBP = {"quality": 75, "alpha_quality": 70, "method": 6}
 
 @dataclass(frozen=True)
 class Sprites:
-    """RGBA pictures of one size, one or more frames each.
+    """RGBA images of one size, one or more frames each.
 
-    codes: file stems of the emoji. names: what each is called. first, counts: where its frames lie in frames.
-    frames: uint8 (all frames, size, size, 4), straight alpha.
+    codes: file stems of the emoji. names: their names. first, counts: the index of each one's first frame, and how many
+    it has. frames: uint8 (all frames, size, size, 4), straight alpha.
     """
 
     codes: tuple[str, ...]
@@ -51,36 +51,36 @@ class Sprites:
         return parts.cumsum() / parts.sum()
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Random sprites; an emoji of k skin tones is as likely as √k emoji without."""
+        """Draw the indices of random sprites, (count,); an emoji of k skin tones is as likely as √k emoji without."""
         return self._cumulative_odds.searchsorted(rng.random(count))
 
     @staticmethod
     def of(frames: dict[str, np.ndarray]) -> Sprites:
-        """From (frames, size, size, 4) arrays by code."""
+        """Make sprites of uint8 arrays (frames, size, size, 4) by code."""
         codes = tuple(sorted(frames))
         counts = np.array([len(frames[code]) for code in codes])
         stacked = torch.from_numpy(np.concatenate([frames[code] for code in codes]))
         return Sprites(codes, tuple(map(name_of, codes)), counts.cumsum() - counts, counts, stacked)
 
     def to(self, device: torch.device | str) -> Sprites:
-        """The same sprites with their frames on a device."""
+        """Return the same sprites with their frames on a device."""
         return replace(self, frames=self.frames.to(device))
 
     def where(self, keep: Callable[[str], bool]) -> Sprites:
-        """The sprites whose code a condition keeps; frames are shared, not copied."""
+        """Select the sprites whose code meets a condition; frames are shared, not copied."""
         kept = [index for index, code in enumerate(self.codes) if keep(code)]
         codes, names = (tuple(values[index] for index in kept) for values in (self.codes, self.names))
         return Sprites(codes, names, self.first[kept], self.counts[kept], self.frames)
 
 
-def pictures(cache: Path | None = None) -> Sprites:
-    """All still pictures, one frame each, 256 pixels; fetches them if need be. Raises what fetch and decoding raise."""
-    archive = fetch(PICTURES, cache or cache_folder())
-    return Sprites.of({code: decode(data, f"{archive.name}/{code}", PICTURE_SIZE) for code, data in _members(archive)})
+def images(cache: Path | None = None) -> Sprites:
+    """Load all still images, one frame of 256 pixels each, fetched if need be; raises what fetch and decode raise."""
+    archive = fetch(IMAGES, cache or cache_folder())
+    return Sprites.of({code: decode(data, f"{archive.name}/{code}", IMAGE_SIZE) for code, data in _members(archive)})
 
 
 def clips(cache: Path | None = None) -> Sprites:
-    """All animations, every fourth frame at 64 pixels; fetches and shrinks them if need be."""
+    """Load all animations, every fourth frame at 64 pixels; they are fetched and shrunk if need be."""
     folder = cache or cache_folder()
     frames = dict[str, np.ndarray]()
     for package in ANIMATIONS:
@@ -92,7 +92,7 @@ def clips(cache: Path | None = None) -> Sprites:
 
 
 def shrink(archive: Path, small: Path) -> None:
-    """Write the animations of an archive again, every fourth frame at 64 pixels; still pictures are left out."""
+    """Write every fourth frame of an archive's animations, at 64 pixels, to another one; still images are left out."""
     with replacing(small) as scratch, tarfile.open(scratch, "w") as out, Pool() as pool:
         jobs = ((code, data, f"{archive.name}/{code}") for code, data in _members(archive))
         for code, data in pool.imap(_shrink_one, jobs, chunksize=8):
@@ -103,7 +103,7 @@ def shrink(archive: Path, small: Path) -> None:
 
 
 def decode(data: bytes, where: str, size: int, stride: int = 1) -> np.ndarray:
-    """Every stride-th frame of a WebP picture as uint8 (frames, size, size, 4); raises BadPicture."""
+    """Decode every stride-th frame of a WebP image as uint8 (frames, size, size, 4); raises BadPicture."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             kept = range(0, getattr(image, "n_frames", 1), stride)
@@ -134,7 +134,7 @@ def _shrink_one(job: tuple[str, bytes, str]) -> tuple[str, bytes]:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """The pictures of an archive: code and WebP bytes, in the archive's order."""
+    """Yield the (code, WebP bytes) of each image of an archive, in its order; raises BadPicture."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:

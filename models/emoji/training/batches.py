@@ -21,9 +21,9 @@ WORKERS = 6
 
 @dataclass(frozen=True)
 class Source:
-    """What batches are made of.
+    """The sprites, shapes and prompts of batches.
 
-    shapes: (frames, size) of the pictures, one drawn for each batch by weight. pixels: a batch holds so many, over
+    shapes: (frames, size) of the images, one drawn for each batch by weight. pixels: those of a batch, over all its
     frames. emoji: how many a scene has, at random by default. drop: share of the prompts that are emptied.
     """
 
@@ -37,9 +37,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures (batch, 3, frames, size, size) in [-1, 1] and the embeddings of their prompts."""
+    """Images (batch, 3, frames, size, size) in [-1, 1] and the embeddings of their prompts."""
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     text: Embeddings
 
 
@@ -69,7 +69,7 @@ class _Plans(IterableDataset[_Planned]):
 
 
 def batches(source: Source, encoder: TextEncoder, seed: int) -> Generator[Batch, None, None]:
-    """Batches without end on the encoder's device; close the generator to stop the workers."""
+    """Yield batches without end on the encoder's device; close the generator to stop the workers."""
     device, stop = encoder.device, threading.Event()
     ready = queue.Queue[Batch | Exception](maxsize=3)
     sprites = source.sprites.to(device)
@@ -82,7 +82,7 @@ def batches(source: Source, encoder: TextEncoder, seed: int) -> Generator[Batch,
             for planned in loader:
                 with torch.cuda.stream(stream):
                     painted = paint(planned.scenes, sprites, planned.size, planned.frames, planned.starts)
-                    batch = Batch(painted.pictures, encoder.embed(planned.text))
+                    batch = Batch(painted.images, encoder.embed(planned.text))
                 if stream is not None:
                     stream.synchronize()
                 while not stop.is_set():
@@ -103,7 +103,7 @@ def batches(source: Source, encoder: TextEncoder, seed: int) -> Generator[Batch,
             if isinstance(batch, Exception):
                 raise batch
             if device.type == "cuda":
-                for tensor in (batch.pictures, batch.text.tokens, batch.text.pooled):
+                for tensor in (batch.images, batch.text.tokens, batch.text.pooled):
                     tensor.record_stream(torch.cuda.current_stream())
             yield batch
     finally:

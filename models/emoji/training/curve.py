@@ -14,7 +14,7 @@ from planner.plan.atomic_write import replacing
 
 
 def save_curve(path: Path, curve: Sequence[dict[str, float]]) -> None:
-    """The loss over samples seen, on logarithmic axes."""
+    """Draw the loss over samples seen, on logarithmic axes."""
     figure, axes = plt.subplots(figsize=(6, 3.5), dpi=120)
     axes.loglog([point["samples"] for point in curve], [point["loss"] for point in curve], linewidth=0.8)
     axes.set(xlabel="pictures seen", ylabel="mean squared error of the velocity")

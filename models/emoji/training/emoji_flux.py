@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planner.models.catalogue import load_config
 from planner.models.emoji.data.naming import is_held_out
-from planner.models.emoji.data.sprites import pictures
+from planner.models.emoji.data.sprites import images
 from planner.models.emoji.training.loop import Recipe, Stage, arguments, train
 
 STAGES = {
@@ -44,7 +44,7 @@ GRID_PROMPTS = (
 def main() -> None:
     """Parse the command line and train."""
     options = arguments("Train emoji-flux on scenes of still emoji.", list(STAGES))
-    sprites = pictures().where(lambda code: not is_held_out(code))
+    sprites = images().where(lambda code: not is_held_out(code))
     train(Recipe(load_config("emoji-flux"), sprites, STAGES, GRID_PROMPTS), options)
 
 

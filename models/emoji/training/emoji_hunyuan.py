@@ -37,7 +37,7 @@ GRID_PROMPTS = (
 
 
 class Unmasked(HunyuanVideoAttnProcessor2_0):
-    """Attention without the mask, which masks nothing here, so that training gets the kernel that is fast."""
+    """Attention without the mask, which masks nothing here, so that PyTorch chooses its fast kernel in training."""
 
     def __call__(
         self,
@@ -47,7 +47,10 @@ class Unmasked(HunyuanVideoAttnProcessor2_0):
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: Any = None,
     ) -> Any:
-        """As the base class, whatever attention_mask says."""
+        """Attend as the base class does without a mask: attention_mask is ignored.
+
+        hidden_states: (batch, tokens, channels). encoder_hidden_states: (batch, text tokens, channels).
+        """
         return super().__call__(attn, hidden_states, encoder_hidden_states, None, image_rotary_emb)
 
 

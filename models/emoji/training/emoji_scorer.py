@@ -1,4 +1,4 @@
-"""Train the scorer on scenes of emoji that training may see; validate it on pictures held out."""
+"""Train the scorer on scenes of emoji that training may see; validate it on images held out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from planner.models.emoji.data.naming import is_held_out, toneless
 from planner.models.emoji.data.scenes import paint, simple_scene
-from planner.models.emoji.data.sprites import Sprites, pictures
+from planner.models.emoji.data.sprites import Sprites, images
 from planner.models.emoji.text import TextEncoder
 from planner.models.emoji.training.batches import Source, batches
 from planner.models.metrics.scorer import Scorer, retrieval
@@ -34,23 +34,23 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    sprites, encoder = pictures(), TextEncoder(options.device)
+    sprites, encoder = images(), TextEncoder(options.device)
     sprites = sprites.to(options.device)
     seen = sprites.where(lambda code: not is_held_out(code))
     scorer = Scorer().to(options.device)
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=RATE, weight_decay=0.05)
 
     source = Source(seen, ((1, 64), (1, 128)), (3, 1), BATCH * 64**2)
-    start, steps, seen_pictures, losses = time.monotonic(), 0, 0, list[torch.Tensor]()
+    start, steps, seen_images, losses = time.monotonic(), 0, 0, list[torch.Tensor]()
     for batch in batches(source, encoder, 0):
         passed = (time.monotonic() - start) / options.seconds
         if passed >= 1:
             break
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, (1 + steps) / 100) * (1 - passed)
         with torch.autocast(options.device, torch.bfloat16):
-            x = (batch.pictures[:, :, 0] + 1) / 2
+            x = (batch.images[:, :, 0] + 1) / 2
             noisy = x + torch.randn_like(x) * 0.1 * torch.rand(len(x), 1, 1, 1, device=x.device)
-            scores = scorer.embed_pictures(noisy) @ scorer.embed_prompts(batch.text.pooled).T
+            scores = scorer.embed_images(noisy) @ scorer.embed_prompts(batch.text.pooled).T
         scores = scores.float() * scorer.log_scale.exp().clamp(max=100)
         right = torch.arange(len(x), device=x.device)
         loss = (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
@@ -60,26 +60,26 @@ def main() -> None:
         optimizer.step()
         losses.append(loss.detach())
         steps += 1
-        seen_pictures += len(x)
+        seen_images += len(x)
         if steps % 200 == 0:
             print(f"scorer: {steps} steps, loss {torch.stack(losses[-200:]).mean():.3f}", flush=True)
-    found: dict[str, Any] = {"steps": steps, "pictures": seen_pictures, "seconds": options.seconds}
-    found |= {"held_out": validate(scorer.eval(), sprites.where(is_held_out), encoder)}
-    found |= {"training": validate(scorer, seen, encoder)}
-    print(json.dumps(found), flush=True)
+    report: dict[str, Any] = {"steps": steps, "pictures": seen_images, "seconds": options.seconds}
+    report |= {"held_out": validate(scorer.eval(), sprites.where(is_held_out), encoder)}
+    report |= {"training": validate(scorer, seen, encoder)}
+    print(json.dumps(report), flush=True)
     with replacing(options.out / "model.safetensors") as scratch:
         save_file({k: v.to(torch.bfloat16) for k, v in scorer.state_dict().items()}, scratch)
-    write_text(options.out / "validation.json", json.dumps(found, indent=1) + "\n")
+    write_text(options.out / "validation.json", json.dumps(report, indent=1) + "\n")
 
 
 @torch.inference_mode()
 def validate(scorer: Scorer, sprites: Sprites, encoder: TextEncoder) -> dict[str, Any]:
-    """Picture-to-name retrieval among all these sprites; a name counts as found with any skin tone."""
+    """Measure image-to-name retrieval among all sprites; a name of another skin tone counts as right."""
     scenes = [simple_scene(sprites, index) for index in range(len(sprites))]
     ours, theirs = list[torch.Tensor](), list[torch.Tensor]()
     for first in range(0, len(scenes), 256):
         part = scenes[first : first + 256]
-        ours.append(scorer.embed_pictures((paint(part, sprites, 128).pictures[:, :, 0] + 1) / 2))
+        ours.append(scorer.embed_images((paint(part, sprites, 128).images[:, :, 0] + 1) / 2))
         theirs.append(scorer.embed_prompts(encoder([scene.prompt for scene in part]).pooled))
     scores, answers = torch.cat(ours) @ torch.cat(theirs).T, [toneless(code) for code in sprites.codes]
     return {"candidates": len(set(answers)), **{f"top{k}": retrieval(scores, answers, k) for k in (1, 5)}}

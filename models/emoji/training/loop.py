@@ -30,14 +30,14 @@ DROP_PROMPT = 0.1
 EMA = 0.9995
 CLIP_NORM = 1.0
 SHIFT = 3.0
-"""Noise levels, in training and sampling, lean towards noise by so much: pictures of pixels are redundant."""
+"""Factor by which noise levels, in training and sampling, lean towards noise: neighbouring pixels are redundant."""
 COOLDOWN = 0.6
 """Share of the last stage over which the learning rate falls to zero."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: (frames, size) of its pictures with their weights, pixels of a batch, learning rate."""
+    """A stretch of training: (frames, size) of its images with their weights, pixels of a batch, learning rate."""
 
     shapes: tuple[tuple[int, int], ...]
     weights: tuple[float, ...]
@@ -47,7 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained: its configuration, data, stages by name, and the prompts of its sample grids.
+    """The training of one model: its configuration, data, stages by name, and the prompts of its sample grids.
 
     emoji: how many a scene has, at random by default. prepare: called with the model before it is compiled.
     """
@@ -61,7 +61,7 @@ class Recipe:
 
 
 def arguments(description: str, stages: Sequence[str]) -> argparse.Namespace:
-    """The command line of a training script."""
+    """Parse the command line of a training script."""
 
     def schedule(text: str) -> list[tuple[str, float]]:
         parts = [re.fullmatch(r"([\w]+)=(\d+)", part) for part in text.split(",")]
@@ -80,7 +80,7 @@ def arguments(description: str, stages: Sequence[str]) -> argparse.Namespace:
 
 
 class Trainer:
-    """A model in training: its weights, their moving average, the optimisers, and how far it has come."""
+    """A model in training: its weights, their moving average, the optimisers, and its progress."""
 
     def __init__(self, config: dict[str, Any], device: str) -> None:
         torch.manual_seed(0)
@@ -100,9 +100,9 @@ class Trainer:
         """Whether the model takes frames."""
         return FAMILIES[type(self.model).__name__].video
 
-    def step(self, pictures: torch.Tensor, text: Embeddings, rate: float) -> torch.Tensor:
-        """One step on pictures (batch, 3, frames, size, size); returns the loss, on the device."""
-        x = pictures if self.is_video else pictures.squeeze(2)
+    def step(self, images: torch.Tensor, text: Embeddings, rate: float) -> torch.Tensor:
+        """Take one step on images (batch, 3, frames, size, size) in [-1, 1]; return the loss, () on the device."""
+        x = images if self.is_video else images.squeeze(2)
         sigma = _noise_levels(len(x), self.device)
         wide = sigma.view(-1, *[1] * (x.dim() - 1))
         noise = torch.randn_like(x)
@@ -124,7 +124,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[torch.nn.Module]:
-        """The model with its averaged weights, for as long as the context lasts."""
+        """Lend the model with its averaged weights, for as long as the context lasts."""
         current = [parameter.detach().clone() for parameter in self.parameters]
         _copy(self.ema, self.parameters)
         try:
@@ -199,14 +199,14 @@ def _run_stage(
     source = Source(recipe.sprites, stage.shapes, stage.weights, stage.pixels, recipe.emoji, DROP_PROMPT)
     torch.manual_seed(int(before["steps"]))
     start, losses = time.monotonic(), list[torch.Tensor]()
-    with contextlib.closing(batches(source, encoder, int(before["steps"]))) as made:
-        for batch in made:
+    with contextlib.closing(batches(source, encoder, int(before["steps"]))) as stream:
+        for batch in stream:
             passed = time.monotonic() - start
             if passed >= seconds:
                 break
             warm = min(1.0, (1 + trainer.progress["steps"] - before["steps"]) / 200)
             left = (1 - passed / seconds) / cooldown if cooldown else 1.0
-            losses.append(trainer.step(batch.pictures, batch.text, stage.rate * warm * min(1.0, left)))
+            losses.append(trainer.step(batch.images, batch.text, stage.rate * warm * min(1.0, left)))
             if len(losses) == 50:
                 trainer.progress["seconds"] = before["seconds"] + passed
                 trainer.curve.append({**trainer.progress, "loss": float(torch.stack(losses).mean())})
@@ -214,13 +214,13 @@ def _run_stage(
                 rate = (trainer.progress["samples"] - before["samples"]) / (time.monotonic() - start)
                 print(f"{name}: {trainer.curve[-1]}, {rate:.0f} pictures a second", flush=True)
     trainer.progress["seconds"] = before["seconds"] + time.monotonic() - start
-    done = {key: trainer.progress[key] - before[key] for key in trainer.progress}
+    progress = {key: trainer.progress[key] - before[key] for key in trainer.progress}
     device = torch.cuda.get_device_name() if trainer.device.type == "cuda" else str(trainer.device)
-    trainer.stages.append({"stage": name, **done, "rate": stage.rate, "cooldown": cooldown, "device": device})
+    trainer.stages.append({"stage": name, **progress, "rate": stage.rate, "cooldown": cooldown, "device": device})
 
 
 def _draw(trainer: Trainer, encoder: TextEncoder, prompts: Sequence[str], stage: Stage, path: Path) -> None:
-    """A grid of samples of the averaged weights, at the stage's first shape."""
+    """Draw a grid of samples of the averaged weights, at the stage's first shape."""
     frames, size = stage.shapes[0]
     shape = (3, frames, size, size) if trainer.is_video else (3, size, size)
     eager = torch.compiler.set_stance("force_eager")
@@ -237,13 +237,13 @@ def _copy(source: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> Non
 
 
 def _noise_levels(count: int, device: torch.device) -> torch.Tensor:
-    """Logit-normal noise levels in (0, 1), shifted towards noise (Esser et al. 2024, sections 3.1 and 5.3.2)."""
+    """Draw logit-normal noise levels in (0, 1), shifted towards noise (Esser et al. 2024, sections 3.1 and 5.3.2)."""
     sigma = torch.sigmoid(torch.randn(count, device=device))
     return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
 
 
 def _optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest; one learning rate serves both."""
+    """Make Muon for the matrices of the blocks, AdamW for the rest; one learning rate serves both."""
     matrices, rest = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
     for name, parameter in model.named_parameters():
         (matrices if parameter.dim() == 2 and "transformer_blocks" in name else rest).append(parameter)

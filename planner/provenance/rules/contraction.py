@@ -122,6 +122,6 @@ def reduction(call: OpCall) -> Shadow:
 @RULES.register("norm")
 @RULES.register("linalg_vector_norm")
 def norm(call: OpCall) -> Shadow:
-    """Reduce; the second argument is the order of the norm."""
+    """Reduce like a sum; the second argument is the order of the norm."""
     without_order = (call.arguments[0], *call.arguments[2:])
     return reduction(OpCall(call.target, without_order, call.options, call.value))

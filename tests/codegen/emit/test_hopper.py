@@ -29,7 +29,7 @@ GROUPS = [(128,), (256,), (8, 16), (16, 8), (16, 16), (4, 32), (1, 8, 16), (2, 8
 
 
 def functions(emitted, row=()):
-    """The names that the emitted source defines, with the language replaced by Python's; what is loaded is a row."""
+    """Run the emitted source with Python's functions in place of the language's; return its names. Loads read row."""
     language = SimpleNamespace(
         constexpr=lambda value: value,
         NVMMADistributedLayout=SimpleNamespace,
@@ -90,7 +90,7 @@ def box_tokens(view, box, starts, counts):
 
 @st.composite
 def has_head_table(draw):
-    """A kernel of several patterns, and the heads that it serves."""
+    """Draw a kernel of several patterns, and the heads that it serves."""
     groups = draw(
         st.sampled_from([[(16, 16), (8, 16), (32, 16)], [(4, 8, 8), (2, 8, 8), (4, 16, 8)], [(128,), (256,)]])
     )
@@ -109,7 +109,7 @@ def has_head_table(draw):
 
 
 def read_by(kernel, views, mine, numbers):
-    """(the tokens that boxes of a tile of the grid hold, the means that it is given)"""
+    """Return the tokens that boxes of a tile of the grid hold, and the means that the tile reads."""
     tokens, means = Counter(), []
     for i in numbers:
         view, *place = kernel.locate(Whole(i), *mine, False)
@@ -242,7 +242,7 @@ class LogSums(list):
 
 
 def tokens_of_box(view, at):
-    """The token of each row of a box, -1 outside the view."""
+    """Return the token of each row of a box, -1 outside the view."""
     rows, inside = box_rows(view.argument, at)
     return torch.where(inside, rows, -1)
 

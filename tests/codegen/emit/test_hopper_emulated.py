@@ -28,7 +28,7 @@ from planner.patterns.neighborhood import Neighborhood
 
 
 def means(spec, k, v, mask):
-    """What a kernel of means gives, by its arguments' names."""
+    """Compute the outputs of a kernel of means, by its arguments' names."""
     biases, given = list[torch.Tensor](), dict[str, torch.Tensor]()
     for pattern in spec.patterns:
         kind = kind_of_groups(pattern)

@@ -35,7 +35,7 @@ class SmallBody(TritonBody):
 
 @pytest.fixture
 def small(monkeypatch):
-    """A body that is registered for the time of a test."""
+    """Register a body for the time of a test."""
     monkeypatch.setattr(BODIES, "_entries", dict(BODIES.items()))
     choose_config.cache_clear()
     yield BODIES.register("small")(SmallBody())

@@ -27,7 +27,7 @@ blocks = st.sampled_from([16, 32, 64, 128])
 
 
 def evaluate(expr, **values):
-    """What the printed source computes."""
+    """Return the number that the printed source computes."""
     return int(eval(source_of(expr), {"min": min, "max": max}, {name: Whole(x) for name, x in values.items()}))
 
 

@@ -5,14 +5,14 @@ import stat
 import pytest
 
 from planner.errors import DamagedFile, DownloadFailed, MissingDependency
-from planner.models.emoji.data.packages import ANIMATIONS, PICTURES, Package, cache_folder, fetch
+from planner.models.emoji.data.packages import ANIMATIONS, IMAGES, Package, cache_folder, fetch
 
 CONTENT = b"an archive"
 PACKAGE = Package("@scope/name", "1.0.0", 1, hashlib.sha512(CONTENT).hexdigest())
 
 
 def npm(tmp_path, script):
-    """A stand-in for npm: a shell script that is given npm's arguments."""
+    """Make a stand-in for npm: a shell script that gets npm's arguments."""
     path = tmp_path / "bin" / "npm"
     path.parent.mkdir()
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -58,7 +58,7 @@ def test_without_npm_it_says_so(tmp_path):
 
 
 def test_archives_have_names_of_their_own():
-    assert len({package.archive for package in (PICTURES, *ANIMATIONS)}) == 5
+    assert len({package.archive for package in (IMAGES, *ANIMATIONS)}) == 5
 
 
 def test_the_cache_can_be_chosen(monkeypatch, tmp_path):

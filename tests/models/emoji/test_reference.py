@@ -9,7 +9,7 @@ from planner.errors import BadModelFolder, DamagedFile, MissingDependency, NoWei
 from planner.models.catalogue import CATALOGUE, load_config
 from planner.models.emoji.integrity import digest
 from planner.models.emoji.reference import DIGESTS, SHIPPED, load_scorer, seal, verify, weights_folder
-from planner.models.metrics.pictures import as_pictures
+from planner.models.metrics.images import as_images
 from planner.plan.quality import psnr
 
 WEIGHTS = weights_folder()
@@ -68,7 +68,7 @@ def test_a_red_apple_is_red_in_the_middle_and_white_around(apple):
 def test_the_scorer_knows_an_apple_from_a_rocket(flux, apple):
     scorer = load_scorer()
     prompts = flux.pipeline.embed(["red apple", "rocket", "pizza", "octopus"]).pooled
-    scores = scorer.embed_pictures(apple) @ scorer.embed_prompts(prompts).T
+    scores = scorer.embed_images(apple) @ scorer.embed_prompts(prompts).T
     assert scores.argmax() == 0
 
 
@@ -83,7 +83,7 @@ def test_a_planned_apple_is_the_dense_one_where_the_pattern_keeps_much(flux, app
 def test_a_clip_holds_its_object():
     pipeline = models.load("emoji-hunyuan").pipeline
     clip = pipeline(["red heart"], shape=(3, 2, 64, 64), steps=4)
-    first, second = as_pictures(clip)
+    first, second = as_images(clip)
     assert clip.shape == (1, 3, 2, 64, 64)
     assert first[0, 28:36, 28:36].mean() > first[1, 28:36, 28:36].mean() + 0.3
     assert float((first - second).abs().mean()) < 0.15

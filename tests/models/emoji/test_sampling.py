@@ -9,7 +9,7 @@ from planner.models.families.base import FAMILIES, Family
 
 
 class Oracle(torch.nn.Module):
-    """Knows the picture: a constant, which the prompt's pooled embedding names."""
+    """Knows the image: a constant, which the prompt's pooled embedding names."""
 
     def __init__(self):
         super().__init__()
@@ -18,10 +18,10 @@ class Oracle(torch.nn.Module):
 
 
 def oracle_velocity(model, x, sigma, text):
-    """(x - picture) / sigma, which every step of rectified flow integrates without error."""
+    """(x - image) / sigma, which every step of rectified flow integrates without error."""
     model.calls.append((len(x), sigma[0].item()))
-    picture = text.pooled[:, :1].view(-1, *[1] * (x.dim() - 1))
-    return (x - picture) / sigma.view(-1, *[1] * (x.dim() - 1))
+    image = text.pooled[:, :1].view(-1, *[1] * (x.dim() - 1))
+    return (x - image) / sigma.view(-1, *[1] * (x.dim() - 1))
 
 
 def embed(prompts):

@@ -46,7 +46,7 @@ def test_a_picture_that_is_not_square_is_cropped_in_the_middle():
     assert decode(webp([tall]), "here", 32).min() == 255
 
 
-@pytest.mark.parametrize("damage", [b"", b"RIFF", b"not a picture", "cut"])
+@pytest.mark.parametrize("damage", [b"", b"RIFF", b"not an image", "cut"])
 def test_what_does_not_decode_is_named(damage):
     data = webp(clip(3))[:60] if damage == "cut" else damage
     with pytest.raises(BadPicture, match="at some archive/1f600"):
@@ -64,7 +64,7 @@ def test_shrinking_keeps_every_fourth_frame_and_drops_stills(tmp_path):
 
 
 def test_a_bad_animation_leaves_no_half_written_archive(tmp_path):
-    bad = archive(tmp_path / "a.tgz", {"1f600": b"no picture"})
+    bad = archive(tmp_path / "a.tgz", {"1f600": b"no image"})
     with pytest.raises(BadPicture):
         shrink(bad, tmp_path / "small.tar")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]

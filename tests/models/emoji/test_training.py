@@ -76,10 +76,10 @@ def test_batches_hold_what_the_source_asks_for():
     made = batches(source, FakeEncoder(), 0)
     for _ in range(12):
         batch = next(made)
-        shapes.add(tuple(batch.pictures.shape))
+        shapes.add(tuple(batch.images.shape))
         lengths += batch.text.pooled[:, 0].tolist()
-        assert batch.pictures.abs().max() <= 1 + 1e-5
-        assert len(batch.pictures) == len(batch.text.pooled)
+        assert batch.images.abs().max() <= 1 + 1e-5
+        assert len(batch.images) == len(batch.text.pooled)
     made.close()
     assert shapes == {(8, 3, 2, 16, 16), (4, 3, 1, 32, 32)}
     assert 0.2 < sum(length == 0 for length in lengths) / len(lengths) < 0.8
@@ -95,12 +95,12 @@ def test_a_failure_while_painting_reaches_the_trainer():
 
 
 @pytest.mark.parametrize(("config", "frames"), [(FLUX, 1), (HUNYUAN, 2)])
-def test_training_learns_one_picture(config, frames):
+def test_training_learns_one_image(config, frames):
     torch.manual_seed(0)
     trainer = Trainer(config, "cpu")
-    pictures = torch.full((8, 3, frames, 16, 16), 0.5)
+    images = torch.full((8, 3, frames, 16, 16), 0.5)
     words = text(8)
-    losses = [float(trainer.step(pictures, words, 3e-3)) for _ in range(40)]
+    losses = [float(trainer.step(images, words, 3e-3)) for _ in range(40)]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     assert trainer.progress["samples"] == 320
 

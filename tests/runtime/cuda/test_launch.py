@@ -21,7 +21,7 @@ from planner.runtime.kernels.select import attention
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """What the driver is asked to describe, without a driver."""
+    """Record what the driver is asked to describe, without a driver."""
     asked = []
 
     def encode(address, dtype, sizes, strides, box, swizzle):

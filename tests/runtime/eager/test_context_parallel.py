@@ -31,7 +31,7 @@ def case(name):
 
 
 def per_head(plan):
-    """The plan with only the last head of every sparse site sparse."""
+    """Return the plan with only the last head of every sparse site sparse."""
     decisions = []
     for decision in plan.decisions:
         if decision.is_sparse:

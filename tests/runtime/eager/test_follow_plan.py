@@ -31,7 +31,7 @@ class Repeated(torch.nn.Module):
 
 
 def following(model, x):
-    """The mode that follows a plan of the model for an input."""
+    """Return the mode that follows a plan of the model for an input."""
     call = Call.of(model, (x,), {})
     options = Options(pattern="crisscross", group="2x3", min_speedup=0.0)
     planned = plan_capture(options, Target.named("cpu"), capture_module(model, (x,), {}), call)

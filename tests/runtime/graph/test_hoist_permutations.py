@@ -118,7 +118,7 @@ OPERATIONS = {
 
 
 def result_order(operation, dim, both):
-    """The order of a result for inputs in grouped order along dim, checked on values; None if no rule shows one."""
+    """Find the order of a result for inputs in grouped order along dim, and check it on values; None without a rule."""
     shape = [4, 4, 4]
     shape[dim] = LENGTH
     x, y = torch.randn(shape), torch.randn(shape)
@@ -186,7 +186,7 @@ def test_common_operations_are_shown_to_be_equivariant(name, dim, order):
 
 
 def deepened(model):
-    """The model with two more blocks of each kind in front."""
+    """Return the model with two more blocks of each kind in front."""
     for name, blocks in list(model.named_modules()):
         if isinstance(blocks, torch.nn.ModuleList) and "blocks" in name.rpartition(".")[2] and "refiner" not in name:
             parent = model.get_submodule(name.rpartition(".")[0])

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """The number of operations of each graph that a backend compiled."""
+    """Count the operations of each graph that a backend compiled."""
     operations = []
 
     def counting(name):

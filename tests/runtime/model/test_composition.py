@@ -39,14 +39,14 @@ def judged(model, kwargs, compiled):
 
 
 def assert_planned(compiled, model, kwargs):
-    """The compiled model equals the other one under its plan, and differs from the other one without."""
+    """Check that the compiled model equals the other one under its plan, and differs from the other one without."""
     ours = output(compiled, kwargs)
     torch.testing.assert_close(ours, judged(model, kwargs, compiled), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours, output(model, kwargs), atol=1e-4)
 
 
 def adapter(model, seed):
-    """The state of a low-rank adapter with random weights."""
+    """Make the state of a low-rank adapter with random weights."""
     torch.manual_seed(seed)
     adapted = copy.deepcopy(model)
     adapted.add_adapter(peft.LoraConfig(r=2, lora_alpha=4, target_modules=ADAPTED, init_lora_weights=False))
@@ -157,7 +157,7 @@ def test_blocks_that_are_skipped_are_skipped(kind):
 
 
 def planned_dense(model, plan):
-    """A model as it is written, each attention masked as its module's decision says."""
+    """Run a model as it is written, each attention masked as its module's decision says."""
 
     class ByModule(MaskedDense):
         def decision(self):

@@ -23,7 +23,7 @@ def _seed():
 
 @pytest.fixture
 def sparse_levels(monkeypatch):
-    """The noise levels of all calls of planned attention, and of those that ran under a pattern."""
+    """Record the noise levels of all calls of planned attention, and of those that ran under a pattern."""
     levels, sparse = [], []
 
     def attend(*args, noise=None, **kwargs):
@@ -54,7 +54,7 @@ def paint(pipe, inputs, steps=6, **more):
 
 
 def assert_planned(pipe, inputs, group, steps=2, **more):
-    """A pipeline with a planned transformer gives what it gives under masked dense attention; returns the plan."""
+    """Check a pipeline with a planned transformer against masked dense attention; return the plan."""
     original = pipe.transformer
     pipe.transformer = planner.compile(original, pattern="crisscross", group=group, **FORCE)
     ours = paint(pipe, inputs, steps, **more)

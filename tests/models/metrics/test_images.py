@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.models.metrics.pictures import as_pictures, compare, flicker, frechet, side_by_side
+from planner.models.metrics.images import as_images, compare, flicker, frechet, side_by_side
 from planner.models.metrics.scorer import Scorer, retrieval
 from planner.plan.quality import Quality, psnr, ssim
 
@@ -22,7 +22,7 @@ def test_clips_are_judged_as_wholes():
     assert Quality(psnr=30).of(a, b) == pytest.approx((-10 * (a - b).square().flatten(1).mean(1).log10()).tolist())
 
 
-def test_ssim_of_equal_and_of_unlike_pictures():
+def test_ssim_of_equal_and_of_unlike_images():
     a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     assert ssim(a, a).tolist() == pytest.approx([1, 1], abs=1e-5)
     assert ssim(a, b).max() < 0.3
@@ -43,9 +43,9 @@ def test_flicker_is_the_mean_change():
 
 def test_frames_are_compared_with_their_own():
     clips = torch.rand(2, 3, 4, 8, 8)
-    assert torch.equal(as_pictures(clips)[5], clips[1, :, 1])
-    pictures = torch.rand(2, 3, 8, 8)
-    assert as_pictures(pictures) is pictures
+    assert torch.equal(as_images(clips)[5], clips[1, :, 1])
+    images = torch.rand(2, 3, 8, 8)
+    assert as_images(images) is images
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 4, 32, 32)])
@@ -64,9 +64,9 @@ def test_a_sample_compared_with_itself(shape):
 @given(st.floats(0.01, 0.2))
 def test_distance_grows_with_noise(amount):
     torch.manual_seed(0)
-    scorer, picture, noise = Scorer(), torch.rand(1, 3, 32, 32) * 0.5, torch.randn(1, 3, 32, 32)
+    scorer, image, noise = Scorer(), torch.rand(1, 3, 32, 32) * 0.5, torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        near, far = (float(scorer.distance(picture, picture + noise * a)) for a in (amount, amount * 2))
+        near, far = (float(scorer.distance(image, image + noise * a)) for a in (amount, amount * 2))
     assert 0 < near < far
 
 

@@ -1,4 +1,4 @@
-"""How planned samples compare with dense ones of the same seeds: numbers for pictures and clips."""
+"""Metrics of planned samples, images or clips, against dense samples of the same seeds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from planner.plan.quality import psnr, ssim
 
 @dataclass(frozen=True)
 class Quality:
-    """Planned against dense, means over samples.
+    """Metrics of planned against dense samples, each the mean over samples.
 
-    psnr: dB. ssim: Wang et al. 2004. distance: LPIPS-like, in the scorer's features. match, dense_match: cosine of
-    picture and prompt. frechet, dense_frechet: to real pictures, in the scorer's pooled features. flicker: mean change
-    from frame to frame over that of dense; 1 for still pictures.
+    psnr: dB. ssim: Wang et al. 2004. distance: LPIPS-like, in the scorer's features. match, dense_match: cosine between
+    image and prompt. frechet, dense_frechet: distance from real images, in the scorer's pooled features. flicker: mean
+    change from frame to frame over that of dense; 1 for still images.
     """
 
     psnr: float
@@ -32,13 +32,13 @@ class Quality:
 def compare(
     planned: torch.Tensor, dense: torch.Tensor, real: torch.Tensor, prompts: torch.Tensor, scorer: Scorer
 ) -> Quality:
-    """Compare samples in [0, 1], (n, 3, h, w) or (n, 3, frames, h, w), sample by sample, frame by frame.
+    """Compare planned with dense samples, sample by sample and frame by frame.
 
-    real: pictures (m, 3, h, w) in [0, 1]. prompts: pooled embeddings (n, 384). Raises MissingDependency without
-    torchmetrics.
+    planned, dense: (n, 3, h, w) or (n, 3, frames, h, w) in [0, 1]. real: images (m, 3, h, w) in [0, 1]. prompts: pooled
+    embeddings (n, 384). Raises MissingDependency without torchmetrics.
     """
     frames = planned.shape[2] if planned.dim() == 5 else 1
-    ours, theirs = as_pictures(planned), as_pictures(dense)
+    ours, theirs = as_images(planned), as_images(dense)
     prompts, real_features = prompts.repeat_interleave(frames, 0), scorer.pooled(real)
     return Quality(
         psnr=float(psnr(ours, theirs).mean()),
@@ -52,21 +52,21 @@ def compare(
     )
 
 
-def as_pictures(samples: torch.Tensor) -> torch.Tensor:
-    """Frames of clips (n, 3, frames, h, w) as pictures (n * frames, 3, h, w); pictures as they are."""
+def as_images(samples: torch.Tensor) -> torch.Tensor:
+    """Return the frames of clips (n, 3, frames, h, w) as images (n * frames, 3, h, w), and images unchanged."""
     return samples.transpose(1, 2).flatten(0, 1) if samples.dim() == 5 else samples
 
 
 def flicker(clips: torch.Tensor) -> float:
-    """Mean absolute change from each frame to the next of clips (n, 3, frames, h, w)."""
+    """Return the mean absolute change from each frame to the next of clips (n, 3, frames, h, w)."""
     return float((clips[:, :, 1:] - clips[:, :, :-1]).abs().mean())
 
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Fréchet distance of two sets of features, (n, d) and (m, d), as of two Gaussians (Heusel et al. 2017).
+    """Compute the Fréchet distance of two sets of features, (n, d) and (m, d), as Gaussians (Heusel et al. 2017).
 
-    Biased upwards where a set holds fewer samples than features; compare only distances of sets of equal sizes.
-    Not a number for a set of one.
+    It is biased upwards where a set holds fewer samples than features: compare only distances of sets of equal sizes.
+    It is NaN for a set of one.
     """
     a, b = a.double(), b.double()
     spread_a, spread_b = torch.cov(a.T), torch.cov(b.T)
@@ -75,5 +75,8 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def side_by_side(dense: torch.Tensor, planned: torch.Tensor) -> torch.Tensor:
-    """Dense and planned samples beside each other, and then four times their difference, from white."""
+    """Put dense and planned samples side by side, and beside them white less four times their difference.
+
+    dense, planned: (…, h, w) in [0, 1]. Returns (…, h, 3 * w).
+    """
     return torch.cat([dense, planned, 1 - ((planned - dense).abs() * 4).clamp(max=1)], dim=-1)
