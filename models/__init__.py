@@ -13,6 +13,10 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     if name != "load":
         raise AttributeError(f"module 'models' has no attribute {name!r}")
-    from planner.models.emoji.reference import load
+    try:
+        from planner.models.emoji.reference import load
+    except ModuleNotFoundError as error:
+        from planner.extras import missing
 
+        raise missing(error, "the small trained models") or error from None
     return load

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.errors import BadModelFolder
+from planner.extras import require
 from planner.models.families.base import CATALOGUE, Scale
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def scale_of(model: str) -> Scale | None:
 def build(config: Mapping[str, Any], device: str = "meta", dtype: torch.dtype | None = None) -> torch.nn.Module:
     """Build a model from its configuration, with random weights, or on the meta device with none.
 
-    Raises BadModelFolder for a class that diffusers lacks.
+    Raises MissingDependency, and BadModelFolder for a class that diffusers lacks.
     """
-    import diffusers
     import torch
 
+    diffusers = require("diffusers", "building a model from its configuration")
     name = str(config["_class_name"])
     cls = getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):

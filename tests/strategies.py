@@ -112,4 +112,4 @@ options = st.builds(
     sparse_below=st.sampled_from([1.0, 0.7]),
     noise=st.sampled_from([None, "1-timestep"]),
     alternate_offsets=st.booleans(),
-)
+).filter(lambda options: options.pattern != "dense" or options.density is options.speedup is None)

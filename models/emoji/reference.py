@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from planner.errors import BadModelFolder, DamagedFile, MissingDependency, NoWeights, UnknownName
+from planner.extras import EXTRAS
 from planner.models.catalogue import CATALOGUE, default_size, load_config
 from planner.models.emoji.integrity import digest, verify_file
 from planner.models.emoji.sampling import Pipeline
@@ -87,7 +88,7 @@ def weights_folder() -> Path:
     """Return the folder that holds a folder of weights for each model; raises MissingDependency."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise MissingDependency("grat-planner-weights", "the models with weights", "Install grat-planner[demo].")
+        raise MissingDependency(PACKAGE, "the models with weights", f"Install grat-planner[{EXTRAS[PACKAGE]}].")
     return Path(spec.origin).parent
 
 

@@ -18,3 +18,11 @@ def main() -> None:
     except PlannerError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+    except ModuleNotFoundError as error:
+        from planner.extras import missing
+
+        named = missing(error, "this command")
+        if named is None:
+            raise
+        print(named, file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

@@ -9,12 +9,23 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 PlanFile = Annotated[Path, typer.Argument(help="A plan file.", show_default=False)]
+
+
+def _in_a_folder(path: Path | None) -> Path | None:
+    """Refuse a file that could not be written, before the work of which it is to hold the result."""
+    if path is not None and not path.absolute().parent.is_dir():
+        from planner.errors import BadOption
+
+        raise BadOption("output", str(path), f"a file in a folder that exists, which {path.parent} does not")
+    return path
+
+
+SavedPlan = Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan here.", callback=_in_a_folder)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -51,7 +62,7 @@ def plan(
     sparse_below: Annotated[float, typer.Option(help="Sparse at noise levels up to this one, dense above it.")] = 1.0,
     noise: Annotated[str | None, typer.Option(help="What tells the noise level: timestep/1000, 1-timestep.")] = None,
     alternate_offsets: Annotated[bool, typer.Option(help="Shift every second site's groups by half a group.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan here.")] = None,
+    output: SavedPlan = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan a full-size model, without weights and without a GPU."""
@@ -87,28 +98,25 @@ def show(plan_file: PlanFile, as_json: AsJson = False) -> None:
 @app.command()
 def explain(
     plan_file: PlanFile,
-    site: Annotated[str, typer.Argument(help="A site of the plan, such as transformer_blocks.0.attn.")],
+    site: Annotated[str, typer.Argument(help="A site as `planner show` names it: blocks.0.attn1, or blocks.*.attn1.")],
     index_map: Annotated[bool, typer.Option("--index-map", help="Print the closed form of the key list too.")] = False,
     evidence: Annotated[Path | None, typer.Option(help="Say what this evidence says of each candidate.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why a site got its pattern, why every other candidate was rejected, and draw the pattern."""
     from planner.cli import drawing, render
-    from planner.errors import UnknownName
     from planner.plan.plan import Plan
     from planner.search.decide import candidates_of
 
     loaded = Plan.load(plan_file)
-    decision = next((decision for decision in loaded.decisions if decision.site == site), None)
-    if decision is None:
-        raise UnknownName("site", site, [decision.site for decision in loaded.decisions])
+    decision = render.site_named(loaded, site)
     source = drawing.index_map(decision) if index_map and decision.is_sparse else None
     scores = list[dict[str, Any]]()
     if evidence is not None:
         from planner.cli.tuning import show_site
         from planner.plan.evidence import Evidence
 
-        scores = show_site(Evidence.load(evidence), site)
+        scores = show_site(Evidence.load(evidence), loaded, decision.site)
     render.explain(decision, candidates_of(decision, loaded), source, scores, as_json)
 
 
@@ -202,7 +210,9 @@ EvidenceFile = Annotated[Path, typer.Argument(help="Evidence of `planner calibra
 @app.command()
 def calibrate(
     model: SampledModel,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the evidence here, or go on with it.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Write the evidence here, or go on with it.", callback=_in_a_folder)
+    ],
     size: Size = None,
     steps: Steps = None,
     cases: Cases = 12,
@@ -226,7 +236,7 @@ def tune(
     cases: Cases = 12,
     evidence: Annotated[Path | None, typer.Option(help="Evidence recorded before.")] = None,
     target: Annotated[str, typer.Option(help="Device to plan for; this one by default.")] = "auto",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the plan here.")] = None,
+    output: SavedPlan = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the fastest plan that keeps a quality, and certify it by samples."""
@@ -246,7 +256,7 @@ def tune(
 def pareto(
     evidence_file: EvidenceFile,
     target: Annotated[str, typer.Option(help="Device to predict times for.")] = "h100",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a PNG.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw a PNG.", callback=_in_a_folder)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare predicted time and predicted error of uniform plans and of those chosen from evidence."""

@@ -39,4 +39,5 @@ def others_share(before: Usage | None, after: Usage | None) -> float:
     if before is None or after is None or after.wall <= before.wall:
         return 0.0
     others = (after.everyone - before.everyone) - (after.ours - before.ours)
-    return max(0.0, others / ((after.wall - before.wall) * (os.cpu_count() or 1)))
+    share = others / ((after.wall - before.wall) * (os.cpu_count() or 1))
+    return min(1.0, max(0.0, share))  # ticks are coarse

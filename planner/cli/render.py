@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from planner.errors import UnknownName
+
 if TYPE_CHECKING:
     from planner.plan.diff import Change
     from planner.plan.plan import Decision, Plan
@@ -150,9 +152,23 @@ def grouped(decisions: Sequence[Decision]) -> list[tuple[str, list[Decision]]]:
     """Group equal decisions whose sites' names differ in numbers only, by the name with * for the numbers."""
     groups: dict[tuple[Any, ...], list[Decision]] = {}
     for decision in decisions:
-        name = re.sub(r"\d+", "*", decision.site)
+        name = _any_block(decision.site)
         groups.setdefault((name, decision.layout, decision.pattern, decision.shape), []).append(decision)
     return [(key[0] if len(group) > 1 else group[0].site, group) for key, group in groups.items()]
+
+
+def _any_block(site: str) -> str:
+    """Return a site's name with * for the numbers of blocks: ``blocks.*.attn1`` of ``blocks.3.attn1``."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", site)
+
+
+def site_named(plan: Plan, name: str) -> Decision:
+    """Return the decision of a site by its name, or of the first whose name has numbers for *; raises UnknownName."""
+    named = {decision.site: decision for decision in plan.decisions}
+    shared = {key: group[0] for key, group in grouped(plan.decisions)}
+    if name not in named and name not in shared:
+        raise UnknownName("site", name, list(shared | named))
+    return named.get(name) or shared[name]
 
 
 def explain(

@@ -11,7 +11,8 @@ import torch
 
 from planner.api import record, tune
 from planner.cli import render
-from planner.errors import BadOption, MissingDependency, UnknownName
+from planner.errors import BadEvidence, BadOption, UnknownName
+from planner.extras import require
 from planner.models.emoji.reference import load
 from planner.models.emoji.sampling import Pipeline
 from planner.models.emoji.text import PromptBook
@@ -131,11 +132,15 @@ def pareto(evidence: Evidence, target: str, output: Path | None, as_json: bool) 
         out.print(f"drawn in {output}", soft_wrap=True)
 
 
-def show_site(evidence: Evidence, site: str) -> list[dict[str, Any]]:
-    """List the evidence of each candidate of a site: recall of the mean and of the worst head, relative error.
+def show_site(evidence: Evidence, plan: Plan, site: str) -> list[dict[str, Any]]:
+    """List the evidence of each candidate of a plan's site: recall of the mean and of the worst head, relative error.
 
-    Raises UnknownName for a site without evidence.
+    Raises BadEvidence for that of another model or other inputs, UnknownName for a site without evidence.
     """
+    recorded = evidence.plan
+    if (recorded.model, recorded.inputs) != (plan.model, plan.inputs):
+        fault = f"it was recorded of a {recorded.model} with inputs {recorded.inputs}"
+        raise BadEvidence(f"a {plan.model} with inputs {plan.inputs}", fault)
     if site not in evidence.sites:
         raise UnknownName("site with evidence", site, evidence.sites)
     measured = evidence.sites[site]
@@ -169,11 +174,7 @@ def _row(name: str, allocation: Allocation, dense: Allocation) -> dict[str, Any]
 
 def _draw(rows: Sequence[dict[str, Any]], title: str, target: str, output: Path) -> None:
     """Draw a PNG of predicted time against predicted error; raises MissingDependency."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependency("matplotlib", "drawing", "Install grat-planner[train], or leave out -o.") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = require("matplotlib.figure", "drawing").Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
         "chosen from evidence": lambda row: row["plan"] == "chosen from evidence",

@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 
-from planner.errors import BadEvidence, BadPlanFile, MissingDependency, PlannerError, PlanVersion
+from planner.errors import BadEvidence, BadPlanFile, PlannerError, PlanVersion
+from planner.extras import require
 from planner.patterns.rules import DIGITS
 from planner.patterns.spelling import parse_pattern
 from planner.plan.atomic_write import replacing
@@ -101,7 +101,7 @@ class Evidence:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the evidence as safetensors, whole or not at all; raises MissingDependency."""
-        save_file = _safetensors("torch").save_file
+        save_file = require("safetensors.torch", "keeping evidence").save_file
         tensors = {
             f"{name}/{what}": getattr(site, what).float().contiguous()
             for name, site in self.sites.items()
@@ -117,7 +117,7 @@ class Evidence:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Evidence:
         """Read evidence of any version; raises BadEvidence and MissingDependency."""
-        name, safe_open = str(path), _safetensors().safe_open
+        name, safe_open = str(path), require("safetensors", "keeping evidence").safe_open
         try:
             with safe_open(path, framework="pt") as file:
                 text = file.metadata()["evidence"]
@@ -161,12 +161,3 @@ _TABLES = ("recall", "error", "power", "sensitivity")
 def mean_over(table: Table, calls: Sequence[int]) -> Table:
     """Return the mean of a table over recorded calls, those without a number left out; NaN where none has one."""
     return table[list(calls)].nanmean(0)
-
-
-def _safetensors(module: str = "") -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"safetensors.{module}" if module else "safetensors")
-    except ImportError:
-        raise MissingDependency("safetensors", "keeping evidence", "Install grat-planner[models].") from None

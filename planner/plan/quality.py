@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from planner.errors import BadOption, MalformedValue, MissingDependency
+from planner.errors import BadOption, MalformedValue
+from planner.extras import require
 from planner.plan.serialization import Signed
 
 SHARE, CONFIDENCE = 0.95, 0.9
@@ -142,11 +143,8 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     Raises MissingDependency without torchmetrics.
     """
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError:
-        raise MissingDependency("torchmetrics", "measuring SSIM", "Install grat-planner[models].") from None
+    measure = require("torchmetrics.functional.image", "measuring SSIM").structural_similarity_index_measure
     ours, theirs = (x.transpose(1, 2).flatten(0, 1) if x.dim() == 5 else x for x in (a, b))
-    found = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
+    found = measure(ours, theirs, data_range=1.0, reduction="none")
     assert isinstance(found, torch.Tensor)
     return found.view(len(a), -1).mean(1)

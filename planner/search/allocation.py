@@ -33,7 +33,7 @@ RANGES = 3
 """Ranges of noise levels, with as many steps in each."""
 
 ROUNDING = 1e-8
-"""Sums of shares miss their whole by less: a budget of exactly what dense takes is met by dense."""
+"""Sums of shares miss their whole by less: the least that can be reached meets a budget of exactly as much."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ class Allocator:
         """Return the option of each joint choice; raises UnreachableQuality."""
         goal = _goal(budget, self.choices)
         items = [_item(choices, goal, only) for choices in self.joint]
-        options = solve(items, goal.limit * (1 + ROUNDING))
+        options = solve(items, goal.limit)
+        if options is None:
+            options = solve(items, goal.limit * (1 + ROUNDING))
         if options is None:
             best = replace(budget, **{name: goal.best for name, bound in vars(budget).items() if bound is not None})
             raise UnreachableQuality(str(budget), str(best))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from planner.errors import GroupTooLarge, PatternCoversAll, UnreachableBudget
+from planner.errors import BadOption, GroupTooLarge, PatternCoversAll, UnreachableBudget
 from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
 from planner.patterns.rules import Rules
@@ -22,9 +22,10 @@ def decide(
 ) -> tuple[Decision, ...]:
     """Make one decision per site; what that costs depends on its layout's spelling, never on its number of tokens.
 
-    at_any_size: sites that are too small for what the caller named stay dense, with the reason. Raises
-    UnreachableBudget if no site can meet a budget, GroupTooLarge if no site has the axes of the group that is named,
-    and, unless at any size, GroupTooLarge or PatternCoversAll if all are too small for the group or the pattern.
+    at_any_size: sites that are too small for what the caller named stay dense, with the reason. Raises BadOption for a
+    budget of a dense plan, UnreachableBudget if no site can meet a budget, GroupTooLarge if no site has the axes of the
+    group that is named, and, unless at any size, GroupTooLarge or PatternCoversAll if all are too small for the group
+    or the pattern.
     """
     seen = Counter[str]()
     ranked = list[tuple[AttentionSite, list[Candidate]]]()
@@ -92,6 +93,9 @@ def _check_request(
 ) -> None:
     """Raise the error of an option that no site can follow, in place of a plan that is dense everywhere."""
     if options.request is not None and options.request.kind == "dense":
+        for name in ("density", "speedup"):
+            if getattr(options, name) is not None:
+                raise BadOption(name, getattr(options, name), "nothing where pattern=dense leaves nothing to choose")
         return
     able = [(site, candidates) for site, candidates in ranked if site.why_not() is None]
     gridded = [site for site, _ in able]

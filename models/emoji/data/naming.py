@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from planner.errors import MissingDependency, UnknownName
+from planner.errors import UnknownName
+from planner.extras import require
 
 HELD_OUT = 16
 """One of this many emoji is held out of training."""
@@ -27,14 +28,11 @@ def name_of(code: str) -> str:
 
     Raises UnknownName for code points that are no emoji, and MissingDependency without the emoji package.
     """
-    try:
-        from emoji import EMOJI_DATA
-    except ImportError:
-        raise MissingDependency("emoji", "naming the pictures", "Install grat-planner[train].") from None
+    names = require("emoji", "naming images").EMOJI_DATA
     points = code_points(code)
     text = "".join(map(chr, points))
     spellings = (text, text.replace(chr(_VARIATION), ""), text + chr(_CANCEL_TAG))
-    data = next((EMOJI_DATA[spelling] for spelling in spellings if spelling in EMOJI_DATA), None)
+    data = next((names[spelling] for spelling in spellings if spelling in names), None)
     if data is None:
         raise UnknownName("emoji", code, ["1f44b-1f3fb"])
     name = str(data["en"]).strip(":").replace("_", " ")
