@@ -17,6 +17,9 @@ from planner.errors import MalformedValue
 from planner.patterns.arithmetic import INTS, TENSORS, Arithmetic, Number
 from planner.shapes import times
 
+MAX_GROUPS = 2**24
+"""Groups of a grid: orders and lists of them are worked out one by one."""
+
 
 def start_along(c: Number, g: Number, front_pad: int = 0, arithmetic: Arithmetic = INTS) -> Number:
     """Return the first token of the c-th group along an axis, of g tokens each; the first lacks ``front_pad``."""
@@ -137,6 +140,9 @@ class GroupGrid:
         if any(not 1 <= g <= n for g, n in zip(self.group, self.sizes, strict=True)):
             fault = f"groups of {times(self.group)} do not fit in a grid of {times(self.sizes)}"
             raise MalformedValue(repr(self), fault, "Give every axis a group between 1 and its length.")
+        if math.prod(self.counts) > MAX_GROUPS:
+            fault = f"groups of {times(self.group)} in a grid of {times(self.sizes)} are {math.prod(self.counts)}"
+            raise MalformedValue(repr(self), fault, f"Use larger groups: {MAX_GROUPS} at most.")
         return self
 
 

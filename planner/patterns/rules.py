@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
-from planner.errors import BadSpelling, MalformedValue
+from planner.errors import BadSpelling, MalformedValue, clip
 from planner.patterns.base import Pattern
 from planner.patterns.dense import Dense
 from planner.patterns.spelling import parse_pattern
@@ -24,7 +24,9 @@ EXAMPLE = "crisscross{axes=lines,group=16x16}[heads=0-2,5,noise=0:0.8]; dense[he
 SEPARATOR = "; "
 """What stands between rules, and between patterns."""
 
-MAX_HEADS = 4096
+MAX_HEADS, MAX_RANGES = 4096, 64
+"""Heads of a site, and ranges of noise levels: work on rules grows with their product."""
+
 DIGITS = 6
 """Decimals of noise levels."""
 
@@ -88,7 +90,13 @@ class Rules:
     @lru_cache(maxsize=4096)
     def parse(text: str) -> Rules:
         """Read a spelling; raises BadSpelling, MalformedValue and UnknownName."""
-        return Rules(tuple(_parse_rule(part, text) for part in text.split(";")))
+        rules, entries = list[Rule](), 0
+        for part in text.split(";"):
+            rules.append(_parse_rule(part.strip(), text))
+            entries += max(1, len(rules[-1].heads))
+            if entries > MAX_HEADS * MAX_RANGES:
+                raise BadSpelling("rule", text, f"its rules name more than {MAX_HEADS * MAX_RANGES} heads", EXAMPLE)
+        return Rules(tuple(rules))
 
     @property
     def pattern(self) -> Pattern | None:
@@ -115,6 +123,11 @@ class Rules:
 
     def verify(self, heads: int) -> Rules:
         """Return the rules; raises MalformedValue unless every head has exactly one pattern at every noise level."""
+        if not 1 <= heads <= MAX_HEADS:
+            raise MalformedValue(str(self), f"it is for {heads} heads", f"Plan a site of 1 to {MAX_HEADS} heads.")
+        if len(self.levels) >= MAX_RANGES:
+            fault = f"it has {len(self.levels) + 1} ranges of noise levels"
+            raise MalformedValue(str(self), fault, f"Use {MAX_RANGES} at most.")
         edges = (0.0, *self.levels, 1.0)
         for above, up_to in pairwise(edges):
             found = sorted(head for rule in self.at((above + up_to) / 2) for head in rule.heads or range(heads))
@@ -143,10 +156,10 @@ def _order(rule: Rule) -> tuple[object, ...]:
 
 def _parse_rule(part: str, text: str) -> Rule:
     match = re.fullmatch(
-        r"\s*([^\[\]]+?)(?:\[(?:heads=([\d,\-]+?))?,?(?:noise=(\d(?:\.\d{1,9})?):(\d(?:\.\d{1,9})?))?\])?\s*", part
+        r"([^\[\]]+)(?:\[(?:heads=([\d,\-]+?))?,?(?:noise=(\d(?:\.\d{1,9})?):(\d(?:\.\d{1,9})?))?\])?", part
     )
     if match is None:
-        raise BadSpelling("rule", text, f"{part.strip()!r} is no pattern with heads and noise levels", EXAMPLE)
+        raise BadSpelling("rule", text, f"{clip(part)!r} is no pattern with heads and noise levels", EXAMPLE)
     above, up_to = (float(match[3]), float(match[4])) if match[3] else (0.0, 1.0)
     return Rule(parse_pattern(match[1]), _parse_heads(match[2], text) if match[2] else (), above, up_to)
 

@@ -78,7 +78,7 @@ def parse_request(text: str) -> PatternRequest:
 
     Raises BadSpelling, and UnknownName for a kind that is not registered.
     """
-    match = re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*(?:\{(.{0,200})\})?\s*", text)
+    match = re.fullmatch(r"([a-z][a-z0-9_]*)\s*(?:\{(.{0,200})\})?", text.strip())
     if not match:
         kinds = ", ".join(PATTERNS)
         raise BadSpelling("pattern", text, f"it is not a kind ({kinds}) with fields in braces, or none", EXAMPLE)

@@ -7,6 +7,7 @@ much it changes the site's output (error), head by head; and how much a change o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ from planner.patterns.rules import DIGITS
 from planner.patterns.spelling import parse_pattern
 from planner.plan.atomic_write import replacing
 from planner.plan.plan import Plan
-from planner.plan.serialization import from_json, to_json
+from planner.plan.serialization import MAX_BYTES, from_json, to_json
 from planner.plan.upgrade import EVIDENCE_VERSION, upgrade_evidence
 
 Table = torch.Tensor
+
+LARGEST = 1e30
+"""The greatest value of a table: sums of many stay finite."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +82,22 @@ class Evidence:
         return [(1.0, 1.0, tuple(range(len(self.recorded))))]
 
     def verify(self) -> Evidence:
-        """Return the evidence itself; raises BadEvidence, naming the site at fault."""
+        """Return the evidence itself; raises BadEvidence, naming the site or the values at fault."""
+        known = f"a {self.plan.model}"
+        if not self.steps or not all(map(math.isfinite, self.steps)):
+            raise BadEvidence(known, "its noise levels are not one number a call")
+        if list(self.recorded) != sorted({*self.recorded} & {*range(len(self.steps))}):
+            raise BadEvidence(known, f"its recorded calls are not some of {len(self.steps)}, each once, in order")
         planned = {decision.site: decision for decision in self.plan.decisions}
         for name, site in self.sites.items():
             if name not in planned:
                 raise BadEvidence(name, "its plan has no such site")
             heads = planned[name].heads
             shape = (len(self.recorded), len(site.candidates), heads)
-            expected = {
-                "recall": shape,
-                "error": shape,
-                "power": (shape[0], heads),
-                "sensitivity": (shape[0],),
-            }
-            for what, size in expected.items():
-                table: Table = getattr(site, what)
-                if tuple(table.shape) != size:
-                    raise BadEvidence(name, f"its {what} has shape {tuple(table.shape)}, not {size}")
-                if what != "sensitivity" and not bool(table.isfinite().all()):
-                    raise BadEvidence(name, f"its {what} holds values that are no numbers: so did its attention")
+            _check_table(name, "recall", site.recall, shape, most=1 + 1e-5)
+            _check_table(name, "error", site.error, shape)
+            _check_table(name, "power", site.power, (shape[0], heads))
+            _check_table(name, "sensitivity", site.sensitivity.nan_to_num(0.0), (shape[0],))
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -119,6 +120,7 @@ class Evidence:
         """Read evidence of any version; raises BadEvidence and MissingDependency."""
         name, safe_open = str(path), require("safetensors", "keeping evidence").safe_open
         try:
+            _check_header(path)
             with safe_open(path, framework="pt") as file:
                 text = file.metadata()["evidence"]
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dictionary
@@ -153,6 +155,27 @@ class _Description:
     plan: Plan
     candidates: Mapping[str, tuple[str, ...]]
     toolchain: Mapping[str, str]
+
+
+def _check_table(site: str, what: str, table: Table, shape: tuple[int, ...], most: float = LARGEST) -> None:
+    """Check a table's type, shape and values, numbers from 0 to the most; raises BadEvidence."""
+    if not table.is_floating_point():
+        raise BadEvidence(site, f"its {what} is of {table.dtype}, not of floats")
+    if tuple(table.shape) != shape:
+        raise BadEvidence(site, f"its {what} has shape {tuple(table.shape)}, not {shape}")
+    if not bool(((table >= 0) & (table <= most)).all()):
+        fault = (
+            "values that are no numbers: so did its attention" if bool(table.isnan().any()) else "a value out of range"
+        )
+        raise BadEvidence(site, f"its {what} holds {fault}")
+
+
+def _check_header(path: str | os.PathLike[str]) -> None:
+    """Refuse a file whose description is larger than any is; raises BadEvidence and OSError."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > 2 * MAX_BYTES:
+        raise BadEvidence(str(path), f"its description is larger than {2 * MAX_BYTES >> 20} MiB")
 
 
 _TABLES = ("recall", "error", "power", "sensitivity")

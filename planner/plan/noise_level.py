@@ -33,7 +33,7 @@ class NoiseLevel:
     @staticmethod
     def parse(text: str) -> NoiseLevel:
         """Read a spelling; ``NoiseLevel.parse(str(level)) == level``. Raises BadSpelling."""
-        match = re.fullmatch(r"\s*(1\s*-\s*)?([A-Za-z_]\w{0,63})\s*(?:/\s*(\d{1,9}(?:\.\d{1,9})?))?\s*", text)
+        match = re.fullmatch(r"(1\s*-\s*)?([A-Za-z_]\w{0,63})\s*(?:/\s*(\d{1,9}(?:\.\d{1,9})?))?", text.strip())
         full = float(match[3] or 1) if match else 0.0
         if match is None or full <= 0:
             raise BadSpelling("noise level", text, "it is no argument of the model over its range", "timestep/1000")

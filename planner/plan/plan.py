@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
-from planner.errors import BadPlanFile, MalformedValue, PlannerError
+import torch
+
+from planner.errors import BadPlanFile, MalformedValue, PlannerError, clip
 from planner.patterns.base import Pattern
 from planner.patterns.catalogue import catalogue
 from planner.patterns.density import rules_density
@@ -29,6 +31,9 @@ from planner.plan.options import Options
 from planner.plan.quality import Certificate
 from planner.plan.target import Target
 from planner.plan.upgrade import PLAN_VERSION, upgrade_plan
+
+MAX_SLOTS = 2**20
+"""Heads of a site in its whole batch: a kernel's head table has an entry for each."""
 
 FEW_PATTERNS, MANY_PATTERNS = 4, 100
 """A plan that follows few patterns on a layout, or could follow many, has kernels of its own: a Hopper kernel of 35
@@ -108,6 +113,11 @@ class Decision:
         """Check the decision; raises MalformedValue, BadSpelling or UnknownName."""
         rules, layout = self.parsed()
         rules.verify(self.heads)
+        slots = self.batch * self.heads
+        self._require(1 <= slots <= MAX_SLOTS, f"{slots} heads in the whole batch are not 1 to {MAX_SLOTS}")
+        self._require(1 <= self.kv_heads <= self.heads, f"it has {self.kv_heads} key heads for {self.heads} heads")
+        is_dtype = isinstance(getattr(torch, self.dtype, None), torch.dtype)
+        self._require(is_dtype, f"{clip(self.dtype)!r} is no dtype of torch")
         if not rules.patterns:
             self._require(self.density == 1.0, f"dense has density {self.density}")
             return
