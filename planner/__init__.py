@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from planner.plan.quality import Quality as Quality
     from planner.plan.target import Target as Target
     from planner.runtime.model.compiled import Report as Report
+    from planner.runtime.model.compiled import disable as disable
+    from planner.runtime.model.compiled import enable as enable
+    from planner.runtime.model.compiled import measure as measure
     from planner.runtime.model.compiled import report as report
+    from planner.runtime.model.measurement import Measurement as Measurement
 
 
 # Torch takes seconds to import; `planner --help` and a bare `import planner` do without it.
@@ -57,6 +61,10 @@ _HOMES = {
     "Rules": "planner.patterns.rules",
     "Target": "planner.plan.target",
     "Report": "planner.runtime.model.compiled",
+    "Measurement": "planner.runtime.model.measurement",
+    "disable": "planner.runtime.model.compiled",
+    "enable": "planner.runtime.model.compiled",
+    "measure": "planner.runtime.model.compiled",
     "report": "planner.runtime.model.compiled",
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, cast
 
 import torch
 
@@ -29,6 +30,8 @@ from planner.search.transfer import carry_over
 from planner.stages import follow_plan, plan_capture, plan_dense
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+Plannable = TypeVar("Plannable")
+"""A model, or a pipeline of diffusers."""
 
 
 def make_plan(
@@ -56,18 +59,19 @@ def make_plan(
 
 
 def compile(
-    model: Model,
+    model: Plannable,
     *,
     plan: Plan | None = None,
     target: str = "auto",
     backend: str = "eager",
     fullgraph: bool = False,
     **options: Unpack[PlanOptions],
-) -> Model:
+) -> Plannable:
     """Return a model that runs with planned attention and is called exactly as the original.
 
     It shares weights, configuration and hooks with the original, which stays dense. It is planned at the first call,
-    and again, once, for every new set of input shapes; ``planner.report`` shows the plans.
+    and again, once, for every new set of input shapes; ``planner.report`` shows the plans. In a pipeline of diffusers
+    every transformer is replaced by its planned twin, and the pipeline itself is returned.
 
     plan: run this plan, for its input shapes only, instead of planning. target: as in make_plan; ``auto`` is the device
     that attention runs on when it is planned. backend: what runs the rest of the graph: ``eager`` leaves it as it is,
@@ -80,10 +84,14 @@ def compile(
 
     decided = Options(**options).verify()
     place = None if target == "auto" else Target.named(target)
-    plan_graph = (
-        partial(plan_capture, decided, place, at_any_size=True) if plan is None else partial(follow_plan, plan.verify())
-    )
-    return compile_model(require_module(model), plan_graph, backend, fullgraph)
+    for name, denoiser in denoisers_of(model).items():
+        planned = compile(denoiser, plan=plan, target=target, backend=backend, fullgraph=fullgraph, **options)
+        setattr(model, name, planned)
+    if denoisers_of(model):
+        return model
+    new_plan = partial(plan_capture, decided, place, at_any_size=True)
+    plan_graph = new_plan if plan is None else partial(follow_plan, plan.verify())
+    return compile_model(require_module(cast(Any, model)), plan_graph, backend, fullgraph)
 
 
 def record(
@@ -195,6 +203,19 @@ def _counting_calls(
         return sample(model), max(1, calls)
     finally:
         counting.remove()
+
+
+def denoisers_of(pipeline: object) -> dict[str, torch.nn.Module]:
+    """Return the modules of a pipeline of diffusers that denoise, by their names: both transformers of Wan 2.2, say."""
+    components: Mapping[str, object] = {} if isinstance(pipeline, torch.nn.Module) else _components(pipeline)
+    named = (name for name in components if re.fullmatch(r"(transformer|unet)(_\d+)?", name))
+    modules = ((name, components[name]) for name in named)
+    return {name: module for name, module in modules if isinstance(module, torch.nn.Module)}
+
+
+def _components(pipeline: object) -> Mapping[str, object]:
+    components = getattr(pipeline, "components", None)
+    return components if isinstance(components, Mapping) else {}
 
 
 def require_module(model: Model) -> Model:

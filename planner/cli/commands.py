@@ -87,6 +87,36 @@ def plan(
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A name of `planner models`, or a folder with a diffusers config.json.")],
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's own by default.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a video; the model's own by default.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="crisscross, neighborhood{radius=2}, dense, …")] = None,
+    group: Annotated[str | None, typer.Option(help="Group shape: 16x16, 4x8x8.")] = None,
+    min_speedup: Annotated[float, typer.Option(help="Leave a site dense that gains less.")] = 1.05,
+    backend: Annotated[str, typer.Option(help="What runs the rest of the model: eager, inductor, …")] = "eager",
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Measure one call with random weights on this machine, dense against planned."""
+    from dataclasses import asdict
+
+    from planner.cli import render
+    from planner.cli.planning import measure_config, parse_size
+    from planner.models.catalogue import load_config
+    from planner.plan.options import Options
+
+    config, pixels = load_config(model), None if size is None else parse_size(size)
+    options = Options(pattern, group, min_speedup=min_speedup).verify()
+    with render.progress(f"measuring {model}"):
+        report, measurement = measure_config(model, config, pixels, frames, backend, rounds, options)
+    if as_json:
+        render.print_json(asdict(measurement) | {"speedup": measurement.speedup})
+    else:
+        typer.echo(f"{model}: {report.plans[0].inputs}\n{measurement}")
+
+
+@app.command()
 def show(plan_file: PlanFile, as_json: AsJson = False) -> None:
     """Show a saved plan."""
     from planner.cli import render

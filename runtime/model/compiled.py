@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from planner.errors import (
     PlanDiverged,
     PlannerError,
 )
+from planner.plan.options import Options
 from planner.plan.plan import Decision, Plan
 from planner.provenance.propagate import Memory
 from planner.runtime.attention.dispatch import fallbacks
@@ -37,7 +39,8 @@ from planner.runtime.graph.regional_compile import compile_regions
 from planner.runtime.graph.rewrite import rewrite
 from planner.runtime.kernels.select import has_kernels, load_seconds
 from planner.runtime.measure import Stopwatch
-from planner.stages import PlannedGraph
+from planner.runtime.model.measurement import Measurement, compare_runs
+from planner.stages import PlannedGraph, plan_capture
 
 MAX_VARIANTS = 256
 """Sets of inputs for which one model is kept compiled; more raise an error, and are never run dense in silence."""
@@ -61,7 +64,8 @@ class Report:
     fallbacks: (reason, count) of planned attention on a GPU without an emitted kernel, in this process. startup: for
     each plan, the seconds of each stage of its first call. hoistings: for each plan, the permutations of tokens in each
     of its graphs; none where kernels read the model's own order. intercepted: for each plan, whether the model runs
-    without a captured graph, its attention calls intercepted.
+    without a captured graph, its attention calls intercepted. measurements: those of planner.measure, in order.
+    disabled: whether planner.disable has turned planning off, so that calls run dense.
     """
 
     plans: tuple[Plan, ...]
@@ -71,9 +75,11 @@ class Report:
     startup: tuple[Mapping[str, float], ...] = ()
     hoistings: tuple[tuple[Hoisting, ...], ...] = ()
     intercepted: tuple[bool, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    disabled: bool = False
 
     def __str__(self) -> str:
-        lines = list[str]()
+        lines = ["disabled: calls run dense until planner.enable(model)"] * self.disabled
         rows = zip(self.plans, self.calls, self.unplanned, self.startup, self.hoistings, self.intercepted, strict=True)
         for plan, calls, unplanned, startup, hoistings, intercepted in rows:
             sparse = sum(decision.is_sparse for decision in plan.decisions)
@@ -88,6 +94,7 @@ class Report:
                 lines.append("  no call of scaled_dot_product_attention: there is nothing to plan")
             lines += [f"  dense {site}: {reason}" for site, reason in unplanned.items()]
         lines += [f"without an emitted kernel, {count} times: {reason}" for reason, count in self.fallbacks]
+        lines += [f"measured: {measurement}" for measurement in self.measurements]
         return "\n".join(lines) or "not called yet"
 
 
@@ -106,9 +113,7 @@ def compile_model(model: Model, plan_graph: PlanGraph, backend: str, fullgraph: 
 
 def report(model: torch.nn.Module) -> Report:
     """Report the plans that a compiled model runs; raises NotCompiled."""
-    session = getattr(getattr(model, "_compiled_call_impl", None), "__self__", None)
-    if not isinstance(session, _Session):
-        raise NotCompiled(model)
+    session = _session_of(model)
     every = [(variant, variant.plan) for variants in session.variants.values() for variant in variants]
     return Report(
         tuple(plan for _, plan in every if plan is not None),
@@ -118,7 +123,61 @@ def report(model: torch.nn.Module) -> Report:
         tuple(variant.startup.seconds for variant, plan in every if plan is not None),
         tuple(tuple(variant.hoistings) for variant, plan in every if plan is not None),
         tuple(variant.interception is not None for variant, plan in every if plan is not None),
+        tuple(session.measurements),
+        session.is_off,
     )
+
+
+def disable(model: torch.nn.Module) -> Disabled:
+    """Let a compiled model run dense, as the original does, until it is enabled; raises NotCompiled.
+
+    Used in a with statement, the model is enabled again at its end.
+    """
+    _session_of(model).is_off = True
+    return Disabled(model)
+
+
+def enable(model: torch.nn.Module) -> None:
+    """Let a compiled model that was disabled run its plans again; raises NotCompiled."""
+    _session_of(model).is_off = False
+
+
+class Disabled:
+    """A disabled model, which is enabled when a with statement ends."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        """Do nothing: the model is disabled already."""
+
+    def __exit__(self, *error: object) -> None:
+        enable(self._model)
+
+
+def measure(model: torch.nn.Module, *args: Any, rounds: int = 3, **kwargs: Any) -> Measurement:
+    """Measure a compiled model on a call's arguments, dense against planned in turn, and keep it in the report.
+
+    Dense runs by the same backend. Both run once before; rounds: how often each is timed. Raises NotCompiled,
+    BadOption, and what a call raises.
+    """
+    if rounds < 1:
+        raise BadOption("rounds", rounds, "a number of at least 1")
+    session = _session_of(model)
+    plan_nothing = partial(plan_capture, Options(pattern="dense"), None)
+    dense = compile_model(uncompiled(model), plan_nothing, session.backend, session.fullgraph)
+    with torch.no_grad():
+        measurement = compare_runs(lambda: dense(*args, **kwargs), lambda: model(*args, **kwargs), rounds)
+    session.measurements.append(measurement)
+    return measurement
+
+
+def _session_of(model: torch.nn.Module) -> _Session:
+    """Return the session of a compiled model; raises NotCompiled."""
+    session = getattr(getattr(model, "_compiled_call_impl", None), "__self__", None)
+    if not isinstance(session, _Session):
+        raise NotCompiled(model)
+    return session
 
 
 class _Session:
@@ -136,10 +195,14 @@ class _Session:
         self.fullgraph = fullgraph
         self.variants = dict[tuple[str, ...], list[_Variant]]()
         self.modules: tuple[weakref.ref[torch.nn.Module], ...] = ()
+        self.measurements = list[Measurement]()
+        self.is_off = False
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         model = self.twin()
         assert model is not None
+        if self.is_off:
+            return model._call_impl(*args, **kwargs)
         call = Call.of(model, args, kwargs)
         hooks = self._is_hooked(model)
         variants = self.variants.setdefault((call.signature(), *call.devices(), "hooked" * hooks), [])

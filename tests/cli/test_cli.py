@@ -304,3 +304,13 @@ def test_evidence_is_recorded_tuned_with_drawn_and_explained(run, tmp_path):
 @pytest.mark.parametrize("asked", ["--version", "version"])
 def test_the_version_is_that_of_the_package(run, asked):
     assert run(asked) == (0, f"{planner.__version__}\n", "")
+
+
+def test_bench_measures_dense_against_planned(run, folder):
+    arguments = ("bench", folder, "--size", "256x192", "--group", "4x4", "--min-speedup", "0", "--rounds", "1")
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["speedup"] == pytest.approx(found["dense_seconds"] / found["planned_seconds"])
+    assert 0 < found["difference"] < 1
+    assert re.search(r"dense [\d.]+ ms, planned [\d.]+ ms, [\d.]+x; outputs differ by", run(*arguments)[1])
