@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -47,7 +49,22 @@ class SdpaMode(TorchFunctionMode, ABC):
     ) -> Any:
         options = kwargs or {}
         if func is F.multi_head_attention_forward and not options.get("need_weights", True):
-            self.decision()  # The attention inside bypasses torch functions: its decision is skipped.
+            return self._multi_head_attention(*args, **options)
         if func is not F.scaled_dot_product_attention:
             return func(*args, **options)
-        return self.attend(self.decision(), {**dict(zip(ARGUMENTS, args, strict=False)), **options})
+        return self._attention(*args, **options)
+
+    def _attention(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.attend(self.decision(), {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs})
+
+    @cached_property
+    def _multi_head_attention(self) -> Callable[..., Any]:
+        """The function behind nn.MultiheadAttention, with this mode's attention in place of torch's own.
+
+        Torch leaves all modes before it runs the function, so that the attention inside would not come here.
+        """
+        original = F.multi_head_attention_forward
+        names = {**vars(F), "scaled_dot_product_attention": self._attention}
+        function = FunctionType(original.__code__, names, original.__name__, original.__defaults__)
+        function.__kwdefaults__ = original.__kwdefaults__
+        return function
