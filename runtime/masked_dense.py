@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from planner.capture.call import Call
 from planner.capture.hooks import uncompiled
+from planner.capture.ops import SDPA
 from planner.patterns.base import Pattern
 from planner.patterns.dense import Dense
 from planner.patterns.layout import TokenLayout
@@ -50,7 +51,7 @@ def masked_dense(
         visible = visible_keys(attn_mask, key.shape[0], key.shape[2])
         key, value, mask = _with_means(key, value, mask, layout, parsed, visible)
         mask = mask.to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
+    return SDPA(query, key, value, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +114,7 @@ class MaskedDense(SdpaMode):
         """Attend densely under a mask where the decision is sparse at this level, head by head where heads differ."""
         rules = decision.rules.at(self.level)
         if all(isinstance(rule.pattern, Dense) for rule in rules):
-            return F.scaled_dot_product_attention(**arguments)
+            return SDPA(**arguments)
         options = {**arguments, "enable_gqa": False}
         options.pop("dropout_p", None)
         query, key, value = (options.pop(name) for name in ("query", "key", "value"))

@@ -11,7 +11,7 @@ the operation's name or by its kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -21,6 +21,9 @@ import torch
 from planner.registry import Registry
 
 Rule = TypeVar("Rule")
+
+SDPA: Callable[..., torch.Tensor] = torch._C._nn.scaled_dot_product_attention  # pyright: ignore
+"""Torch's own attention, whatever a program puts in its place in ``torch.nn.functional``."""
 
 
 class Kind(StrEnum):

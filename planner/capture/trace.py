@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
-import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch._guards import tracing
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -25,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from planner.capture.call import with_copied_caches
 from planner.capture.hooks import execution_device, is_hooked, uncompiled, without_hooks
+from planner.capture.ops import SDPA
 from planner.capture.specialization import SpecializedValues, is_known, is_whole_number
 from planner.capture.trace_reuse import TraceReuse
 from planner.errors import CannotCapture
@@ -110,7 +110,7 @@ def why_not_lower(graph: torch.fx.GraphModule) -> str | None:
 
 def attention_calls(graph: torch.fx.GraphModule) -> list[str]:
     """Return the module paths of all attention in a graph of Dynamo's, FlexAttention too."""
-    called = (F.scaled_dot_product_attention, torch.ops.higher_order.flex_attention)
+    called = (SDPA, torch.ops.higher_order.flex_attention)
     return [module_path(node) or "attention" for node in graph.graph.nodes if node.target in called]
 
 

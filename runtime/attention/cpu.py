@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from planner.capture.ops import SDPA
 from planner.errors import BadAttentionInput
 from planner.patterns.layout import TokenLayout
 from planner.runtime.attention.gather_plan import GatherPlan, WorkItem, make_gather_plan
@@ -63,7 +63,7 @@ def grouped_sdpa(
             visible = _causal(plan, (start, stop), batch[0].keys)
         if pooled is not None:
             keys, values, visible = pooled.beside(keys, values, visible, [plan.pooled[item.keys] for item in batch])
-        attended = F.scaled_dot_product_attention(
+        attended = SDPA(
             _split(q[:, :, start:stop], len(batch)),
             keys,
             values,

@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from planner.capture.ops import SDPA
 from planner.patterns.dense import Dense
 from planner.patterns.rules import Rule, Rules
 from planner.runtime.attention.cpu import empty_output, grouped_sdpa
@@ -85,7 +85,7 @@ def _by_runs(
 
     def run(rule: Rule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         if isinstance(rule.pattern, Dense):
-            return F.scaled_dot_product_attention(q, k, v, **options)
+            return SDPA(q, k, v, **options)
         return grouped_sdpa(q, k, v, layout, str(rule.pattern), **options, token_order=token_order)
 
     if len(rules) == 1:

@@ -12,9 +12,9 @@ from collections import Counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from planner.capture.call import Call
+from planner.capture.ops import SDPA
 from planner.errors import PlanDiverged
 from planner.plan.noise_level import NoiseLevel
 from planner.plan.plan import Decision
@@ -58,13 +58,13 @@ class FollowPlan(SdpaMode):
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
         """Attend under the decision's rules, densely where it is dense; return (B, H, N, E)."""
         if not decision.is_sparse:
-            return F.scaled_dot_product_attention(**arguments)
+            return SDPA(**arguments)
         parallelism = self._parallelism
         order = None
         if parallelism is not None:
             decision = parallelism.share(decision)
             if not decision.is_sparse:
-                return F.scaled_dot_product_attention(**arguments)
+                return SDPA(**arguments)
             order = parallelism.order(decision.layout, arguments["query"].device)
         _check_shape(self._site, decision, arguments["query"], arguments["key"])
         kind = self._planned[self._site][1]

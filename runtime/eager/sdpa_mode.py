@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from planner.capture.ops import SDPA
 from planner.plan.plan import Decision
 
 ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -50,7 +51,7 @@ class SdpaMode(TorchFunctionMode, ABC):
         options = kwargs or {}
         if func is F.multi_head_attention_forward and not options.get("need_weights", True):
             return self._multi_head_attention(*args, **options)
-        if func is not F.scaled_dot_product_attention:
+        if func is not SDPA:
             return func(*args, **options)
         return self._attention(*args, **options)
 

@@ -8,8 +8,8 @@ from itertools import cycle
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from planner.capture.ops import SDPA
 from planner.patterns.layout import TokenLayout
 from planner.patterns.spelling import parse_pattern
 from planner.plan.plan import Decision, Plan
@@ -54,7 +54,7 @@ class RecordLocality(SdpaMode):
             query, key = arguments["query"], arguments["key"]
             mask, scale = arguments.get("attn_mask"), arguments.get("scale")
             self.records.append(site_locality(decision.site, query, key, layout, self.patterns, mask, scale))
-        return F.scaled_dot_product_attention(**arguments)
+        return SDPA(**arguments)
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ from itertools import cycle
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torch.utils._pytree as pytree
 
+from planner.capture.ops import SDPA
 from planner.plan.plan import Decision
 from planner.runtime.eager.sdpa_mode import SdpaMode
 from planner.runtime.evidence.recorded_call import Scores
@@ -36,7 +36,7 @@ class ScoringMode(SdpaMode):
             candidates = make_candidates(decision.layout, self.candidates[decision.site], self.queries, query.device)
             mask, scale = arguments.get("attn_mask"), arguments.get("scale")
             self.scores[decision.site] = score(query, key, value, candidates, mask, scale)
-        return F.scaled_dot_product_attention(**arguments)
+        return SDPA(**arguments)
 
     def scores_on_cpu(self) -> dict[str, Scores]:
         """Copy the scores to the host; synchronises with the device."""

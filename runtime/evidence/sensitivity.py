@@ -12,8 +12,8 @@ from itertools import cycle
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from planner.capture.ops import SDPA
 from planner.patterns.spelling import parse_pattern
 from planner.plan.plan import Decision, Plan
 from planner.runtime.attention.cpu import grouped_sdpa
@@ -89,7 +89,7 @@ class _OneSiteMode(SdpaMode):
     def attend(self, decision: Decision, arguments: dict[str, Any]) -> torch.Tensor:
         """Attend under the pattern at the one site, by torch's kernels to save compilation; return (B, H, N, E)."""
         if decision.site != self.site:
-            return F.scaled_dot_product_attention(**arguments)
+            return SDPA(**arguments)
         arguments.pop("dropout_p", None)
         return grouped_sdpa(**arguments, layout=decision.layout, pattern=self.pattern)
 
