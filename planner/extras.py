@@ -28,6 +28,7 @@ def require(module: str, purpose: str) -> Any:
     purpose: what it is needed for, as in "matplotlib is needed for drawing".
     """
     try:
+        importlib.import_module(module.partition(".")[0])
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise missing(error, purpose) or error from None

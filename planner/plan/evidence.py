@@ -171,9 +171,11 @@ def _check_table(site: str, what: str, table: Table, shape: tuple[int, ...], mos
 
 
 def _check_header(path: str | os.PathLike[str]) -> None:
-    """Refuse a file whose description is larger than any is; raises BadEvidence and OSError."""
+    """Refuse a file whose description does not end in it, or is larger than any is; raises BadEvidence and OSError."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
+    if size + 8 > os.stat(path).st_size:
+        raise BadEvidence(str(path), "it cannot be read: it is no whole safetensors file")
     if size > 2 * MAX_BYTES:
         raise BadEvidence(str(path), f"its description is larger than {2 * MAX_BYTES >> 20} MiB")
 

@@ -106,6 +106,11 @@ def test_groups_are_bounded():
 
 def test_evidence_with_a_huge_description_is_refused_unread(tmp_path):
     path = tmp_path / "e.safetensors"
-    path.write_bytes(struct.pack("<Q", 2**40) + b"{}")
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 2**26) + b"{}")
+        file.truncate(2**26 + 8)  # nothing is written on disk
     with pytest.raises(BadEvidence, match="Its description is larger than 32 MiB"):
+        Evidence.load(path)
+    path.write_bytes(struct.pack("<Q", 2**40) + b"{}")
+    with pytest.raises(BadEvidence, match="It cannot be read: it is no whole safetensors file"):
         Evidence.load(path)
