@@ -51,7 +51,7 @@ def plan(
     model: Annotated[str, typer.Argument(help="A name of `planner models`, or a folder with a diffusers config.json.")],
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's own by default.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a video; the model's own by default.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures or videos at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images or videos at once.")] = 1,
     target: Annotated[str, typer.Option(help="Device to plan for: a100, h100, h200, b200, rtx4090, …, cpu.")] = "h100",
     pattern: Annotated[str | None, typer.Option(help="crisscross, neighborhood{radius=2}, dense, …")] = None,
     group: Annotated[str | None, typer.Option(help="Group shape: 16x16, 4x8x8.")] = None,
@@ -185,7 +185,7 @@ def models(as_json: AsJson = False) -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")] = Path("demo-output"),
 ) -> None:
     """Plan FLUX.1-dev and HunyuanVideo, then sample the small trained models dense and planned on this machine."""
     from planner.cli.demo import run_demo
